@@ -1,0 +1,101 @@
+"""keys: one person, one key, one way to destroy it.
+
+Seals values per data subject (CSE1), keeps the keys in a tree whose root a custodian holds, and
+destroys one key so that every copy of what it sealed becomes unreadable.
+"""
+
+from keys.custodian import Custodian, CustodianStatus, Signature
+from keys.embedded import EmbeddedCustodian
+from keys.envelope import FieldContext
+from keys.errors import (
+    CustodianError,
+    CustodianUnavailable,
+    EnvelopeError,
+    InvalidName,
+    InvalidTransition,
+    KeyRecordMissing,
+    KeysError,
+    LeaseExpired,
+    MalformedEnvelope,
+    Move,
+    PageDamaged,
+    PageMissing,
+    PageStoreError,
+    RestoreGateClosed,
+    RootKeyRetired,
+    RootMismatch,
+    ShredlakeError,
+    StaleWrite,
+    SubjectErased,
+    TamperedEnvelope,
+    WrongKey,
+)
+from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
+from keys.keyring import GateStatus, Keyring, Opener, Provisioned, SealSession, open_embedded
+from keys.keytree import EpochClose, KeyTree
+from keys.leases import Lease, LeaseBook
+from keys.pagestore import PageStore, SqlitePageStore
+from keys.signing import signature_is_valid
+from keys.sqlite import Database
+from keys.subjects import (
+    DEFAULT_PURPOSE,
+    Held,
+    Identity,
+    Shredded,
+    SubjectId,
+    SubjectRef,
+    check_purpose,
+)
+
+__all__ = [
+    "ALL_PURPOSES",
+    "DEFAULT_PURPOSE",
+    "Custodian",
+    "CustodianError",
+    "CustodianStatus",
+    "CustodianUnavailable",
+    "Database",
+    "EmbeddedCustodian",
+    "EnvelopeError",
+    "EpochClose",
+    "Fence",
+    "FenceLog",
+    "FieldContext",
+    "GateStatus",
+    "Held",
+    "Identity",
+    "InvalidName",
+    "InvalidTransition",
+    "KeyRecordMissing",
+    "KeyTree",
+    "Keyring",
+    "KeysError",
+    "Lease",
+    "LeaseBook",
+    "LeaseExpired",
+    "MalformedEnvelope",
+    "Move",
+    "Opener",
+    "PageDamaged",
+    "PageMissing",
+    "PageStore",
+    "PageStoreError",
+    "Provisioned",
+    "RestoreGateClosed",
+    "RootKeyRetired",
+    "RootMismatch",
+    "SealSession",
+    "Shredded",
+    "ShredlakeError",
+    "Signature",
+    "SqlitePageStore",
+    "StaleWrite",
+    "SubjectErased",
+    "SubjectId",
+    "SubjectRef",
+    "TamperedEnvelope",
+    "WrongKey",
+    "check_purpose",
+    "open_embedded",
+    "signature_is_valid",
+]

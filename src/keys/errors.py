@@ -1,0 +1,138 @@
+"""Errors of the key tree. Every error says whose move it is and whether a retry helps.
+
+`ShredlakeError` is the root of all packages' bases; each package derives exactly one base from it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Move = Literal["caller", "operator", "nobody"]
+
+
+class ShredlakeError(Exception):
+    """Root of every error Shredlake raises.
+
+    Attributes:
+        whose_move: who has to act: the `caller`, the `operator`, or `nobody` (it passes by itself).
+        retry_helps: whether the same call may succeed later without anyone acting.
+        next_step: one sentence that says what to do now.
+    """
+
+    whose_move: ClassVar[Move] = "operator"
+    retry_helps: ClassVar[bool] = False
+    default_next_step: ClassVar[str] = "Run `shredlake doctor` and follow what it says."
+
+    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_step = next_step or self.default_next_step
+
+
+class KeysError(ShredlakeError):
+    """Base of this package's errors."""
+
+
+class InvalidName(KeysError):
+    """A subject id, identity or purpose is empty, too long, or holds control characters."""
+
+    whose_move = "caller"
+    default_next_step = "Send an id of 1 to 512 bytes without control characters."
+
+
+class EnvelopeError(KeysError):
+    """A sealed value could not be opened for a reason that is never an erasure."""
+
+    default_next_step = "Restore the damaged file from a backup; the key itself is unharmed."
+
+
+class MalformedEnvelope(EnvelopeError):
+    """The bytes are not a CSE1 envelope."""
+
+
+class WrongKey(EnvelopeError):
+    """The commitment does not match: the envelope was sealed under another key or context."""
+
+
+class TamperedEnvelope(EnvelopeError):
+    """The authentication tag does not match: bytes or bound context were changed."""
+
+
+class CustodianError(KeysError):
+    """Base of what the holder of the root can answer."""
+
+
+class CustodianUnavailable(CustodianError):
+    """The root cannot be reached now. Nothing is known about any key; never an erasure."""
+
+    retry_helps = True
+    default_next_step = "Bring the custodian back (embedded: put the root file back), then repeat the call."
+
+
+class RootKeyRetired(CustodianError):
+    """The wrap belongs to a root version that was retired at an epoch close."""
+
+    default_next_step = "Use today's page store; wraps of a closed epoch can never be opened again."
+
+
+class RootMismatch(CustodianError):
+    """The root does not belong to this page store."""
+
+    default_next_step = "Put the root file that was made with this page store back in place."
+
+
+class PageStoreError(KeysError):
+    """Base of page store errors."""
+
+
+class PageMissing(PageStoreError):
+    """The index names a page that is not there. An error, never an erasure."""
+
+    default_next_step = "Restore the page store from its backup, then run `shredlake keys converge`."
+
+
+class PageDamaged(PageStoreError):
+    """A page or node record does not authenticate. Other pages are not affected."""
+
+    default_next_step = "Restore the page store from its backup, then run `shredlake keys converge`."
+
+
+class StaleWrite(PageStoreError):
+    """Another process changed the page first; the compare-and-set refused."""
+
+    whose_move = "nobody"
+    retry_helps = True
+    default_next_step = "Repeat the call."
+
+
+class KeyRecordMissing(KeysError):
+    """No key and no fence for this handle: its page store is incomplete. Never an erasure."""
+
+    default_next_step = "Restore the newest page store; this handle was never erased."
+
+
+class SubjectErased(KeysError):
+    """The data subject is fenced; provisioning again needs `authorize_return`."""
+
+    whose_move = "caller"
+    default_next_step = "If the person came back lawfully, call authorize_return first."
+
+
+class InvalidTransition(KeysError):
+    """The lifecycle does not allow this step."""
+
+    whose_move = "caller"
+
+
+class LeaseExpired(KeysError):
+    """The process held its keys past its lease; what it opened meanwhile was thrown away."""
+
+    whose_move = "nobody"
+    retry_helps = True
+    default_next_step = "Repeat the read; the lease is renewed by it."
+
+
+class RestoreGateClosed(KeysError):
+    """Fence log and page store disagree: a fenced subject may still have a key."""
+
+    default_next_step = "Run `shredlake keys converge`, which destroys every fenced subject again."

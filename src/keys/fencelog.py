@@ -1,0 +1,184 @@
+"""The fence log: the durable record of who may never be read again. Its own database file.
+
+It lives in another failure domain than the pages and is written before anything is destroyed. It holds
+keyed hashes only: `subject_tag` answers "was this id erased?", `ref_tag` finds the handle again in a
+page store restored from a backup. Rows are hash-chained, so a truncated or edited copy shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from keys.lifecycle import Life, State, authorize_return
+from keys.sqlite import Database
+from keys.subjects import SubjectId
+
+ALL_PURPOSES: Final = "*"
+_GENESIS: Final = b"\0" * 32
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS fences (epoch INTEGER PRIMARY KEY, subject_tag BLOB NOT NULL,
+    ref_tag BLOB NOT NULL, purpose TEXT NOT NULL, generation INTEGER NOT NULL, request_id TEXT NOT NULL,
+    fenced_at TEXT NOT NULL, chain BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS fence_once ON fences (ref_tag, purpose, generation);
+CREATE INDEX IF NOT EXISTS fence_by_subject ON fences (subject_tag);
+CREATE TABLE IF NOT EXISTS returns (subject_tag BLOB NOT NULL, purpose TEXT NOT NULL,
+    epoch INTEGER NOT NULL, authorized_at TEXT NOT NULL, PRIMARY KEY (subject_tag, purpose, epoch))
+"""
+
+
+@frozen
+class Fence:
+    """Generations up to `generation` of one handle are destroyed or about to be.
+
+    Attributes:
+        epoch: number of this fence, from 1.
+        purpose: one purpose, or `*` for the whole person.
+        request_id: the erasure request, which is also the receipt id.
+    """
+
+    epoch: int
+    subject_tag: bytes
+    ref_tag: bytes
+    purpose: str
+    generation: int
+    request_id: str
+    fenced_at: str
+    chain: bytes
+
+    def covers(self, purpose: str) -> bool:
+        """Whether this fence shuts the given purpose."""
+        return self.purpose in (ALL_PURPOSES, purpose)
+
+
+class FenceLog:
+    """Append-only log of fences.
+
+    Args:
+        path: SQLite file.
+        tag_key: 32 bytes of the custodian for the keyed hashes; never rotated.
+        clock: gives the time of a fence.
+    """
+
+    def __init__(self, path: Path, tag_key: bytes, clock: Callable[[], datetime]) -> None:
+        self._db = Database(path, _SCHEMA)
+        self._key = tag_key
+        self._clock = clock
+        self._by_ref: dict[bytes, list[Fence]] = {}
+        self._by_subject: dict[bytes, list[Fence]] = {}
+        self._returns: dict[tuple[bytes, str], int] = {}
+        self._seen = 0
+
+    def epoch(self) -> int:
+        """The count of fences: the newest fence's number."""
+        return int(self._db.read("SELECT COALESCE(MAX(epoch), 0) FROM fences")[0][0])
+
+    def subject_tag(self, subject: SubjectId) -> bytes:
+        """Keyed hash of an id."""
+        return hmac.digest(self._key, b"subject|" + subject.reveal().encode(), "sha256")[:16]
+
+    def ref_tag(self, ref: bytes) -> bytes:
+        """Keyed hash of a handle."""
+        return hmac.digest(self._key, b"ref|" + ref, "sha256")[:16]
+
+    def append(self, entries: Sequence[tuple[bytes, bytes, str, int]], request_id: str) -> list[Fence]:
+        """Writes fences for (subject_tag, ref_tag, purpose, generation); a repeated one stays as it was."""
+        written = []
+        with self._db.write() as db:
+            last = db.execute("SELECT epoch, chain FROM fences ORDER BY epoch DESC LIMIT 1").fetchone()
+            epoch, chain = last or (0, _GENESIS)
+            for subject_tag, ref_tag, purpose, generation in entries:
+                found = db.execute(
+                    "SELECT * FROM fences WHERE ref_tag = ? AND purpose = ? AND generation = ?",
+                    (ref_tag, purpose, generation),
+                ).fetchone()
+                if found:
+                    written.append(Fence(*found))
+                    continue
+                epoch += 1
+                at = self._clock().isoformat(timespec="milliseconds")
+                row = (epoch, subject_tag, ref_tag, purpose, generation, request_id, at)
+                chain = _link(chain, row)
+                db.execute("INSERT INTO fences VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, chain))
+                written.append(Fence(*row, chain))
+        return written
+
+    def authorize_return(self, subject: SubjectId, purpose: str) -> None:
+        """Lets an erased person be provisioned anew. Raises `InvalidTransition` if never erased."""
+        tag = self.subject_tag(subject)
+        authorize_return(self.life(subject, purpose))
+        with self._db.write() as db:
+            at = self._clock().isoformat(timespec="milliseconds")
+            newest = db.execute("SELECT MAX(epoch) FROM fences WHERE subject_tag = ?", (tag,)).fetchone()[0]
+            db.execute("INSERT OR IGNORE INTO returns VALUES (?, ?, ?, ?)", (tag, purpose, newest, at))
+        self._seen = -1
+
+    def life(self, subject: SubjectId, purpose: str) -> Life:
+        """Where a person who has no key record stands, by this log alone."""
+        self.refresh()
+        tag = self.subject_tag(subject)
+        fences = [f for f in self._by_subject.get(tag, ()) if f.covers(purpose)]
+        if not fences:
+            return Life()
+        newest = fences[-1]
+        if self._returns.get((tag, purpose), 0) >= newest.epoch:
+            return Life(State.RETURN_AUTHORIZED, newest.generation)
+        return Life(State.DESTROYED, newest.generation)
+
+    def of_ref(self, ref: bytes, purpose: str, generation: int) -> Fence | None:
+        """The fence that covers this handle, purpose and generation."""
+        self.refresh()
+        for fence in self._by_ref.get(self.ref_tag(ref), ()):
+            if fence.covers(purpose) and generation <= fence.generation:
+                return fence
+        return None
+
+    def is_empty(self) -> bool:
+        """Whether nobody was ever fenced; then no tag has to be computed."""
+        self.refresh()
+        return not self._by_ref
+
+    def all(self) -> list[Fence]:
+        """Every fence, oldest first."""
+        return [Fence(*row) for row in self._db.read("SELECT * FROM fences ORDER BY epoch")]
+
+    def verify(self) -> int:
+        """Recomputes the hash chain; returns the number of fences. Raises ValueError where it breaks."""
+        chain = _GENESIS
+        fences = self.all()
+        for number, fence in enumerate(fences, start=1):
+            row = (fence.epoch, fence.subject_tag, fence.ref_tag, fence.purpose, fence.generation)
+            chain = _link(chain, (*row, fence.request_id, fence.fenced_at))
+            if fence.epoch != number or chain != fence.chain:
+                raise ValueError(f"the fence log was changed at epoch {number}")
+        return len(fences)
+
+    def refresh(self) -> int:
+        """Reads what other processes added; returns the newest epoch seen."""
+        newest = self.epoch()
+        if newest != self._seen:
+            by_ref: dict[bytes, list[Fence]] = {}
+            by_subject: dict[bytes, list[Fence]] = {}
+            for fence in self.all():
+                by_ref.setdefault(fence.ref_tag, []).append(fence)
+                by_subject.setdefault(fence.subject_tag, []).append(fence)
+            rows = self._db.read("SELECT subject_tag, purpose, MAX(epoch) FROM returns GROUP BY 1, 2")
+            self._returns = {(row[0], row[1]): row[2] for row in rows}
+            self._by_ref, self._by_subject, self._seen = by_ref, by_subject, newest
+        return newest
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._db.close()
+
+
+def _link(chain: bytes, row: tuple[int, bytes, bytes, str, int, str, str]) -> bytes:
+    parts = [part if isinstance(part, bytes) else str(part).encode() for part in row]
+    body = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return hashlib.sha256(chain + body).digest()

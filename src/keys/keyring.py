@@ -1,0 +1,584 @@
+"""The keyring: what the other packages call. Seals, opens, provisions, destroys; the key agent's object.
+
+Three answers are never mixed: the value, `Shredded`, or an error. "Shredded" comes from the fence log
+alone; a missing page, a silent custodian or a damaged envelope is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import zstandard
+from attrs import frozen
+
+from keys import envelope as cse1
+from keys import lifecycle, tree
+from keys.custodian import Custodian, Signature
+from keys.embedded import EmbeddedCustodian
+from keys.envelope import FieldContext, Subkey
+from keys.errors import (
+    InvalidTransition,
+    KeyRecordMissing,
+    RestoreGateClosed,
+    SubjectErased,
+    WrongKey,
+)
+from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
+from keys.keytree import EpochClose, KeyTree, NewKey, page_ids_of
+from keys.leases import Lease, LeaseBook
+from keys.lifecycle import Life, State
+from keys.pagestore import BlindRow, PageStore, PageWriter, SqlitePageStore
+from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId, check_purpose
+
+MAX_CACHED_KEYS: Final = 4_000_000
+MAX_SEALS_PER_SESSION: Final = 2**20
+SESSION_SECONDS: Final = 3600.0
+OPEN_BATCH: Final = 4096
+GATE_WAIT_SECONDS: Final = 2.0
+_BULK_FROM: Final = 256
+_BULK_SHARE: Final = 4  # more refs than records / 4: open every page instead of asking for each
+
+
+@frozen
+class Provisioned:
+    """A key that can seal.
+
+    Attributes:
+        ref: the subject's random handle.
+        generation: of the DEK.
+        created: whether this call made it.
+    """
+
+    ref: bytes
+    generation: int
+    created: bool
+
+
+@frozen
+class GateStatus:
+    """Whether fence log and page store agree.
+
+    Attributes:
+        pending_epochs: fences whose keys may still be in the page store.
+        fence_log_behind: the page store knows destructions that the fence log does not.
+    """
+
+    pending_epochs: tuple[int, ...]
+    fence_log_behind: bool
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is safe to read."""
+        return not self.pending_epochs and not self.fence_log_behind
+
+
+class Dek(NamedTuple):
+    """A data encryption key in the cache; a tuple because millions are made."""
+
+    key: bytes
+    generation: int
+    held: bool
+
+    def __repr__(self) -> str:
+        return "Dek(…)"
+
+
+class Keyring:
+    """Keys of all data subjects of one lake.
+
+    Args:
+        custodian, store, fences, leases: the four collaborators; `open_embedded` makes them from a folder.
+        random_bytes: source of salts and nonces.
+        clock_seconds: monotonic; ages writer sessions.
+    """
+
+    def __init__(
+        self,
+        custodian: Custodian,
+        store: PageStore,
+        fences: FenceLog,
+        leases: LeaseBook,
+        *,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        clock_seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.custodian = custodian
+        self.fences = fences
+        self.leases = leases
+        self.tree = KeyTree(store, custodian, random_bytes)
+        self._store = store
+        self._random = random_bytes
+        self._clock_seconds = clock_seconds
+        self._mutex = threading.RLock()
+        self._keys: dict[bytes, Dek] = {}  # by locator
+        self._lease = Lease(leases, self.fences.refresh, self._evict)
+        self._purposes: dict[str, int] = {}
+
+    # -- provisioning ------------------------------------------------------------------------------
+
+    def provision(
+        self, subjects: Sequence[SubjectId], purpose: str = DEFAULT_PURPOSE
+    ) -> list[Provisioned | SubjectErased]:
+        """A key for each (subject, purpose): found or made, all new ones in one transaction.
+
+        An erased subject's place holds the error instead of raising, so that one late event of an
+        erased person does not stop a batch.
+        """
+        check_purpose(purpose)
+        values = [subject.reveal() for subject in subjects]
+        found = self._active(self.tree.find("subject", values), purpose)
+        if all(item is not None for item in found):
+            return [item for item in found if item is not None]
+        with self._store.transaction() as writer:
+            code = self._purpose_code(purpose, writer)
+            refs = self.tree.find("subject", values)
+            found = self._active(refs, purpose)
+            missing: dict[str, tuple[SubjectId, bytes | None]] = {}
+            for subject, value, ref, item in zip(subjects, values, refs, found, strict=True):
+                if item is None:
+                    missing.setdefault(value, (subject, ref))
+            check_fences = not self.fences.is_empty()
+            plan: dict[str, NewKey | SubjectErased] = {}
+            blinds = self.tree.blind("subject", list(missing))
+            for (value, (subject, ref)), blind in zip(missing.items(), blinds, strict=True):
+                life = self.fences.life(subject, purpose) if check_fences else Life()
+                try:
+                    life = lifecycle.provision(life)
+                except SubjectErased as refused:
+                    plan[value] = refused
+                    continue
+                names = () if ref is not None else (blind,)
+                plan[value] = NewKey(ref or self._random(REF_BYTES), code, life.generation, names)
+            new = [key for key in plan.values() if isinstance(key, NewKey)]
+            if new:
+                self.tree.create(writer, new)
+        return [
+            item if item is not None else _outcome(plan[value])
+            for value, item in zip(values, found, strict=True)
+        ]
+
+    def add_identities(self, pairs: Sequence[tuple[bytes, Identity]]) -> None:
+        """Names a provisioned subject's further identities in the blind index."""
+        pages = dict(self._store.pages_of([ref for ref, _ in pairs]))
+        names = self.tree.sealed_names([ref for ref, _ in pairs])
+        rows = []
+        for (ref, identity), name in zip(pairs, names, strict=True):
+            blind = self.tree.blind(identity.kind, [identity.normalised()])[0]
+            if ref in pages:
+                rows.append(BlindRow(blind, pages[ref], name))
+        with self._store.transaction() as writer:
+            writer.add_blind(rows)
+
+    def ref_of(self, subject: SubjectId | Identity) -> bytes | None:
+        """The handle of a subject or identity; None when unknown or destroyed."""
+        if isinstance(subject, Identity):
+            return self.tree.find(subject.kind, [subject.normalised()])[0]
+        return self.tree.find("subject", [subject.reveal()])[0]
+
+    def erased(self, subject: SubjectId) -> Shredded | None:
+        """The newest fence over the whole person, or None."""
+        self.fences.refresh()
+        tag = self.fences.subject_tag(subject)
+        mine = [f for f in self.fences.all() if f.subject_tag == tag and f.purpose == ALL_PURPOSES]
+        return Shredded(mine[-1].request_id, mine[-1].epoch) if mine else None
+
+    def authorize_return(self, subject: SubjectId, purpose: str = DEFAULT_PURPOSE) -> None:
+        """Lets an erased person be provisioned anew. Raises `InvalidTransition` if never erased."""
+        self.fences.authorize_return(subject, purpose)
+
+    def mint(self, count: int, purpose: str = "system") -> list[Provisioned]:
+        """Keys that belong to no person (view state, dead letters), each with a fresh ref."""
+        with self._store.transaction() as writer:
+            code = self._purpose_code(purpose, writer)
+            made = self.tree.create(writer, [NewKey(self._random(REF_BYTES), code, 1) for _ in range(count)])
+        return [Provisioned(record.ref, record.generation, True) for record in made]
+
+    def drop(self, refs: Sequence[bytes]) -> int:
+        """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes."""
+        with self._store.transaction() as writer:
+            gone = self.tree.remove(writer, refs, None)
+        self._store.flush_deleted()
+        with self._mutex:
+            for ref in refs:
+                for locator in [loc for loc in self._keys if loc.startswith(ref)]:
+                    del self._keys[locator]
+        return gone
+
+    # -- destroying --------------------------------------------------------------------------------
+
+    def hold(self, ref: bytes, held: bool) -> None:
+        """Seals a subject off for a legal hold, or releases it."""
+        with self._store.transaction() as writer:
+            self.tree.set_state(writer, [ref], tree.STATE_HELD if held else tree.STATE_ACTIVE)
+        with self._mutex:
+            self._keys.clear()
+
+    def fence(
+        self, targets: Sequence[tuple[SubjectId, bytes]], request_id: str, purpose: str = ALL_PURPOSES
+    ) -> list[Fence]:
+        """Writes the fence of each (subject, ref): from here on late events are refused."""
+        entries = []
+        for subject, ref in targets:
+            generations = [
+                record.generation
+                for _, page in self.tree.open_pages(page_ids_of(self._store.pages_of([ref])))
+                for record in map(tree.decode, tree.records(page))
+                if record.ref == ref
+            ]
+            top = max(generations, default=1)
+            entries.append((self.fences.subject_tag(subject), self.fences.ref_tag(ref), purpose, top))
+        return self.fences.append(entries, request_id)
+
+    def destroy(self, refs: Sequence[bytes], fences: Sequence[Fence]) -> int:
+        """Destroys the records of fenced refs. Repeating it is success. Returns how many were there.
+
+        Raises:
+            InvalidTransition: a ref without a fence.
+        """
+        tags = {fence.ref_tag for fence in fences}
+        if any(self.fences.ref_tag(ref) not in tags for ref in refs):
+            raise InvalidTransition("cannot destroy a key that is not fenced")
+        gone = 0
+        with self._store.transaction() as writer:
+            for purpose in {fence.purpose for fence in fences}:
+                marked = {fence.ref_tag for fence in fences if fence.purpose == purpose}
+                mine = [ref for ref in refs if self.fences.ref_tag(ref) in marked]
+                code = None if purpose == ALL_PURPOSES else self._purpose_code(purpose, writer)
+                gone += self.tree.remove(writer, mine, code)
+            writer.mark_destroyed(fence.epoch for fence in fences)
+        self._store.flush_deleted()
+        self._lease.acknowledge_now()
+        return gone
+
+    def wait_until_unreadable(self, epoch: int) -> float:
+        """Seconds until every live lease acknowledged `epoch` or expired."""
+        self._lease.acknowledge_now()
+        return self.leases.wait_until_acknowledged(epoch)
+
+    def gate(self) -> GateStatus:
+        """Compares fence log and page store."""
+        fenced = {fence.epoch for fence in self.fences.all()}
+        destroyed = self._store.destroyed_epochs()
+        return GateStatus(tuple(sorted(fenced - destroyed)), bool(destroyed - fenced))
+
+    def converge(self) -> int:
+        """Destroys every fenced subject again after a restore. Returns how many fences were replayed.
+
+        Raises:
+            RestoreGateClosed: the fence log is the older one; nothing can be proven with it.
+        """
+        status = self.gate()
+        if status.fence_log_behind:
+            raise RestoreGateClosed(
+                "the fence log is older than the page store",
+                next_step="Restore the newest copy of the fence log, then run this again.",
+            )
+        pending = {f.ref_tag: f for f in self.fences.all() if f.epoch in status.pending_epochs}
+        if pending:
+            refs = [ref for ref, _ in self._store.all_refs() if self.fences.ref_tag(ref) in pending]
+            self.destroy(refs, list(pending.values()))
+        return len(pending)
+
+    def require_gate_open(self) -> None:
+        """Waits out an erasure that is between fence and destroy; refuses anything longer.
+
+        Raises:
+            RestoreGateClosed: fence log and page store disagree.
+        """
+        deadline = self._clock_seconds() + GATE_WAIT_SECONDS
+        while not (status := self.gate()).is_open:
+            if status.fence_log_behind or self._clock_seconds() > deadline:
+                count = len(status.pending_epochs)
+                why = (
+                    "the fence log is older than the page store"
+                    if status.fence_log_behind
+                    else (f"{count} fenced subject(s) may still have a key")
+                )
+                raise RestoreGateClosed(f"not safe to read: {why}")
+            time.sleep(0.05)
+
+    def close_epoch(self, gate: Callable[[str], None] = lambda name: None) -> EpochClose:
+        """Rotates the root and retires what came before; see `KeyTree.close_epoch`."""
+        closed = self.tree.close_epoch(gate)
+        self.tree.forget_cached()
+        return closed
+
+    # -- sealing and opening -----------------------------------------------------------------------
+
+    def session(self) -> SealSession:
+        """A writer session with its own salt."""
+        return SealSession(self, self._random, self._clock_seconds)
+
+    def opener(self) -> Opener:
+        """Opens blocks in bulk under this process's lease."""
+        return Opener(self)
+
+    def sign(self, payload: bytes) -> Signature:
+        """Ed25519 by the custodian."""
+        return self.custodian.sign(payload)
+
+    def epoch(self) -> int:
+        """The newest fence's number."""
+        return self.fences.epoch()
+
+    def deks(self, refs: Sequence[bytes], purpose: str) -> dict[bytes, Dek | Shredded]:
+        """ref → `Dek` or `Shredded`. Internal to this package's sealing and opening.
+
+        Raises:
+            KeyRecordMissing: neither a key nor a fence.
+        """
+        self._lease.ensure()
+        code = self._purpose_code(purpose)
+        wanted = list(dict.fromkeys(refs))
+        suffix = code.to_bytes(2, "big")
+        with self._mutex:
+            absent = [ref for ref in wanted if ref + suffix not in self._keys]
+            if absent:
+                self._load(absent)
+            keys = self._keys
+            return {ref: keys.get(ref + suffix) or self._absent(ref, purpose) for ref in wanted}
+
+    def check_lease(self) -> None:
+        """See `Lease.check`."""
+        self._lease.check()
+
+    def stats(self) -> Mapping[str, int | str]:
+        """Counts for `keys stats`: pages, records, fences, epoch, root version."""
+        status = self.custodian.status()
+        pages = self._store.page_ids()
+        records = sum(row.count for row in self._store.pages(pages))
+        return {
+            "pages": len(pages),
+            "records": records,
+            "epoch": self.epoch(),
+            "root_id": status.root_id,
+            "root_version": status.latest_version,
+            "oldest_root_version": status.minimum_version,
+        }
+
+    def close(self) -> None:
+        """Drops every key and gives the lease up."""
+        self._lease.release()
+        self._store.close()
+        self.fences.close()
+        self.leases.close()
+
+    # -- inner -------------------------------------------------------------------------------------
+
+    def _absent(self, ref: bytes, purpose: str) -> Shredded:
+        fence = self.fences.of_ref(ref, purpose, 1)
+        if fence is None:
+            raise KeyRecordMissing("a handle has neither a key nor a fence")
+        return Shredded(fence.request_id, fence.epoch)
+
+    def _active(self, refs: Sequence[bytes | None], purpose: str) -> list[Provisioned | None]:
+        known = [ref for ref in refs if ref is not None]
+        code = self._purpose_code(purpose)
+        self._lease.ensure()
+        suffix = code.to_bytes(2, "big")
+        with self._mutex:
+            absent = [ref for ref in known if ref + suffix not in self._keys]
+            if absent:
+                self._load(absent)
+            hits = [None if ref is None else self._keys.get(ref + suffix) for ref in refs]
+        return [
+            None if ref is None or hit is None else Provisioned(ref, hit.generation, False)
+            for ref, hit in zip(refs, hits, strict=True)
+        ]
+
+    def _load(self, refs: Sequence[bytes]) -> None:
+        """Reads the records of these refs into the cache; refs without a page stay absent."""
+        pages = self._store.page_ids() if len(refs) > _BULK_FROM else []
+        if not pages or len(refs) * _BULK_SHARE <= len(pages) * tree.PAGE_RECORDS:
+            pages = page_ids_of(self._store.pages_of(refs))
+        if len(self._keys) > MAX_CACHED_KEYS:
+            self._keys.clear()
+        for _, page in self.tree.open_pages(pages):
+            for record in tree.records(page):
+                self._keys[record[:18]] = Dek(
+                    record[22:54], int.from_bytes(record[18:20], "big"), record[20] == tree.STATE_HELD
+                )
+
+    def _evict(self, epoch: int) -> None:
+        with self._mutex:
+            self._keys.clear()
+        self.tree.forget_cached()
+
+    def _purpose_code(self, purpose: str, writer: PageWriter | None = None) -> int:
+        """The number of a purpose; with a writer it is made, without one an unknown purpose is 0."""
+        if purpose not in self._purposes:
+            known = (self._store.meta("purposes") or "").split()
+            if purpose not in known and writer is not None:
+                known.append(purpose)
+                writer.set_meta("purposes", " ".join(known))
+            self._purposes = {name: number for number, name in enumerate(known, start=1)}
+        return self._purposes.get(purpose, 0)
+
+
+class SealSession:
+    """A writer session: one salt; ends after an hour or 2^20 seals."""
+
+    def __init__(
+        self, keyring: Keyring, random_bytes: Callable[[int], bytes], clock_seconds: Callable[[], float]
+    ) -> None:
+        self._keyring = keyring
+        self._random = random_bytes
+        self._clock_seconds = clock_seconds
+        self._compressor = zstandard.ZstdCompressor(level=3)
+        self._restart()
+
+    def seal(
+        self,
+        context: FieldContext,
+        refs: Sequence[bytes],
+        block_ids: Sequence[bytes],
+        bodies: Sequence[bytes],
+    ) -> list[bytes | Shredded]:
+        """Seals body i under the DEK of ref i, bound to block id i. A fenced ref gives `Shredded`."""
+        age_seconds = self._clock_seconds() - self._since
+        if age_seconds > SESSION_SECONDS or self._seals + len(bodies) > MAX_SEALS_PER_SESSION:
+            self._restart()
+        self._seals += len(bodies)
+        deks = self._keyring.deks(refs, context.purpose)
+        info = context.derivation_info(cse1.SUITE_AES_GCM)
+        prefix = context.associated_prefix()
+        nonces = self._random(cse1.NONCE_BYTES * len(bodies))
+        salt, compressor = self._salt, self._compressor
+        sealed: list[bytes | Shredded] = []
+        subkeys: dict[bytes, Subkey] = {}
+        for at, (ref, block_id, body) in enumerate(zip(refs, block_ids, bodies, strict=True)):
+            dek = deks[ref]
+            if isinstance(dek, Shredded):
+                sealed.append(dek)
+                continue
+            subkey = subkeys.get(ref)
+            if subkey is None:
+                subkey = subkeys[ref] = cse1.derive(dek.key, info, salt)
+            sealed.append(
+                cse1.seal(
+                    subkey,
+                    body,
+                    prefix=prefix,
+                    ref=ref,
+                    block_id=block_id,
+                    generation=dek.generation,
+                    salt=salt,
+                    nonce=nonces[at * 12 : at * 12 + 12],
+                    compressor=compressor,
+                )
+            )
+        return sealed
+
+    def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
+        """ref → 32 bytes for keyed event tags of that subject (BLAKE2b, RFC 7693, keyed by the DEK)."""
+        deks = self._keyring.deks(refs, DEFAULT_PURPOSE)
+        return {
+            ref: hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()[:32]
+            for ref, dek in deks.items()
+            if isinstance(dek, Dek)
+        }
+
+    def _restart(self) -> None:
+        self._salt = self._random(cse1.SALT_BYTES)
+        self._since = self._clock_seconds()
+        self._seals = 0
+
+
+class Opener:
+    """Opens sealed values in bulk; one per thread."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def open(
+        self,
+        context: FieldContext,
+        refs: Sequence[bytes],
+        block_ids: Sequence[bytes],
+        envelopes: Sequence[bytes],
+    ) -> list[bytes | Shredded | Held]:
+        """The body of each envelope, `Shredded`, or `Held`.
+
+        Raises:
+            EnvelopeError: malformed, foreign or tampered; never an erasure.
+            KeyRecordMissing, PageMissing, PageDamaged: the page store is incomplete.
+            CustodianUnavailable: the root is out of reach; a retry may help.
+            LeaseExpired: the process was paused meanwhile; repeat the read.
+        """
+        opened: list[bytes | Shredded | Held] = []
+        prefix = context.associated_prefix()
+        infos = {suite: context.derivation_info(suite) for suite in (1, 2, 3)}
+        for at in range(0, len(refs), OPEN_BATCH):
+            end = at + OPEN_BATCH
+            deks = self._keyring.deks(refs[at:end], context.purpose)
+            batch: list[bytes | Shredded | Held] = []
+            for ref, block_id, envelope in zip(
+                refs[at:end], block_ids[at:end], envelopes[at:end], strict=True
+            ):
+                header = cse1.parse(envelope)
+                dek = deks[ref]
+                if isinstance(dek, Shredded):
+                    batch.append(dek)
+                    continue
+                if dek.held:
+                    batch.append(Held())
+                    continue
+                if header.generation != dek.generation:
+                    batch.append(self._other_generation(ref, context.purpose, header.generation))
+                    continue
+                subkey = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite)
+                batch.append(
+                    cse1.open_sealed(
+                        subkey,
+                        envelope,
+                        prefix=prefix,
+                        ref=ref,
+                        block_id=block_id,
+                        decompressor=self._decompressor,
+                    )
+                )
+            self._keyring.check_lease()
+            opened.extend(batch)
+        return opened
+
+    def _other_generation(self, ref: bytes, purpose: str, generation: int) -> Shredded:
+        fence = self._keyring.fences.of_ref(ref, purpose, generation)
+        if fence is None:
+            raise WrongKey(f"the envelope names generation {generation}, which this subject has not")
+        return Shredded(fence.request_id, fence.epoch)
+
+
+def open_embedded(
+    home: Path,
+    *,
+    fence_path: Path | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Keyring:
+    """The keyring of a folder: root file, page store, fence log and leases.
+
+    Args:
+        home: the folder of keys, made with mode 0700.
+        fence_path: where the fence log lies; put it on another disk than the page store.
+        clock: gives the time of fences.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    custodian = EmbeddedCustodian.create(home / "root.key")
+    fences = FenceLog(fence_path or home / "fences.db", custodian.secret("fence"), clock)
+    return Keyring(custodian, SqlitePageStore(home / "pages.db"), fences, LeaseBook(home / "leases.db"))
+
+
+def _outcome(planned: NewKey | SubjectErased) -> Provisioned | SubjectErased:
+    if isinstance(planned, SubjectErased):
+        return planned
+    return Provisioned(planned.ref, planned.generation, True)
+
+
+__all__ = ["GateStatus", "Keyring", "Opener", "Provisioned", "SealSession", "State", "open_embedded"]

@@ -1,0 +1,310 @@
+"""The key tree over a page store and a custodian: create, find, destroy, re-key, close an epoch."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from attrs import field, frozen
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from keys import tree
+from keys.custodian import Custodian
+from keys.errors import PageDamaged, PageMissing, RootKeyRetired, RootMismatch
+from keys.pagestore import BlindRow, NodeRow, PageRow, PageStore, PageWriter
+
+_BLOCK: Final = 16
+_CANARY: Final = "root_canary"
+
+
+@frozen
+class EpochClose:
+    """What closing an epoch did.
+
+    Attributes:
+        root_version: the version that is in force now.
+        nodes: how many node keys were rewrapped.
+        custodian_calls: calls made, whatever the number of subjects.
+        old_wrap_refused: a wrap kept from before was tried and refused: the proof.
+    """
+
+    root_version: int
+    nodes: int
+    custodian_calls: int
+    old_wrap_refused: bool
+
+
+@frozen
+class NewKey:
+    """A key to create: its handle, purpose and generation, and the blind names that find it."""
+
+    ref: bytes
+    purpose_code: int
+    generation: int
+    names: tuple[bytes, ...] = ()
+    dek: bytes = field(factory=bytes, repr=False)
+
+
+class KeyTree:
+    """Reads and writes key records. Safe for several processes on one page store.
+
+    Args:
+        store: the page store.
+        custodian: holds the root.
+        random_bytes: source of keys, refs and nonces.
+
+    Raises:
+        RootMismatch: the custodian's root is not the one this store was made with.
+    """
+
+    def __init__(
+        self, store: PageStore, custodian: Custodian, random_bytes: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self.store = store
+        self.custodian = custodian
+        self._random = random_bytes
+        self._mutex = threading.RLock()
+        self._nodes: dict[int, tuple[int, bytes]] = {}  # node id → (version, opened record)
+        if store.meta("tree") is None:
+            self._initialise()
+        self.tree_id = store.meta("tree") or ""
+        root_id = custodian.status().root_id
+        if store.meta("root_id") != root_id:
+            raise RootMismatch("this page store was made with another root")
+        self._set_index_keys()
+
+    # -- names -------------------------------------------------------------------------------------
+
+    def blind(self, kind: str, values: Sequence[str]) -> list[bytes]:
+        """16-byte index keys: a block cipher over the truncated HMAC, so that it can be re-keyed."""
+        key, prefix = self._hash_key, kind.encode() + b"\0"
+        digests = [hmac.digest(key, prefix + v.encode(), "sha256")[:_BLOCK] for v in values]
+        return self._permute(b"".join(digests))
+
+    def sealed_names(self, refs: Sequence[bytes]) -> list[bytes]:
+        """The refs under the index cipher: what an index row holds in place of a handle."""
+        return self._permute(b"".join(refs))
+
+    def find(self, kind: str, values: Sequence[str]) -> list[bytes | None]:
+        """The ref of each name, or None."""
+        blinds = self.blind(kind, values)
+        rows = self.store.find_blind(blinds)
+        found = [rows[b].name if b in rows else None for b in blinds]
+        opened = iter(self._unpermute(b"".join(name for name in found if name is not None)))
+        return [None if name is None else next(opened) for name in found]
+
+    # -- keys --------------------------------------------------------------------------------------
+
+    def create(self, writer: PageWriter, keys: Sequence[NewKey]) -> list[tree.KeyRecord]:
+        """Adds records into the last pages; one custodian call only when a new node begins."""
+        made = [
+            tree.KeyRecord(k.ref, k.purpose_code, k.generation, tree.STATE_ACTIVE, self._random(32))
+            for k in keys
+        ]
+        todo = list(zip(keys, made, strict=True))
+        last = self.store.last_page()
+        while todo:
+            if last is None or last.count >= tree.PAGE_RECORDS:
+                page_id = last.page_id + 1 if last else 0
+                body, version, count = b"", None, 0
+                key = self._new_page_key(writer, page_id)
+            else:
+                page_id, version, count = last.page_id, last.version, last.count
+                key = self._page_key(page_id)
+                body = tree.open_record(key, last.body, tree.page_context(self.tree_id, page_id))
+            batch, todo = todo[: tree.PAGE_RECORDS - count], todo[tree.PAGE_RECORDS - count :]
+            body += b"".join(record.encode() for _, record in batch)
+            last = self._sealed_page(key, page_id, body)
+            writer.put_page(last, version)
+            writer.add_refs((record.ref, page_id) for _, record in batch)
+            names = self.sealed_names([record.ref for _, record in batch])
+            writer.add_blind(
+                BlindRow(blind, page_id, name)
+                for (new, _), name in zip(batch, names, strict=True)
+                for blind in new.names
+            )
+        return made
+
+    def open_pages(self, page_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """(page id, opened page) of each.
+
+        Raises:
+            PageMissing: the index names it and it is not there.
+            PageDamaged: it does not authenticate.
+        """
+        rows = {row.page_id: row for row in self.store.pages(page_ids)}
+        for page_id in page_ids:
+            if page_id not in rows:
+                raise PageMissing(f"page {page_id} is not in the page store")
+            yield page_id, self._open_page(rows[page_id])
+
+    def remove(self, writer: PageWriter, refs: Sequence[bytes], purpose_code: int | None) -> int:
+        """Destroys the records of these refs: fresh page keys, fresh node keys. Returns how many."""
+        wanted = set(refs)
+        left: set[bytes] = set()
+        gone, rekeyed = 0, {}
+        for row in self.store.pages(page_ids_of(self.store.pages_of(refs))):
+            body, removed = tree.split(self._open_page(row), wanted, purpose_code)
+            left |= wanted & {record[:16] for record in tree.records(body)}
+            if not removed:
+                continue
+            gone += len(removed)
+            key = self._random(tree.KEY_BYTES)
+            rekeyed[row.page_id] = key
+            writer.put_page(self._sealed_page(key, row.page_id, body), row.version)
+        self._rekey_nodes(writer, rekeyed)
+        doomed = [ref for ref in refs if ref not in left]
+        writer.drop_refs(doomed, self.sealed_names(doomed))
+        return gone
+
+    def set_state(self, writer: PageWriter, refs: Sequence[bytes], state: int) -> None:
+        """Holds or releases the records of these refs."""
+        for row in self.store.pages(page_ids_of(self.store.pages_of(refs))):
+            body = tree.with_state(self._open_page(row), set(refs), state)
+            key = self._page_key(row.page_id)
+            writer.put_page(self._sealed_page(key, row.page_id, body), row.version)
+
+    # -- epochs ------------------------------------------------------------------------------------
+
+    def close_epoch(self, gate: Callable[[str], None] = lambda name: None) -> EpochClose:
+        """Rotates the root, rewraps every node key, retires the old versions and proves it.
+
+        Resumable: a killed close leaves wraps of a live version; the next one does all of it.
+        """
+        kept_context, kept = self._canary()
+        gate("rotate")
+        with self.store.transaction() as writer:
+            version = self.custodian.rotate()
+            rows = self.store.nodes()
+            wrapped = self.custodian.rewrap([(self._node_context(r.node_id), r.wrapped) for r in rows])
+            for row, fresh in zip(rows, wrapped, strict=True):
+                writer.put_node(NodeRow(row.node_id, 0, fresh, row.body), row.version)
+            canary = self.custodian.wrap([(kept_context, self._random(32))])[0]
+            writer.set_meta(_CANARY, canary.hex())
+            gate("rewrapped")
+        self.store.flush_deleted()
+        gate("retire")
+        with self.store.transaction():  # nobody wraps while versions are retired
+            self.custodian.retire(version)
+        return EpochClose(version, len(rows), 5, self._is_refused(kept_context, kept))
+
+    def forget_cached(self) -> None:
+        """Drops opened node records; they are read again when needed."""
+        with self._mutex:
+            self._nodes.clear()
+
+    # -- inner -------------------------------------------------------------------------------------
+
+    def _initialise(self) -> None:
+        with self.store.transaction() as writer:
+            if self.store.meta("tree") is not None:
+                return
+            tree_id = self._random(8).hex()
+            node_key = self._random(tree.KEY_BYTES)
+            context = tree.node_context(tree_id, tree.INDEX_NODE)
+            body = tree.seal_record(
+                node_key, self._random(64), tree.record_context(tree_id, tree.INDEX_NODE), self._random
+            )
+            wrapped = self.custodian.wrap([(context, node_key)])[0]
+            writer.put_node(NodeRow(tree.INDEX_NODE, 1, wrapped, body), None)
+            writer.set_meta("tree", tree_id)
+            writer.set_meta("root_id", self.custodian.status().root_id)
+
+    def _set_index_keys(self) -> None:
+        keys = self._node(tree.INDEX_NODE)
+        self._hash_key = keys[:32]
+        self._cipher = Cipher(algorithms.AES(keys[32:64]), modes.ECB())
+
+    def _permute(self, blocks: bytes) -> list[bytes]:
+        out = self._cipher.encryptor().update(blocks)
+        return [out[at : at + _BLOCK] for at in range(0, len(out), _BLOCK)]
+
+    def _unpermute(self, blocks: bytes) -> list[bytes]:
+        out = self._cipher.decryptor().update(blocks)
+        return [out[at : at + _BLOCK] for at in range(0, len(out), _BLOCK)]
+
+    def _node_context(self, node_id: int) -> bytes:
+        return tree.node_context(self.tree_id, node_id)
+
+    def _node(self, node_id: int) -> bytes:
+        """The opened node record; cached until a page under it fails to open."""
+        with self._mutex:
+            if node_id not in self._nodes:
+                rows = self.store.nodes([node_id])
+                if not rows:
+                    raise PageMissing(f"node {node_id} is not in the page store")
+                self._nodes[node_id] = (rows[0].version, self._open_node(rows[0]))
+            return self._nodes[node_id][1]
+
+    def _open_node(self, row: NodeRow) -> bytes:
+        key = self.custodian.unwrap([(self._node_context(row.node_id), row.wrapped)])[0]
+        return tree.open_record(key, row.body, tree.record_context(self.tree_id, row.node_id))
+
+    def _page_key(self, page_id: int) -> bytes:
+        return tree.page_key(self._node(tree.node_of(page_id)), page_id)
+
+    def _open_page(self, row: PageRow) -> bytes:
+        context = tree.page_context(self.tree_id, row.page_id)
+        node_id = tree.node_of(row.page_id)
+        with self._mutex:
+            cached = node_id in self._nodes
+            try:
+                return tree.open_record(self._page_key(row.page_id), row.body, context)
+            except PageDamaged:
+                if not cached:
+                    raise
+                # Another process re-keyed the node since we cached it: read both again.
+                self._nodes.pop(node_id, None)
+                fresh = self.store.pages([row.page_id])
+                return tree.open_record(self._page_key(row.page_id), fresh[0].body, context)
+
+    def _sealed_page(self, key: bytes, page_id: int, body: bytes) -> PageRow:
+        sealed = tree.seal_record(key, body, tree.page_context(self.tree_id, page_id), self._random)
+        return PageRow(page_id, 0, len(body) // tree.RECORD_BYTES, sealed)
+
+    def _new_page_key(self, writer: PageWriter, page_id: int) -> bytes:
+        key = self._random(tree.KEY_BYTES)
+        self._rekey_nodes(writer, {page_id: key})
+        return key
+
+    def _rekey_nodes(self, writer: PageWriter, page_keys: dict[int, bytes]) -> None:
+        """Writes node records with these page keys under fresh node keys: one custodian call."""
+        node_ids = sorted({tree.node_of(page_id) for page_id in page_keys})
+        if not node_ids:
+            return
+        fresh = [self._random(tree.KEY_BYTES) for _ in node_ids]
+        contexts = [self._node_context(node_id) for node_id in node_ids]
+        wrapped = self.custodian.wrap(list(zip(contexts, fresh, strict=True)))
+        stored = {row.node_id: row for row in self.store.nodes(node_ids)}
+        for node_id, key, wrap in zip(node_ids, fresh, wrapped, strict=True):
+            row = stored.get(node_id)
+            body = self._open_node(row) if row else b""
+            for page_id, page_key in page_keys.items():
+                if tree.node_of(page_id) == node_id:
+                    body = tree.with_page_key(body, page_id, page_key)
+            sealed = tree.seal_record(key, body, tree.record_context(self.tree_id, node_id), self._random)
+            writer.put_node(NodeRow(node_id, 0, wrap, sealed), row.version if row else None)
+            with self._mutex:
+                self._nodes[node_id] = (row.version + 1 if row else 1, body)
+
+    def _canary(self) -> tuple[bytes, bytes]:
+        context = f"canary|{self.tree_id}".encode()
+        stored = self.store.meta(_CANARY)
+        if stored is None:
+            return context, self.custodian.wrap([(context, self._random(32))])[0]
+        return context, bytes.fromhex(stored)
+
+    def _is_refused(self, context: bytes, wrapped: bytes) -> bool:
+        try:
+            self.custodian.unwrap([(context, wrapped)])
+        except RootKeyRetired:
+            return True
+        return False
+
+
+def page_ids_of(pairs: Iterable[tuple[bytes, int]]) -> list[int]:
+    """The distinct pages of (ref, page) pairs, in order."""
+    return sorted({page_id for _, page_id in pairs})

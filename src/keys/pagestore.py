@@ -1,0 +1,197 @@
+"""The port to where sealed pages lie, and its SQLite adapter.
+
+The store sees only ciphertext, keyed hashes and random handles. All changes of one call are one
+transaction that holds the write lock from its first moment, so readers see a page before or after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+from keys.errors import StaleWrite
+from keys.sqlite import Database
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS nodes (node_id INTEGER PRIMARY KEY, version INTEGER NOT NULL,
+    wrapped BLOB NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS pages (page_id INTEGER PRIMARY KEY, version INTEGER NOT NULL,
+    count INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS blind (blind BLOB PRIMARY KEY, page_id INTEGER NOT NULL, name BLOB NOT NULL)
+    WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS blind_by_name ON blind (name);
+CREATE TABLE IF NOT EXISTS refs (ref BLOB NOT NULL, page_id INTEGER NOT NULL, PRIMARY KEY (ref, page_id))
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS destroyed (epoch INTEGER PRIMARY KEY)
+"""
+_CHUNK = 500
+
+
+@frozen
+class NodeRow:
+    """A node as stored: wrapped node key and sealed page keys."""
+
+    node_id: int
+    version: int
+    wrapped: bytes = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@frozen
+class PageRow:
+    """A page as stored; `count` is its number of records."""
+
+    page_id: int
+    version: int
+    count: int
+    body: bytes = field(repr=False)
+
+
+@frozen
+class BlindRow:
+    """An index row: keyed hash of a name → page, and the ref sealed under the index key."""
+
+    blind: bytes
+    page_id: int
+    name: bytes
+
+
+class PageWriter(Protocol):
+    """The writes of one transaction. Compare-and-set: a changed version raises `StaleWrite`."""
+
+    def put_node(self, node: NodeRow, expected_version: int | None) -> None: ...
+    def put_page(self, page: PageRow, expected_version: int | None) -> None: ...
+    def add_blind(self, rows: Iterable[BlindRow]) -> None: ...
+    def add_refs(self, rows: Iterable[tuple[bytes, int]]) -> None: ...
+    def drop_refs(self, refs: Sequence[bytes], names: Sequence[bytes]) -> None: ...
+    def mark_destroyed(self, epochs: Iterable[int]) -> None: ...
+    def set_meta(self, name: str, value: str) -> None: ...
+
+
+class PageStore(Protocol):
+    """Where the key tree lies. Every adapter passes `keys.testing.PageStoreContract`."""
+
+    def transaction(self) -> contextlib.AbstractContextManager[PageWriter]: ...
+    def meta(self, name: str) -> str | None: ...
+    def nodes(self, node_ids: Sequence[int] | None = None) -> list[NodeRow]: ...
+    def pages(self, page_ids: Sequence[int]) -> list[PageRow]: ...
+    def page_ids(self) -> list[int]: ...
+    def last_page(self) -> PageRow | None: ...
+    def find_blind(self, blinds: Sequence[bytes]) -> dict[bytes, BlindRow]: ...
+    def pages_of(self, refs: Sequence[bytes]) -> list[tuple[bytes, int]]: ...
+    def all_refs(self) -> Iterator[tuple[bytes, int]]: ...
+    def destroyed_epochs(self) -> set[int]: ...
+    def flush_deleted(self) -> bool: ...
+    def close(self) -> None: ...
+
+
+class SqlitePageStore:
+    """A `PageStore` in one SQLite file with secure_delete."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = Database(path, _SCHEMA)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[PageWriter]:
+        with self._db.write() as db:
+            yield _SqliteWriter(db)
+
+    def meta(self, name: str) -> str | None:
+        rows = self._db.read("SELECT value FROM meta WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
+
+    def nodes(self, node_ids: Sequence[int] | None = None) -> list[NodeRow]:
+        sql = "SELECT node_id, version, wrapped, body FROM nodes"
+        if node_ids is None:
+            return [NodeRow(*row) for row in self._db.read(sql)]
+        return [NodeRow(*row) for row in self._in(sql + " WHERE node_id IN", node_ids)]
+
+    def pages(self, page_ids: Sequence[int]) -> list[PageRow]:
+        sql = "SELECT page_id, version, count, body FROM pages WHERE page_id IN"
+        return [PageRow(*row) for row in self._in(sql, page_ids)]
+
+    def page_ids(self) -> list[int]:
+        return [row[0] for row in self._db.read("SELECT page_id FROM pages ORDER BY page_id")]
+
+    def last_page(self) -> PageRow | None:
+        rows = self._db.read("SELECT page_id, version, count, body FROM pages ORDER BY page_id DESC LIMIT 1")
+        return PageRow(*rows[0]) if rows else None
+
+    def find_blind(self, blinds: Sequence[bytes]) -> dict[bytes, BlindRow]:
+        sql = "SELECT blind, page_id, name FROM blind WHERE blind IN"
+        return {row[0]: BlindRow(*row) for row in self._in(sql, blinds)}
+
+    def pages_of(self, refs: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        return [(row[0], row[1]) for row in self._in("SELECT ref, page_id FROM refs WHERE ref IN", refs)]
+
+    def all_refs(self) -> Iterator[tuple[bytes, int]]:
+        yield from self._db.connection().execute("SELECT ref, page_id FROM refs")
+
+    def destroyed_epochs(self) -> set[int]:
+        return {row[0] for row in self._db.read("SELECT epoch FROM destroyed")}
+
+    def flush_deleted(self) -> bool:
+        return self._db.flush_deleted()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _in(self, sql: str, values: Sequence[bytes | int]) -> Iterator[tuple[Any, ...]]:
+        for at in range(0, len(values), _CHUNK):
+            chunk = tuple(values[at : at + _CHUNK])
+            yield from self._db.read(f"{sql} ({','.join('?' * len(chunk))})", chunk)
+
+
+class _SqliteWriter:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def put_node(self, node: NodeRow, expected_version: int | None) -> None:
+        if expected_version is None:
+            self._db.execute(
+                "INSERT INTO nodes VALUES (?, ?, ?, ?)", (node.node_id, 1, node.wrapped, node.body)
+            )
+            return
+        done = self._db.execute(
+            "UPDATE nodes SET version = version + 1, wrapped = ?, body = ? WHERE node_id = ? AND version = ?",
+            (node.wrapped, node.body, node.node_id, expected_version),
+        )
+        if done.rowcount != 1:
+            raise StaleWrite(f"node {node.node_id} was changed by another process")
+
+    def put_page(self, page: PageRow, expected_version: int | None) -> None:
+        if expected_version is None:
+            self._db.execute(
+                "INSERT INTO pages VALUES (?, ?, ?, ?)", (page.page_id, 1, page.count, page.body)
+            )
+            return
+        done = self._db.execute(
+            "UPDATE pages SET version = version + 1, count = ?, body = ? WHERE page_id = ? AND version = ?",
+            (page.count, page.body, page.page_id, expected_version),
+        )
+        if done.rowcount != 1:
+            raise StaleWrite(f"page {page.page_id} was changed by another process")
+
+    def add_blind(self, rows: Iterable[BlindRow]) -> None:
+        self._db.executemany(
+            "INSERT OR IGNORE INTO blind VALUES (?, ?, ?)", ((r.blind, r.page_id, r.name) for r in rows)
+        )
+
+    def add_refs(self, rows: Iterable[tuple[bytes, int]]) -> None:
+        self._db.executemany("INSERT OR IGNORE INTO refs VALUES (?, ?)", rows)
+
+    def drop_refs(self, refs: Sequence[bytes], names: Sequence[bytes]) -> None:
+        self._db.executemany("DELETE FROM refs WHERE ref = ?", ((ref,) for ref in refs))
+        self._db.executemany("DELETE FROM blind WHERE name = ?", ((name,) for name in names))
+
+    def mark_destroyed(self, epochs: Iterable[int]) -> None:
+        self._db.executemany("INSERT OR IGNORE INTO destroyed VALUES (?)", ((e,) for e in epochs))
+
+    def set_meta(self, name: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
