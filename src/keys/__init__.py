@@ -5,6 +5,7 @@ destroys one key so that every copy of what it sealed becomes unreadable.
 """
 
 from keys.custodian import Custodian, CustodianStatus, Signature
+from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
 from keys.envelope import FieldContext
 from keys.errors import (
@@ -55,6 +56,7 @@ __all__ = [
     "CustodianStatus",
     "CustodianUnavailable",
     "Database",
+    "Effects",
     "EmbeddedCustodian",
     "EnvelopeError",
     "EpochClose",

@@ -21,6 +21,7 @@ from attrs import frozen
 from keys import envelope as cse1
 from keys import lifecycle, tree
 from keys.custodian import Custodian, Signature
+from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
 from keys.envelope import FieldContext, Subkey
 from keys.errors import (
@@ -97,6 +98,7 @@ class Keyring:
         custodian, store, fences, leases: the four collaborators; `open_embedded` makes them from a folder.
         random_bytes: source of salts and nonces.
         clock_seconds: monotonic; ages writer sessions.
+        effects: the gate of durable effects.
     """
 
     def __init__(
@@ -108,7 +110,9 @@ class Keyring:
         *,
         random_bytes: Callable[[int], bytes] = os.urandom,
         clock_seconds: Callable[[], float] = time.monotonic,
+        effects: Effects | None = None,
     ) -> None:
+        self._effects = effects or Effects()
         self.custodian = custodian
         self.fences = fences
         self.leases = leases
@@ -158,7 +162,8 @@ class Keyring:
                 plan[value] = NewKey(ref or self._random(REF_BYTES), code, life.generation, names)
             new = [key for key in plan.values() if isinstance(key, NewKey)]
             if new:
-                self.tree.create(writer, new)
+                with self._effects("keys.provision"):
+                    self.tree.create(writer, new)
         return [
             item if item is not None else _outcome(plan[value])
             for value, item in zip(values, found, strict=True)
@@ -234,7 +239,8 @@ class Keyring:
             ]
             top = max(generations, default=1)
             entries.append((self.fences.subject_tag(subject), self.fences.ref_tag(ref), purpose, top))
-        return self.fences.append(entries, request_id)
+        with self._effects("keys.fence"):
+            return self.fences.append(entries, request_id)
 
     def destroy(self, refs: Sequence[bytes], fences: Sequence[Fence]) -> int:
         """Destroys the records of fenced refs. Repeating it is success. Returns how many were there.
@@ -246,7 +252,7 @@ class Keyring:
         if any(self.fences.ref_tag(ref) not in tags for ref in refs):
             raise InvalidTransition("cannot destroy a key that is not fenced")
         gone = 0
-        with self._store.transaction() as writer:
+        with self._effects("keys.destroy"), self._store.transaction() as writer:
             for purpose in {fence.purpose for fence in fences}:
                 marked = {fence.ref_tag for fence in fences if fence.purpose == purpose}
                 mine = [ref for ref in refs if self.fences.ref_tag(ref) in marked]
@@ -304,9 +310,9 @@ class Keyring:
                 raise RestoreGateClosed(f"not safe to read: {why}")
             time.sleep(0.05)
 
-    def close_epoch(self, gate: Callable[[str], None] = lambda name: None) -> EpochClose:
+    def close_epoch(self) -> EpochClose:
         """Rotates the root and retires what came before; see `KeyTree.close_epoch`."""
-        closed = self.tree.close_epoch(gate)
+        closed = self.tree.close_epoch(self._effects)
         self.tree.forget_cached()
         return closed
 
@@ -561,6 +567,7 @@ def open_embedded(
     *,
     fence_path: Path | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    effects: Effects | None = None,
 ) -> Keyring:
     """The keyring of a folder: root file, page store, fence log and leases.
 
@@ -568,6 +575,7 @@ def open_embedded(
         home: the folder of keys, made with mode 0700.
         fence_path: where the fence log lies; put it on another disk than the page store.
         clock: gives the time of fences.
+        effects: the gate of durable effects.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     custodian = EmbeddedCustodian.create(home / "root.key")

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from keys import tree
 from keys.custodian import Custodian
+from keys.effects import Effects
 from keys.errors import PageDamaged, PageMissing, RootKeyRetired, RootMismatch
 from keys.pagestore import BlindRow, NodeRow, PageRow, PageStore, PageWriter
 
@@ -169,14 +170,13 @@ class KeyTree:
 
     # -- epochs ------------------------------------------------------------------------------------
 
-    def close_epoch(self, gate: Callable[[str], None] = lambda name: None) -> EpochClose:
+    def close_epoch(self, effects: Effects) -> EpochClose:
         """Rotates the root, rewraps every node key, retires the old versions and proves it.
 
         Resumable: a killed close leaves wraps of a live version; the next one does all of it.
         """
         kept_context, kept = self._canary()
-        gate("rotate")
-        with self.store.transaction() as writer:
+        with effects("keys.rotate"), self.store.transaction() as writer:
             version = self.custodian.rotate()
             rows = self.store.nodes()
             wrapped = self.custodian.rewrap([(self._node_context(r.node_id), r.wrapped) for r in rows])
@@ -184,10 +184,8 @@ class KeyTree:
                 writer.put_node(NodeRow(row.node_id, 0, fresh, row.body), row.version)
             canary = self.custodian.wrap([(kept_context, self._random(32))])[0]
             writer.set_meta(_CANARY, canary.hex())
-            gate("rewrapped")
         self.store.flush_deleted()
-        gate("retire")
-        with self.store.transaction():  # nobody wraps while versions are retired
+        with effects("keys.retire"), self.store.transaction():  # nobody wraps meanwhile
             self.custodian.retire(version)
         return EpochClose(version, len(rows), 5, self._is_refused(kept_context, kept))
 

@@ -1,0 +1,329 @@
+"""Blocks: events of one (subject, type, version, facet) in one row, in the open and in the sealed part.
+
+`seal_events` turns a frame of events into block rows; `open_blocks` turns rows back into events.
+Both work on a whole batch a column at a time and touch Python once per block, not once per event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import zstandard
+from attrs import frozen
+
+from keys import Held, Opener, SealSession, Shredded
+from lake import avro
+from lake.events import sealing_context
+from lake.eventtypes import OPEN_HEAD, SEALED_HEAD, EventType, Facet
+
+MAX_BLOCK_EVENTS: Final = 4096
+TAG_BYTES: Final = 8
+BUCKET_PREFIX_BYTES: Final = 2
+BLOCK_COLUMNS: Final = (
+    "block_id",
+    "subject_ref",
+    "generation",
+    "event_type",
+    "schema_version",
+    "facet",
+    "primary",
+    "event_count",
+    "ingested_at",
+    "occurred_from",
+    "occurred_to",
+    "source",
+    "source_from",
+    "source_to",
+    "open",
+    "sealed",
+)
+_LOCAL = threading.local()
+
+
+def uuid7s(count: int, now_ms: int, random_bytes: Callable[[int], bytes] = os.urandom) -> list[bytes]:
+    """`count` UUIDs of version 7 (RFC 9562) of one millisecond, 16 bytes each."""
+    head = struct.pack(">Q", now_ms)[2:]
+    noise = random_bytes(10 * count)
+    ids = []
+    for at in range(0, 10 * count, 10):
+        tail = noise[at : at + 10]
+        ids.append(head + bytes((0x70 | tail[0] & 0x0F, tail[1], 0x80 | tail[2] & 0x3F)) + tail[3:])
+    return ids
+
+
+def event_tags(frame: pl.DataFrame, refs: Sequence[bytes], tag_keys: dict[bytes, bytes]) -> pl.Series:
+    """8 bytes per event that are equal exactly for equal (source, id) of one subject.
+
+    They stay in the open part, so duplicates are still known after the subject's key is gone; keyed
+    by the subject, they then say nothing else (BLAKE2b, RFC 7693).
+    """
+    new, out = hashlib.blake2b, []
+    sources, ids = frame.get_column("source"), frame.get_column("event_id")
+    for ref, source, event_id in zip(refs, sources, ids, strict=True):
+        name = f"{source}\0{event_id}".encode()
+        out.append(new(name, digest_size=TAG_BYTES, key=tag_keys[ref]).digest())
+    return pl.Series("_tag", out, dtype=pl.Binary)
+
+
+def seal_events(
+    frame: pl.DataFrame,
+    event_type: EventType,
+    facet: Facet,
+    *,
+    session: SealSession,
+    table_uuid: bytes,
+    ingested_at: datetime,
+    source: int,
+) -> pl.DataFrame:
+    """Block rows of events of one type.
+
+    Args:
+        frame: `ref`, `_tag`, `_rev`, `_day`, `subject`, `source`, `event_id`, `occurred_at`,
+            `position` and the type's fields.
+        facet: whose part is sealed; `ref` is that person's.
+
+    Returns:
+        A frame of `BLOCK_COLUMNS`, as many rows as blocks; rows of subjects that were erased
+        meanwhile are left out.
+    """
+    frame = frame.sort("ref", "position", maintain_order=True)
+    cuts = _cuts(frame.get_column("ref"))
+    counts = np.diff(cuts)
+    sealed_part = frame.select(
+        pl.col("subject").alias("_subject"),
+        pl.col("source").alias("_source"),
+        pl.col("event_id").alias("_id"),
+        pl.col("occurred_at").dt.timestamp("us").alias("_time"),
+        pl.col("position").alias("_position"),
+        *(name for name in event_type.sealed_schema(facet) if name not in SEALED_HEAD),
+    )
+    starts = cuts[:-1]
+    refs = frame.get_column("ref").gather(starts).to_list()
+    block_ids = uuid7s(len(refs), time.time_ns() // 1_000_000)
+    sealed = session.seal(
+        sealing_context(table_uuid, event_type, facet), refs, block_ids, _bodies(sealed_part, cuts)
+    )
+    compressor = _compressor()
+    opened = [
+        avro.pack(body, compressor) for body in _bodies(frame.select(list(event_type.open_schema)), cuts)
+    ]
+    spans = _spans(frame, counts)
+    rows = pl.DataFrame(
+        {
+            "block_id": pl.Series(block_ids, dtype=pl.Binary),
+            "subject_ref": pl.Series(refs, dtype=pl.Binary),
+            "generation": pl.Series(
+                [0 if isinstance(s, Shredded) else int.from_bytes(s[3:5], "big") for s in sealed],
+                dtype=pl.Int32,
+            ),
+            "event_count": pl.Series(counts, dtype=pl.Int32),
+            "occurred_from": spans.get_column("first"),
+            "occurred_to": spans.get_column("last"),
+            "source_from": spans.get_column("source_from"),
+            "source_to": spans.get_column("source_to"),
+            "open": pl.Series(opened, dtype=pl.Binary),
+            "sealed": pl.Series([None if isinstance(s, Shredded) else s for s in sealed], dtype=pl.Binary),
+        }
+    )
+    return rows.filter(pl.col("sealed").is_not_null()).select(
+        "block_id",
+        "subject_ref",
+        "generation",
+        pl.lit(event_type.name).alias("event_type"),
+        pl.lit(event_type.version, pl.Int32).alias("schema_version"),
+        pl.lit(str(facet)).alias("facet"),
+        pl.lit(facet == event_type.facets[0]).alias("primary"),
+        "event_count",
+        pl.lit(ingested_at).cast(pl.Datetime("us", "UTC")).alias("ingested_at"),
+        "occurred_from",
+        "occurred_to",
+        pl.lit(source, pl.Int32).alias("source"),
+        "source_from",
+        "source_to",
+        "open",
+        "sealed",
+    )
+
+
+@frozen
+class Opened:
+    """Events of one (type, version, facet).
+
+    Attributes:
+        frame: one row per event: `subject_ref`, `ingest_day`, `_order` (block number), `_tag`, `_rev`,
+            `occurred_on`, the anonymous fields asked for, `shredded`; with personal fields also
+            `subject`, `source`, `event_id`, `occurred_at`, `position` and the fields asked for, null
+            where shredded.
+        shredded_events, held_events: how many rows have no personal part, and why.
+        shredded_refs: handles whose key is gone.
+    """
+
+    frame: pl.DataFrame
+    shredded_events: int
+    held_events: int
+    shredded_refs: frozenset[bytes]
+
+
+def open_blocks(
+    rows: pl.DataFrame,
+    event_type: EventType,
+    facet: Facet,
+    *,
+    fields: Sequence[str],
+    personal: bool,
+    opener: Opener | None,
+    table_uuid: bytes,
+) -> Opened:
+    """The events of block rows, in the order of rows and of records inside.
+
+    Args:
+        rows: `BLOCK_COLUMNS` of one (type, version, facet), and `_n`, the place in ingest order.
+        fields: which of the type's fields to decode.
+        personal: whether to open the sealed part.
+        opener: needed where `personal`.
+
+    Raises:
+        EnvelopeError, KeysError: see `keys.Opener.open`.
+        CorruptBlock: a body does not hold what its columns promise.
+    """
+    counts = rows.get_column("event_count").to_numpy()
+    decompressor = _decompressor()
+    opens = [avro.unpack(body, decompressor) for body in rows.get_column("open").to_list()]
+    open_fields = [f.name for f in event_type.fields if f.anonymous and f.name in fields]
+    base = avro.decode(opens, counts.tolist(), event_type.open_schema, [*OPEN_HEAD, *open_fields])
+    block_of = pl.Series(np.repeat(np.arange(rows.height, dtype=np.int64), counts))
+    frame = base.with_columns(
+        rows.get_column("subject_ref").gather(block_of),
+        rows.get_column("ingested_at").dt.date().gather(block_of).alias("ingest_day"),
+        rows.get_column("_n").gather(block_of).alias("_order"),
+    ).rename({"_day": "occurred_on"})
+    if not personal:
+        return Opened(frame.with_columns(shredded=pl.lit(False)), 0, 0, frozenset())
+    assert opener is not None
+    return _with_personal(frame, rows, block_of, event_type, facet, fields, opener, table_uuid)
+
+
+def _with_personal(
+    frame: pl.DataFrame,
+    rows: pl.DataFrame,
+    block_of: pl.Series,
+    event_type: EventType,
+    facet: Facet,
+    fields: Sequence[str],
+    opener: Opener,
+    table_uuid: bytes,
+) -> Opened:
+    counts = rows.get_column("event_count").to_list()
+    refs = rows.get_column("subject_ref").to_list()
+    envelopes = rows.get_column("sealed").to_list()
+    present = [at for at, envelope in enumerate(envelopes) if envelope is not None]
+    block_ids = rows.get_column("block_id").to_list()
+    opened = opener.open(
+        sealing_context(table_uuid, event_type, facet),
+        [refs[at] for at in present],
+        [block_ids[at] for at in present],
+        [envelopes[at] for at in present],
+    )
+    alive: list[int] = []
+    bodies: list[bytes] = []
+    held = 0
+    dead_refs: set[bytes] = set()
+    for at, body in zip(present, opened, strict=True):
+        if isinstance(body, Shredded):
+            dead_refs.add(refs[at])
+        elif isinstance(body, Held):
+            held += counts[at]
+        else:
+            alive.append(at)
+            bodies.append(body)
+    schema = event_type.sealed_schema(facet)
+    wanted = [*SEALED_HEAD, *(n for n in schema if n in fields and n not in SEALED_HEAD)]
+    sealed = avro.decode(bodies, [counts[at] for at in alive], schema, wanted).select(
+        pl.col("_subject").alias("subject"),
+        pl.col("_source").alias("source"),
+        pl.col("_id").alias("event_id"),
+        pl.from_epoch("_time", "us").dt.replace_time_zone("UTC").alias("occurred_at"),
+        pl.col("_position").alias("position"),
+        *wanted[len(SEALED_HEAD) :],
+    )
+    is_alive = np.zeros(len(counts), dtype=bool)
+    is_alive[alive] = True
+    alive_events = is_alive[block_of.to_numpy()]
+    mask = pl.Series("shredded", ~alive_events)
+    living = pl.concat([frame.filter(~mask), sealed], how="horizontal").with_columns(shredded=pl.lit(False))
+    if alive_events.all():
+        return Opened(living, 0, 0, frozenset())
+    dead = frame.filter(mask).with_columns(shredded=pl.lit(True))
+    together = pl.concat([living, dead], how="diagonal").sort("_order", maintain_order=True)
+    return Opened(together, int((~alive_events).sum()) - held, held, frozenset(dead_refs))
+
+
+def bucket_of(refs: pl.Expr, bits: int) -> pl.Expr:
+    """Bucket number of handles: their leading bits, as UInt32."""
+    number = refs.bin.slice(0, BUCKET_PREFIX_BYTES).bin.reinterpret(dtype=pl.UInt16, endianness="big")
+    return (number // (1 << (16 - bits))).cast(pl.UInt32)
+
+
+def severed_refs(refs: Sequence[bytes], random_bytes: Callable[[int], bytes] = os.urandom) -> list[bytes]:
+    """Fresh handles that keep only the bucket: what the anonymous remainder of a dead block carries."""
+    size = 16 - BUCKET_PREFIX_BYTES
+    noise = random_bytes(size * len(refs))
+    return [ref[:BUCKET_PREFIX_BYTES] + noise[at * size : (at + 1) * size] for at, ref in enumerate(refs)]
+
+
+def _cuts(refs: pl.Series) -> Any:
+    """Where blocks begin, and the end: at every change of subject and every MAX_BLOCK_EVENTS."""
+    if refs.len() == 0:
+        return np.zeros(1, dtype=np.int64)
+    changed = (refs != refs.shift(1)).fill_null(True).to_numpy()
+    starts = np.flatnonzero(changed)
+    lengths = np.diff(np.append(starts, refs.len()))
+    if lengths.max() > MAX_BLOCK_EVENTS:
+        starts = np.concatenate(
+            [np.arange(s, s + n, MAX_BLOCK_EVENTS) for s, n in zip(starts, lengths, strict=True)]
+        )
+    return np.append(starts, refs.len())
+
+
+def _bodies(part: pl.DataFrame, cuts: Any) -> list[bytes]:
+    body, offsets = avro.encode(part)
+    bounds = offsets[cuts].tolist()
+    return [body[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def _spans(frame: pl.DataFrame, counts: Any) -> pl.DataFrame:
+    number = pl.Series("block", np.repeat(np.arange(len(counts), dtype=np.int64), counts))
+    return (
+        frame.select("_day", "position", number)
+        .group_by("block", maintain_order=True)
+        .agg(
+            first=pl.col("_day").min(),
+            last=pl.col("_day").max(),
+            source_from=pl.col("position").min(),
+            source_to=pl.col("position").max() + 1,
+        )
+    )
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    if not hasattr(_LOCAL, "compressor"):
+        _LOCAL.compressor = zstandard.ZstdCompressor(level=3)
+    found: zstandard.ZstdCompressor = _LOCAL.compressor
+    return found
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    if not hasattr(_LOCAL, "decompressor"):
+        _LOCAL.decompressor = zstandard.ZstdDecompressor()
+    found: zstandard.ZstdDecompressor = _LOCAL.decompressor
+    return found

@@ -1,0 +1,87 @@
+"""Errors of the lake."""
+
+from __future__ import annotations
+
+from keys import ShredlakeError
+
+
+class LakeError(ShredlakeError):
+    """Base of this package's errors."""
+
+
+class SchemaError(LakeError):
+    """An event type's schema is not one we can store, or breaks its own older versions."""
+
+    whose_move = "caller"
+    default_next_step = "Correct the schema file and register it again."
+
+
+class MappingError(LakeError):
+    """A field mapping does not fit the file or the event type."""
+
+    whose_move = "caller"
+    default_next_step = "Correct the mapping; docs/mapping.md shows one line by line."
+
+
+class UnknownEventType(LakeError):
+    """No event type of this name and version is registered."""
+
+    whose_move = "caller"
+    default_next_step = "Register it: `shredlake events register SCHEMA.json`."
+
+
+class UnreadableInput(LakeError):
+    """The input as a whole cannot be read (absent, no permission, not the promised format)."""
+
+    whose_move = "caller"
+    default_next_step = "Check the path and the mapping's format."
+
+
+class Fenced(LakeError):
+    """Another writer moved the source on; what this writer prepared must not land."""
+
+    whose_move = "nobody"
+    retry_helps = True
+    default_next_step = "Read the offsets again and continue from there; nothing was written."
+
+
+class EpochMoved(LakeError):
+    """A person was erased while the batch was prepared; it has to be sealed again without them."""
+
+    whose_move = "nobody"
+    retry_helps = True
+    default_next_step = "Prepare the batch again."
+
+
+class CommitConflict(LakeError):
+    """Other writers won every attempt."""
+
+    whose_move = "nobody"
+    retry_helps = True
+    default_next_step = "Repeat the command; nothing was written."
+
+
+class StorageFailed(LakeError):
+    """The disk or object store refused a write. The table is as it was."""
+
+    retry_helps = True
+    default_next_step = "Free space or mend the store, then repeat the command; it continues where it was."
+
+
+class SnapshotGone(LakeError):
+    """The snapshot was expired, or never was."""
+
+    whose_move = "caller"
+    default_next_step = "List what exists with `shredlake lake snapshots`."
+
+
+class CorruptBlock(LakeError):
+    """A block's bodies do not hold the records that its columns promise."""
+
+    default_next_step = "Restore the data file from a backup; run `shredlake lake verify --deep`."
+
+
+class ConservationBroken(LakeError):
+    """A rewrite would have changed the number of events; it was not committed."""
+
+    default_next_step = "Report this with the output of `shredlake lake verify --deep`."

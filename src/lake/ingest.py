@@ -1,0 +1,313 @@
+"""Ingest: parsed lines → sealed blocks → one guarded commit with the source's offsets in it."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import polars as pl
+from attrs import evolve, field, frozen
+from pyiceberg.manifest import DataFile
+from pyiceberg.table.metadata import TableMetadata
+
+from keys import Identity, InvalidName, Keyring, Provisioned, SealSession, SubjectId
+from lake.blocks import event_tags, seal_events
+from lake.errors import EpochMoved, Fenced
+from lake.events import PLAIN_COLUMNS, day_partition
+from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry
+from lake.offsets import AlreadyLanded, Range, ingest_summary, offsets_of, source_number
+from lake.sources import DEFAULT_BATCH_EVENTS, Parsed, Rejected, Source
+from lake.table import Committed, IcebergTable, summary_of
+
+_SERVICE: Final = PRIMARY.purpose
+Progress = Callable[[int, int], None]
+"""Called with (lines done, bytes of blocks written so far)."""
+
+
+@frozen
+class IngestSummary:
+    """What one ingest did.
+
+    Attributes:
+        events: accepted now; `dead` went to the dead letters by reason; `suppressed` belong to erased
+            people and were not stored; `blank` lines hold no event.
+        already: lines that were ingested before.
+        snapshots: commits made.
+    """
+
+    source: str
+    events: int = 0
+    blocks: int = 0
+    stored_bytes: int = 0
+    dead: int = 0
+    suppressed: int = 0
+    blank: int = 0
+    already: int = 0
+    snapshots: tuple[int, ...] = ()
+    reasons: tuple[tuple[str, int], ...] = ()
+    rejected: tuple[Rejected, ...] = field(default=(), repr=False)
+
+
+@frozen
+class _Prepared:
+    files: tuple[DataFile, ...]
+    range: Range
+    epoch: int
+    blocks: int
+    stored_bytes: int
+
+
+class Ingestor:
+    """Writes events of a source into `lake.events`.
+
+    Args:
+        table: the events table.
+        keyring: seals, and knows who is fenced.
+        types: registered event types.
+        clock: gives `ingested_at`.
+    """
+
+    def __init__(
+        self, table: IcebergTable, keyring: Keyring, types: TypeRegistry, clock: Callable[[], datetime]
+    ) -> None:
+        self._table = table
+        self._keyring = keyring
+        self._types = types
+        self._clock = clock
+        self._session: SealSession = keyring.session()
+        self._table_uuid = table.metadata().table_uuid.bytes
+
+    def run(
+        self,
+        source: Source,
+        *,
+        batch_events: int = DEFAULT_BATCH_EVENTS,
+        progress: Progress = lambda lines, stored: None,
+    ) -> IngestSummary:
+        """Ingests what the table does not hold yet; the same source again changes nothing.
+
+        Raises:
+            StorageFailed: the disk refused; run again to continue.
+            CommitConflict, KeysError: nothing was written for the batch in question.
+        """
+        summary = IngestSummary(source.name, already=self._next_line(source))
+        while True:
+            try:
+                return self._continue(source, summary, batch_events, progress)
+            except Fenced:
+                # Another process ingests the same source: what it did counts as done.
+                done = sum((summary.events, summary.dead, summary.suppressed, summary.blank))
+                summary = evolve(summary, already=self._next_line(source) - done)
+
+    def _continue(
+        self, source: Source, summary: IngestSummary, batch_events: int, progress: Progress
+    ) -> IngestSummary:
+        for parsed in source.read(self._next_line(source), batch_events):
+            landed = self._land(source, parsed)
+            lines = parsed.end - parsed.start
+            if landed is None:
+                summary = evolve(summary, already=summary.already + lines)
+                continue
+            prepared, committed = landed
+            reasons = Counter(dict(summary.reasons))
+            reasons.update(r.flaw.reason for r in parsed.rejected)
+            summary = evolve(
+                summary,
+                events=summary.events + prepared.range.events,
+                blocks=summary.blocks + prepared.blocks,
+                stored_bytes=summary.stored_bytes + prepared.stored_bytes,
+                dead=summary.dead + prepared.range.dead,
+                suppressed=summary.suppressed + prepared.range.suppressed,
+                blank=summary.blank + prepared.range.blank,
+                snapshots=(*summary.snapshots, committed.snapshot_id),
+                reasons=tuple(sorted(reasons.items())),
+                rejected=(*summary.rejected, *parsed.rejected),
+            )
+            progress(parsed.end, summary.stored_bytes)
+        return summary
+
+    def _next_line(self, source: Source) -> int:
+        head = self._table.snapshot()
+        return 0 if head is None else offsets_of(summary_of(head)).get(source.name, 0)
+
+    def _land(self, source: Source, parsed: Parsed) -> tuple[_Prepared, Committed] | None:
+        """Commits one batch; None when it is in the table already."""
+        while True:
+            prepared = self._prepare(source, parsed)
+
+            def guard(metadata: TableMetadata, prepared: _Prepared = prepared) -> dict[str, str]:
+                ancestors = [summary_of(s) for s in self._table.history(metadata)]
+                return ingest_summary(
+                    ancestors, [prepared.range], sealed_epoch=prepared.epoch, epoch=self._keyring.epoch()
+                )
+
+            try:
+                return prepared, self._table.commit(prepared.files, guard)
+            except AlreadyLanded:
+                return None
+            except EpochMoved:
+                continue
+
+    def _prepare(self, source: Source, parsed: Parsed) -> _Prepared:
+        """Seals a batch and writes its data file."""
+        epoch = self._keyring.epoch()
+        at = self._clock().astimezone(UTC)
+        number = source_number(source.name)
+        parts: list[pl.DataFrame] = []
+        events = suppressed = 0
+        for event_type, frame in parsed.accepted:
+            blocks, stored, refused = self._seal_type(event_type, frame, at, number)
+            parts.extend(blocks)
+            events += stored
+            suppressed += refused
+        letters, dead, refused = self._seal_letters(source, parsed.rejected, at, number)
+        parts.extend(letters)
+        suppressed += refused
+        files: tuple[DataFile, ...] = ()
+        blocks_made = sum(part.height for part in parts)
+        if blocks_made:
+            rows = pl.concat(parts)
+            partition, folder = day_partition(at.date())
+            files = (self._table.write_file(rows, partition=partition, folder=folder, plain=PLAIN_COLUMNS),)
+        span = Range(source.name, parsed.start, parsed.end, events, dead, suppressed, parsed.blank)
+        assert span.adds_up(), "every line is an event, a dead letter, suppressed or blank"
+        return _Prepared(files, span, epoch, blocks_made, sum(f.file_size_in_bytes for f in files))
+
+    def _seal_type(
+        self, event_type: EventType, frame: pl.DataFrame, at: datetime, number: int
+    ) -> tuple[list[pl.DataFrame], int, int]:
+        """(block rows per facet, events stored, events suppressed)."""
+        frame = frame.with_columns(
+            pl.col("revision").alias("_rev"), pl.col("occurred_at").dt.date().alias("_day")
+        )
+        primary = self._with_refs(frame, "subject", _SERVICE)
+        parts, stored = [], primary.height
+        for facet in event_type.facets:
+            mine = primary if facet == PRIMARY else self._facet_rows(event_type, facet, primary)
+            if mine.height == 0:
+                continue
+            mine = self._tagged(mine)
+            parts.append(
+                seal_events(
+                    mine,
+                    event_type,
+                    facet,
+                    session=self._session,
+                    table_uuid=self._table_uuid,
+                    ingested_at=at,
+                    source=number,
+                )
+            )
+            self._index_identities(event_type, facet, mine)
+        return parts, stored, frame.height - stored
+
+    def _facet_rows(self, event_type: EventType, facet: Facet, primary: pl.DataFrame) -> pl.DataFrame:
+        """The events that have something of this facet, under that person's handle."""
+        own = [f.name for f in event_type.fields if not f.anonymous and f.facet == facet]
+        rows = primary.drop("ref").filter(pl.any_horizontal(pl.col(own).is_not_null()))
+        named_by = event_type.subject_field(facet.role)
+        if named_by is not None:
+            rows = rows.filter(pl.col(named_by).is_not_null()).with_columns(pl.col(named_by).alias("subject"))
+        rows = self._with_refs(rows, "subject", _SERVICE)
+        if facet.purpose == _SERVICE or rows.height == 0:
+            return rows
+        return self._with_refs(rows.drop("ref"), "subject", facet.purpose)
+
+    def _with_refs(self, frame: pl.DataFrame, column: str, purpose: str) -> pl.DataFrame:
+        """Adds `ref`; rows of erased people are dropped."""
+        names = frame.get_column(column).unique(maintain_order=True).to_list()
+        outcomes = self._keyring.provision([SubjectId(name) for name in names], purpose) if names else []
+        found = pl.DataFrame(
+            {
+                column: pl.Series(names, dtype=pl.String),
+                "ref": pl.Series(
+                    [o.ref if isinstance(o, Provisioned) else None for o in outcomes], dtype=pl.Binary
+                ),
+            }
+        )
+        return frame.join(found, on=column, how="left", maintain_order="left").filter(
+            pl.col("ref").is_not_null()
+        )
+
+    def _tagged(self, rows: pl.DataFrame) -> pl.DataFrame:
+        refs = rows.get_column("ref").to_list()
+        keys = self._session.tag_keys(refs)
+        alive = [ref in keys for ref in refs]
+        if not all(alive):  # erased since they were provisioned; the guard will ask for a new batch
+            rows, refs = rows.filter(pl.Series(alive)), [ref for ref in refs if ref in keys]
+        return rows.with_columns(event_tags(rows, refs, keys))
+
+    def _index_identities(self, event_type: EventType, facet: Facet, rows: pl.DataFrame) -> None:
+        pairs: list[tuple[bytes, Identity]] = []
+        for one in event_type.fields:
+            if one.identity is None or one.facet != facet:
+                continue
+            for ref, value in rows.select("ref", one.name).drop_nulls().unique().iter_rows():
+                try:
+                    pairs.append((ref, Identity(one.identity, value)))
+                except InvalidName:
+                    continue  # the value stays in its sealed field; it just cannot be looked up
+        if pairs:
+            self._keyring.add_identities(pairs)
+
+    def _seal_letters(
+        self, source: Source, rejected: Sequence[Rejected], at: datetime, number: int
+    ) -> tuple[list[pl.DataFrame], int, int]:
+        """(block rows of dead letters, letters stored, letters of erased people)."""
+        if not rejected:
+            return [], 0, 0
+        frame = pl.DataFrame(
+            {
+                "subject": [r.subject for r in rejected],
+                "source": pl.Series([source.name] * len(rejected)),
+                "event_id": [str(r.line) for r in rejected],
+                "occurred_at": pl.Series([at] * len(rejected), dtype=pl.Datetime("us", "UTC")),
+                "position": pl.Series([r.line for r in rejected], dtype=pl.Int64),
+                "reason": [r.flaw.reason for r in rejected],
+                "field": pl.Series([r.flaw.field for r in rejected], dtype=pl.String),
+                "feed": pl.Series([source.name] * len(rejected)),
+                "line": pl.Series([r.line for r in rejected], dtype=pl.Int64),
+                "raw": [letter_text(r.raw) for r in rejected],
+            },
+            schema_overrides={"subject": pl.String},
+        ).with_columns(pl.lit(0, pl.Int64).alias("_rev"), pl.col("occurred_at").dt.date().alias("_day"))
+        named = frame.filter(pl.col("subject").is_not_null())
+        known = self._with_refs(named, "subject", _SERVICE)
+        nobody = frame.filter(pl.col("subject").is_null())
+        groups = [known] if known.height else []
+        if nobody.height:
+            minted = self._keyring.mint(1, _SERVICE)[0].ref
+            groups.append(
+                nobody.with_columns(pl.lit("").alias("subject"), pl.lit(minted, pl.Binary).alias("ref"))
+            )
+        letter_type = self._types.get(DEAD_LETTER)
+        parts = []
+        for group in groups:
+            parts.append(
+                seal_events(
+                    self._tagged(group),
+                    letter_type,
+                    PRIMARY,
+                    session=self._session,
+                    table_uuid=self._table_uuid,
+                    ingested_at=at,
+                    source=number,
+                )
+            )
+        return parts, known.height + nobody.height, named.height - known.height
+
+
+def letter_text(raw: bytes) -> str:
+    """A rejected line as text; bytes that are not UTF-8 travel as base64 behind `base64,`."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "base64," + base64.b64encode(raw).decode()
+
+
+def letter_bytes(text: str) -> bytes:
+    """Undoes `letter_text`."""
+    return base64.b64decode(text[7:]) if text.startswith("base64,") else text.encode()

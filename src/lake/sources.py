@@ -1,0 +1,436 @@
+"""Where events come from: JSON Lines of CloudEvents, any CSV with a mapping, and HTTP batches.
+
+A source is a numbered sequence of lines with a name of its own (the file's digest), so that a range of
+lines is ingested exactly once, whoever reads it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import orjson
+import polars as pl
+from attrs import field, frozen
+
+from lake.errors import UnknownEventType, UnreadableInput
+from lake.eventtypes import DEAD_LETTER, EventType, TypeRegistry
+from lake.mapping import Mapping, template_parts
+from lake.validate import (
+    Flaw,
+    Flaws,
+    parse_time,
+    rule_flaws,
+    schema_flaws,
+    subject_flaw,
+    typed_columns,
+)
+
+DEFAULT_BATCH_EVENTS: Final = 100_000
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+_CHUNK_BYTES: Final = 1024 * 1024
+HEAD_COLUMNS: Final = ("subject", "source", "event_id", "occurred_at", "revision", "position")
+
+
+@frozen
+class Rejected:
+    """An event that did not fit; `raw` goes to the dead letters, sealed."""
+
+    line: int
+    flaw: Flaw
+    raw: bytes = field(repr=False)
+    subject: str | None = field(default=None, repr=False)
+
+
+@frozen
+class Parsed:
+    """Lines [start, end) of a source.
+
+    Attributes:
+        accepted: per event type a frame of `HEAD_COLUMNS` and its fields.
+        rejected: what goes to the dead letters.
+        blank: empty lines and the header: neither events nor errors.
+    """
+
+    start: int
+    end: int
+    accepted: tuple[tuple[EventType, pl.DataFrame], ...] = field(repr=False)
+    rejected: tuple[Rejected, ...]
+    blank: int
+
+
+class Source(Protocol):
+    """A named sequence of lines.
+
+    Attributes:
+        name: the same for the same content; holds no identifier and no path.
+        feed: a short label for people.
+        total_bytes: for progress; 0 where unknown.
+    """
+
+    name: str
+    feed: str
+    total_bytes: int
+
+    def read(self, start: int, batch_events: int) -> Iterator[Parsed]:
+        """Batches from line `start` on."""
+        ...
+
+
+@frozen
+class _Candidate:
+    line: int
+    raw: bytes
+    event: dict[str, Any]
+
+
+def parse_cloud_events(
+    lines: Sequence[tuple[int, bytes]], types: TypeRegistry, start: int, end: int
+) -> Parsed:
+    """CloudEvents 1.0 in structured JSON, one per line."""
+    rejected: list[Rejected] = []
+    groups: dict[tuple[str, int], list[_Candidate]] = {}
+    blank = 0
+    for line, raw in lines:
+        if not raw.strip():
+            blank += 1
+            continue
+        event, flaw = _decode(raw)
+        if flaw is None:
+            key, flaw = _type_of(event, types)
+            if flaw is None:
+                groups.setdefault(key, []).append(_Candidate(line, raw, event))
+                continue
+        subject = event.get("subject")
+        usable = subject if subject_flaw(subject) is None else None
+        rejected.append(Rejected(line, flaw, raw, usable))
+    accepted = []
+    for (name, version), candidates in groups.items():
+        event_type = types.get(name, version)
+        frame, refused = _group(event_type, candidates)
+        rejected.extend(refused)
+        if frame.height:
+            accepted.append((event_type, frame))
+    rejected.sort(key=lambda r: r.line)
+    return Parsed(start, end, tuple(accepted), tuple(rejected), blank)
+
+
+def _decode(raw: bytes) -> tuple[dict[str, Any], Flaw | None]:
+    if len(raw) > MAX_LINE_BYTES:
+        return {}, Flaw("line_too_large")
+    try:
+        event = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return {}, Flaw("invalid_utf8")
+        return {}, Flaw("malformed_json")
+    return (event, None) if isinstance(event, dict) else ({}, Flaw("not_an_object"))
+
+
+def _type_of(event: dict[str, Any], types: TypeRegistry) -> tuple[tuple[str, int], Flaw | None]:
+    none = ("", 0)
+    if event.get("specversion", "1.0") != "1.0":
+        return none, Flaw("unknown_specversion", "specversion")
+    for name in ("id", "source", "type"):
+        value = event.get(name)
+        if not isinstance(value, str) or not value:
+            return none, Flaw("missing_attribute" if not value else "wrong_type", name)
+    flaw = subject_flaw(event.get("subject"))
+    if flaw is not None:
+        return none, Flaw(flaw, "subject")
+    if not isinstance(event.get("data"), dict):
+        return none, Flaw("missing_attribute", "data")
+    revision = event.get("revision", 0)
+    if type(revision) is not int or not 0 <= revision < 2**31:
+        return none, Flaw("wrong_type", "revision")
+    version = event.get("schemaversion")
+    versions = types.versions(event["type"]) if event["type"] != DEAD_LETTER else []
+    if not versions:
+        return none, Flaw("unknown_event_type", "type")
+    if version is None:
+        return (event["type"], versions[-1]), None
+    if type(version) is not int or version not in versions:
+        return none, Flaw("unknown_schema_version", "schemaversion")
+    return (event["type"], version), None
+
+
+def _group(event_type: EventType, candidates: list[_Candidate]) -> tuple[pl.DataFrame, list[Rejected]]:
+    records = [c.event["data"] for c in candidates]
+    times = [parse_time(c.event.get("time")) for c in candidates]
+    frame, flaws = typed_columns(event_type, records)
+    flaws = {**rule_flaws(event_type, frame), **flaws}
+    flaws = {**schema_flaws(event_type, enumerate(records)), **flaws}
+    for row, moment in enumerate(times):
+        if moment is None:
+            flaws.setdefault(row, Flaw("invalid_time", "time"))
+    _check_roles(event_type, frame, flaws)
+    head = pl.DataFrame(
+        {
+            "subject": [c.event["subject"] for c in candidates],
+            "source": [c.event["source"] for c in candidates],
+            "event_id": [c.event["id"] for c in candidates],
+            "occurred_at": pl.Series(times, dtype=pl.Datetime("us", "UTC")),
+            "revision": pl.Series([c.event.get("revision", 0) for c in candidates], dtype=pl.Int64),
+            "position": pl.Series([c.line for c in candidates], dtype=pl.Int64),
+        }
+    )
+    refused = [
+        Rejected(candidates[row].line, flaw, candidates[row].raw, candidates[row].event["subject"])
+        for row, flaw in flaws.items()
+    ]
+    return _without(pl.concat([head, frame], how="horizontal"), flaws), refused
+
+
+def _check_roles(event_type: EventType, frame: pl.DataFrame, flaws: Flaws) -> None:
+    """Whoever a facet belongs to must be named where the facet has a value."""
+    for facet in event_type.facets:
+        name = event_type.subject_field(facet.role)
+        if name is not None:
+            for row, value in enumerate(frame.get_column(name)):
+                if value is not None and subject_flaw(value) is not None:
+                    flaws.setdefault(row, Flaw("invalid_subject", name))
+
+
+def _without(frame: pl.DataFrame, flaws: Flaws) -> pl.DataFrame:
+    if not flaws:
+        return frame
+    keep = pl.Series([True] * frame.height)
+    keep = keep.scatter(list(flaws), False)
+    return frame.filter(keep)
+
+
+class _File:
+    """What both file sources share: a digest for a name, and lines that stay bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+            self.total_bytes = path.stat().st_size
+        except OSError as error:
+            raise UnreadableInput(f"the input cannot be read: {error.strerror}") from None
+        self.digest = digest.hexdigest()[:16]
+        full = digest.hexdigest()
+        self.name = f"file:{full}"
+        self.feed = f"file {self.digest}"
+
+    def _lines(self, start: int) -> Iterator[tuple[int, bytes]]:
+        with self._path.open("rb") as file:
+            for number, raw in enumerate(file):
+                if number >= start:
+                    yield number, raw.rstrip(b"\r\n")
+
+
+class JsonLinesFile(_File):
+    """A file of CloudEvents, one JSON object per line.
+
+    Raises:
+        UnreadableInput: absent or unreadable.
+    """
+
+    def __init__(self, path: Path, types: TypeRegistry) -> None:
+        super().__init__(path)
+        self._types = types
+
+    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
+        for lines in _batches(self._lines(start), batch_events):
+            yield parse_cloud_events(lines, self._types, lines[0][0], lines[-1][0] + 1)
+
+
+class MappedFile(_File):
+    """Any CSV (or blank-separated table) with a field mapping.
+
+    Raises:
+        UnreadableInput: absent, unreadable, or without a column that the mapping names.
+    """
+
+    def __init__(self, path: Path, mapping: Mapping) -> None:
+        super().__init__(path)
+        self._mapping = mapping
+        self._header = mapping.columns or self._first_line()
+        absent = mapping.needed_columns() - set(self._header)
+        if absent:
+            raise UnreadableInput(
+                f"the file has no column {', '.join(sorted(absent))}",
+                next_step="Name the file's columns in the mapping's [format] columns.",
+            )
+
+    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
+        for lines in _batches(self._lines(start), batch_events):
+            yield self._parse(lines)
+
+    def _first_line(self) -> tuple[str, ...]:
+        for _, raw in self._lines(0):
+            cells = next(csv.reader([raw.decode("utf-8-sig", "replace")], delimiter=self._mapping.delimiter))
+            return tuple(cell.strip() for cell in cells)
+        return ()
+
+    def _parse(self, lines: list[tuple[int, bytes]]) -> Parsed:
+        mapping, width = self._mapping, len(self._header)
+        numbers: list[int] = []
+        raws: list[bytes] = []
+        cells: list[list[str]] = []
+        rejected: list[Rejected] = []
+        blank = 0
+        for number, raw in lines:
+            if (number == 0 and not mapping.columns) or not raw.strip():
+                blank += 1
+                continue
+            row, flaw = self._cells(raw)
+            if flaw is None and len(row) != width:
+                flaw = Flaw("wrong_column_count")
+            if flaw is not None:
+                rejected.append(Rejected(number, flaw, raw))
+                continue
+            numbers.append(number)
+            raws.append(raw)
+            cells.append(row)
+        columns = list(zip(*cells, strict=True)) if cells else [()] * width
+        table = pl.DataFrame(
+            {
+                name: pl.Series(values, dtype=pl.String)
+                for name, values in zip(self._header, columns, strict=True)
+            }
+        ).with_columns(pl.Series("line", numbers, dtype=pl.Int64))
+        frame, flaws = _map_table(mapping, table, self.digest)
+        subjects = frame.get_column("subject").to_list()
+        for at, found in flaws.items():
+            subject = subjects[at] if subject_flaw(subjects[at]) is None else None
+            rejected.append(Rejected(numbers[at], found, raws[at], subject))
+        rejected.sort(key=lambda r: r.line)
+        good = _without(frame, flaws)
+        accepted = ((mapping.event_type, good),) if good.height else ()
+        return Parsed(lines[0][0], lines[-1][0] + 1, accepted, tuple(rejected), blank)
+
+    def _cells(self, raw: bytes) -> tuple[list[str], Flaw | None]:
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            return [], Flaw("invalid_utf8")
+        if self._mapping.kind == "whitespace":
+            return text.split(), None
+        try:
+            return next(csv.reader(io.StringIO(text), delimiter=self._mapping.delimiter, strict=True)), None
+        except (csv.Error, StopIteration):
+            return [], Flaw("malformed_csv")
+
+
+def _map_table(mapping: Mapping, table: pl.DataFrame, digest: str) -> tuple[pl.DataFrame, Flaws]:
+    """(events, flaws by row) of text columns."""
+    flaws: Flaws = {}
+    by_name = {f.name: f for f in mapping.event_type.fields}
+
+    def mark(reason: str, name: str | None, bad: pl.Series) -> None:
+        for row in bad.arg_true().to_list():
+            flaws.setdefault(row, Flaw(reason, name))
+
+    columns = []
+    for rule in mapping.fields:
+        text = table.get_column(rule.column).str.strip_chars()
+        text = text.set(text == "", None)
+        column = _typed(text, by_name[rule.name].dtype, rule.scale, rule.date_format)
+        mark("wrong_type", rule.name, column.is_null() & text.is_not_null())
+        columns.append(column.alias(rule.name))
+    present = {c.name for c in columns}
+    columns += [
+        pl.Series(f.name, [None] * table.height, dtype=f.dtype)
+        for n, f in by_name.items()
+        if n not in present
+    ]
+    fields = pl.DataFrame(columns).select(list(by_name))
+    clock = table.get_column(mapping.time_column)
+    moment = (
+        clock.str.to_datetime(mapping.time_format, time_unit="us", time_zone="UTC", strict=False)
+        if (mapping.time_format)
+        else pl.Series([parse_time(t) for t in clock], dtype=pl.Datetime("us", "UTC"))
+    )
+    mark("invalid_time", None, moment.is_null())
+    head = table.select(
+        _template(mapping.subject, digest).alias("subject"),
+        pl.lit(mapping.source).alias("source"),
+        _template(mapping.event_id, digest).alias("event_id"),
+        moment.alias("occurred_at"),
+        pl.lit(0, pl.Int64).alias("revision"),
+        pl.col("line").alias("position"),
+    )
+    for row, value in enumerate(head.get_column("subject")):
+        flaw = subject_flaw(value)
+        if flaw is not None:
+            flaws.setdefault(row, Flaw(flaw, "subject"))
+    frame = pl.concat([head, fields], how="horizontal")
+    return frame, {**rule_flaws(mapping.event_type, fields), **flaws}
+
+
+def _typed(text: pl.Series, dtype: pl.DataType, scale: int | None, date_format: str | None) -> pl.Series:
+    if scale is not None:
+        exact = text.cast(pl.Decimal(38, 9), strict=False) * scale
+        whole = exact.cast(pl.Int64, strict=False)
+        return whole.set(whole.cast(pl.Decimal(38, 9)) != exact, None)
+    if dtype == pl.Date:
+        return text.str.to_date(date_format or "%Y-%m-%d", strict=False)
+    if dtype == pl.Boolean:
+        return text.str.to_lowercase().replace_strict(
+            {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False},
+            default=None,
+            return_dtype=pl.Boolean,
+        )
+    return text.cast(dtype, strict=False)
+
+
+def _template(template: str, digest: str) -> pl.Expr:
+    parts: list[pl.Expr] = []
+    for text, name in template_parts(template):
+        if text:
+            parts.append(pl.lit(text))
+        if name == "file":
+            parts.append(pl.lit(digest))
+        elif name == "line":
+            parts.append((pl.col("line") + 1).cast(pl.String))
+        elif name is not None:
+            parts.append(pl.col(name).str.strip_chars())
+    return pl.concat_str(parts)
+
+
+def _batches(lines: Iterable[tuple[int, bytes]], size: int) -> Iterator[list[tuple[int, bytes]]]:
+    batch: list[tuple[int, bytes]] = []
+    for line in lines:
+        batch.append(line)
+        if len(batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class HttpBatch:
+    """One batch of CloudEvents that a client posted.
+
+    Args:
+        events: raw JSON of each event.
+        key: the client's idempotency key; the same key is the same source, so it lands once.
+    """
+
+    def __init__(self, events: Sequence[bytes], key: str, types: TypeRegistry) -> None:
+        self._events = events
+        self._types = types
+        self.name = f"http:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        self.feed = "http"
+        self.total_bytes = sum(map(len, events))
+
+    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
+        lines = list(enumerate(self._events))[start:]
+        for batch in _batches(lines, batch_events):
+            yield parse_cloud_events(batch, self._types, batch[0][0], batch[-1][0] + 1)
+
+
+SourceFactory = Callable[[TypeRegistry], Source]
+__all__ = ["HttpBatch", "JsonLinesFile", "MappedFile", "Parsed", "Rejected", "Source", "UnknownEventType"]

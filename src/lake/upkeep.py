@@ -1,0 +1,239 @@
+"""Upkeep: L0 → L1 compaction, expiry, and the sweep of files that nothing refers to.
+
+Compaction merges the blocks of one subject and type, drops what the duplicate rule drops, and severs
+dead blocks: their sealed bytes and their handle go, the anonymous remainder stays under a fresh random
+handle of the same bucket, so that totals do not move (docs/adr/0004).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+from attrs import frozen
+from pyiceberg.exceptions import ValidationException
+from pyiceberg.manifest import DataFile
+from pyiceberg.table.metadata import TableMetadata
+
+from keys import Keyring
+from lake.blocks import BLOCK_COLUMNS, open_blocks, seal_events, severed_refs, uuid7s
+from lake.dedup import settle
+from lake.errors import ConservationBroken, EpochMoved
+from lake.events import PLAIN_COLUMNS, day_partition
+from lake.eventtypes import EventType, Facet, TypeRegistry
+from lake.lakehouse import Lake
+from lake.offsets import EPOCH, KIND, UPKEEP, carried
+from lake.replay import block_rows, local_path
+from lake.table import IcebergTable, summary_of
+
+L1_ROW_GROUP: Final = 16_384
+KEEP_SNAPSHOTS: Final = 100
+SWEEP_GRACE_SECONDS: Final = 3600
+_UNIX: Final = date(1970, 1, 1)
+
+
+@frozen
+class Compacted:
+    """What one compaction of a day did.
+
+    Attributes:
+        severed_blocks: blocks of erased people whose sealed bytes are gone from the new files.
+        superseded: events that the duplicate rule dropped.
+    """
+
+    day: date
+    snapshot_id: int | None
+    files_before: int
+    files_after: int
+    blocks_before: int
+    blocks_after: int
+    bytes_before: int
+    bytes_after: int
+    severed_blocks: int
+    superseded: int
+
+
+@frozen
+class _Rewritten:
+    rows: pl.DataFrame
+    severed: int
+    superseded: int
+
+
+class Upkeep:
+    """Maintenance of the events table; every step is one guarded commit and safe beside ingest."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._table: IcebergTable = lake.events
+        self._keyring: Keyring = lake.keyring
+        self._types: TypeRegistry = lake.types
+        self._effects = lake.effects
+        self._uuid = lake.events.metadata().table_uuid.bytes
+
+    def days(self) -> dict[date, list[DataFile]]:
+        """Live data files per ingest day."""
+        found: dict[date, list[DataFile]] = {}
+        for file in self._table.files():
+            value = file.partition[0]
+            day = value if isinstance(value, date) else _UNIX + timedelta(days=int(value))
+            found.setdefault(day, []).append(file)
+        return found
+
+    def compact(self, day: date, progress: Callable[[str], None] = lambda text: None) -> Compacted:
+        """Rewrites a day into one L1 file sorted by type and subject.
+
+        Raises:
+            ConservationBroken: counts would change; nothing was committed.
+            KeysError: a block could not be opened for a reason that is no erasure.
+        """
+        while True:
+            files = self.days().get(day, [])
+            if not files:
+                return Compacted(day, None, 0, 0, 0, 0, 0, 0, 0, 0)
+            epoch = self._keyring.epoch()
+            before = block_rows(files, None)
+            rewritten = self._rewrite(before, progress)
+            after = rewritten.rows.sort("event_type", "facet", "subject_ref", "block_id")
+            _check_conservation(before, after, rewritten.superseded)
+            partition, folder = day_partition(day)
+            fresh = self._table.write_file(
+                after, partition=partition, folder=folder, plain=PLAIN_COLUMNS, row_group_rows=L1_ROW_GROUP
+            )
+
+            def guard(metadata: TableMetadata, epoch: int = epoch) -> dict[str, str]:
+                if self._keyring.epoch() != epoch:
+                    raise EpochMoved("somebody was erased while the day was rewritten")
+                head = metadata.current_snapshot()
+                kept = carried(summary_of(head)) if head is not None else {}
+                return {KIND: UPKEEP, EPOCH: str(epoch), **kept}
+
+            try:
+                landed = self._table.commit([fresh], guard, removes=files)
+            except (EpochMoved, ValidationException):
+                continue  # somebody was erased, or another compaction was first: look again
+            return Compacted(
+                day,
+                landed.snapshot_id,
+                len(files),
+                1,
+                before.height,
+                after.height,
+                sum(f.file_size_in_bytes for f in files),
+                fresh.file_size_in_bytes,
+                rewritten.severed,
+                rewritten.superseded,
+            )
+
+    def days_of(self, refs: Sequence[bytes]) -> list[date]:
+        """Ingest days whose live files hold blocks of these handles."""
+        return [day for day, files in self.days().items() if block_rows(files, None, refs).height]
+
+    def expire(self, keep: int = KEEP_SNAPSHOTS) -> list[int]:
+        """Forgets snapshots that no tag names and that are not among the newest `keep`."""
+
+        def choose(metadata: TableMetadata) -> list[int]:
+            tagged = {ref.snapshot_id for ref in metadata.refs.values()}
+            newest = {s.snapshot_id for s in self._table.history(metadata)[:keep]}
+            return [s.snapshot_id for s in metadata.snapshots if s.snapshot_id not in tagged | newest]
+
+        return self._table.expire(choose)
+
+    def sweep(self, grace_seconds: float = SWEEP_GRACE_SECONDS, dry_run: bool = False) -> list[Path]:
+        """Deletes files of the table's folder that no kept snapshot refers to and that are old enough.
+
+        Raises nothing where a file is gone already.
+        """
+        table = self._table.load()
+        root = Path(local_path(table.location()))
+        orphans = []
+        for path in sorted(set(root.rglob("*.parquet")) | set(root.rglob("*.avro"))):
+            if time.time() - path.stat().st_mtime >= grace_seconds:
+                orphans.append(path)
+        referenced = {local_path(uri) for uri in self._referenced()}
+        orphans = [path for path in orphans if str(path) not in referenced]
+        if not dry_run:
+            for path in orphans:
+                with self._effects("sweep"):
+                    path.unlink(missing_ok=True)
+        return orphans
+
+    def _referenced(self) -> set[str]:
+        table = self._table.load()
+        found: set[str] = set()
+        for snapshot in table.metadata.snapshots:
+            found.add(snapshot.manifest_list)
+            for manifest in snapshot.manifests(table.io):
+                if manifest.manifest_path not in found:
+                    found.add(manifest.manifest_path)
+                    entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+                    found.update(entry.data_file.file_path for entry in entries)
+        return found
+
+    def _rewrite(self, before: pl.DataFrame, progress: Callable[[str], None]) -> _Rewritten:
+        parts: list[_Rewritten] = []
+        keys = ("event_type", "schema_version", "facet")
+        for (name, version, facet), rows in before.group_by(*keys, maintain_order=True):
+            progress(str(name))
+            role, _, purpose = str(facet).partition("/")
+            event_type = self._types.get(str(name), int(str(version)))
+            parts.append(self._rewrite_group(rows, event_type, Facet(role, purpose)))
+        return _Rewritten(
+            pl.concat([part.rows for part in parts]),
+            sum(part.severed for part in parts),
+            sum(part.superseded for part in parts),
+        )
+
+    def _rewrite_group(self, rows: pl.DataFrame, event_type: EventType, facet: Facet) -> _Rewritten:
+        opened = open_blocks(
+            rows,
+            event_type,
+            facet,
+            fields=[f.name for f in event_type.fields],
+            personal=True,
+            opener=self._keyring.opener(),
+            table_uuid=self._uuid,
+        )
+        living = opened.frame.filter(~pl.col("shredded"))
+        alive_blocks = set(living.get_column("_order").unique().to_list())
+        rest = rows.filter(~pl.col("_n").is_in(list(alive_blocks)))
+        dead = rest.filter(
+            pl.col("subject_ref").is_in(list(opened.shredded_refs)) & pl.col("sealed").is_not_null()
+        )
+        kept = rest.filter(~pl.col("block_id").is_in(dead.get_column("block_id").to_list()))
+        winners = settle(living, event_type.dedup_window_days)
+        sealed = seal_events(
+            winners.rename({"subject_ref": "ref", "occurred_on": "_day"}),
+            event_type,
+            facet,
+            session=self._keyring.session(),
+            table_uuid=self._uuid,
+            ingested_at=rows.get_column("ingested_at").min() or datetime.now(UTC),  # type: ignore[arg-type]
+            source=0,
+        )
+        parts = [sealed, _sever(dead), kept.select(BLOCK_COLUMNS)]
+        return _Rewritten(
+            pl.concat([part for part in parts if part.height] or parts[:1]),
+            dead.height,
+            living.height - winners.height,
+        )
+
+
+def _sever(dead: pl.DataFrame) -> pl.DataFrame:
+    """Dead blocks without sealed bytes, under new ids and handles; their counts and dates stay."""
+    refs = severed_refs(dead.get_column("subject_ref").to_list())
+    return dead.with_columns(
+        pl.Series("block_id", uuid7s(dead.height, time.time_ns() // 1_000_000), dtype=pl.Binary),
+        pl.Series("subject_ref", refs, dtype=pl.Binary),
+        pl.lit(0, pl.Int32).alias("generation"),
+        pl.lit(None, pl.Binary).alias("sealed"),
+    ).select(BLOCK_COLUMNS)
+
+
+def _check_conservation(before: pl.DataFrame, after: pl.DataFrame, superseded: int) -> None:
+    was, now = int(before["event_count"].sum()), int(after["event_count"].sum())
+    if was != now + superseded:
+        raise ConservationBroken(f"{was} events before, {now} after, {superseded} superseded")

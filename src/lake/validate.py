@@ -1,0 +1,179 @@
+"""Deciding which events fit their type, a column at a time. Pure.
+
+Types and simple rules are checked on whole columns; what uses other JSON Schema keywords is checked
+event by event with `jsonschema`. A reason names the rule and the field, never the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import jsonschema
+import orjson
+import polars as pl
+from attrs import frozen
+
+from keys import InvalidName, SubjectId
+from lake.eventtypes import VECTOR_RULES, EventType, Field
+
+MAX_FIELD_BYTES: Final = 1024 * 1024
+_OWN_KEYWORDS: Final = frozenset(
+    {"anonymous", "role", "purpose", "subject_of", "identity", "type", "format", "description", "title"}
+)
+_PYTHON_TYPES: Final[dict[str, frozenset[type]]] = {
+    "string": frozenset({str}),
+    "integer": frozenset({int}),
+    "number": frozenset({int, float}),
+    "boolean": frozenset({bool}),
+    "object": frozenset({dict}),
+    "array": frozenset({list}),
+}
+_INT64: Final = range(-(2**63), 2**63)
+
+
+@frozen
+class Flaw:
+    """Why an event was rejected: a rule's name and, where there is one, the field."""
+
+    reason: str
+    field: str | None = None
+
+
+Flaws = dict[int, Flaw]
+"""Row → first flaw found."""
+
+
+def typed_columns(event_type: EventType, records: Sequence[dict[str, Any]]) -> tuple[pl.DataFrame, Flaws]:
+    """(one typed column per field, flaws by row) of decoded JSON objects; flawed rows hold nulls."""
+    flaws: Flaws = {}
+    columns = []
+    seen = 0
+    for field in event_type.fields:
+        values = [record.get(field.name) for record in records]
+        present = len(values) - values.count(None)
+        seen += present
+        kind = _kind(event_type, field)
+        odd = set(map(type, values)) - _PYTHON_TYPES[kind] - {type(None)}
+        if odd:
+            for row, value in enumerate(values):
+                if type(value) in odd:
+                    flaws.setdefault(row, Flaw("wrong_type", field.name))
+                    values[row] = None
+        if kind == "integer":
+            for row, value in enumerate(values):
+                if value is not None and value not in _INT64:
+                    flaws.setdefault(row, Flaw("out_of_range", field.name))
+                    values[row] = None
+        columns.append(_column(event_type, field, values, flaws))
+    if seen != sum(map(len, records)):
+        known = {field.name for field in event_type.fields}
+        for row, record in enumerate(records):
+            for name in record.keys() - known:
+                if record[name] is not None:
+                    flaws.setdefault(row, Flaw("unknown_field"))
+    return pl.DataFrame(columns), flaws
+
+
+def rule_flaws(event_type: EventType, frame: pl.DataFrame) -> Flaws:
+    """Rows that break `required`, a size limit or a rule such as `minimum`."""
+    flaws: Flaws = {}
+
+    def mark(reason: str, name: str, bad: pl.Series) -> None:
+        for row in bad.fill_null(False).arg_true().to_list():
+            flaws.setdefault(row, Flaw(reason, name))
+
+    for field in event_type.fields:
+        column = frame.get_column(field.name)
+        if field.required and column.null_count():
+            mark("missing_field", field.name, column.is_null())
+        if field.dtype == pl.String:
+            mark("field_too_large", field.name, column.str.len_bytes() > MAX_FIELD_BYTES)
+        if not field.is_json:
+            for rule, bound in field.rules.items():
+                mark(rule, field.name, _RULES[rule](column, bound))
+    return flaws
+
+
+def schema_flaws(event_type: EventType, records: Iterable[tuple[int, dict[str, Any]]]) -> Flaws:
+    """Rows that break what only `jsonschema` can check; empty at once where the type has no such rule."""
+    validator = _full_validator(event_type)
+    if validator is None:
+        return {}
+    flaws: Flaws = {}
+    for row, record in records:
+        error = next(iter(validator.iter_errors(record)), None)
+        if error is not None:
+            path = str(error.path[0]) if error.path else None
+            flaws[row] = Flaw(str(error.validator), path)
+    return flaws
+
+
+def parse_time(text: object) -> datetime | None:
+    """RFC 3339 with a zone, as UTC; None otherwise."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else None
+
+
+def subject_flaw(value: object) -> str | None:
+    """Why a value cannot name a data subject."""
+    if value is None or value == "":
+        return "missing_subject"
+    if not isinstance(value, str):
+        return "wrong_type"
+    try:
+        SubjectId(value)
+    except InvalidName:
+        return "invalid_subject"
+    return None
+
+
+def _column(event_type: EventType, field: Field, values: list[Any], flaws: Flaws) -> pl.Series:
+    if field.is_json:
+        texts = [None if v is None else orjson.dumps(v, option=orjson.OPT_SORT_KEYS).decode() for v in values]
+        return pl.Series(field.name, texts, dtype=pl.String)
+    if field.dtype == pl.Date:
+        text = pl.Series(field.name, values, dtype=pl.String)
+        column = text.str.to_date("%Y-%m-%d", strict=False)
+        for row in (column.is_null() & text.is_not_null()).arg_true().to_list():
+            flaws.setdefault(row, Flaw("format", field.name))
+        return column
+    if field.dtype == pl.Float64:
+        values = [None if v is None else float(v) for v in values]
+    return pl.Series(field.name, values, dtype=field.dtype)
+
+
+def _kind(event_type: EventType, field: Field) -> str:
+    kind: str = event_type.document["properties"][field.name].get("type", "string")
+    return kind
+
+
+def _full_validator(event_type: EventType) -> jsonschema.Draft202012Validator | None:
+    document = event_type.document
+    top = {"name", "version", "dedup_window_days", "type", "properties", "required", "title", "description"}
+    simple = top | {"$schema", "$id", "additionalProperties"}
+    plain = VECTOR_RULES | _OWN_KEYWORDS
+    if document.keys() <= simple and all(
+        body.keys() <= plain and body.get("type") not in ("object", "array")
+        for body in document["properties"].values()
+    ):
+        return None
+    return jsonschema.Draft202012Validator(document)
+
+
+_RULES: Final[dict[str, Callable[[pl.Series, Any], pl.Series]]] = {
+    "minimum": lambda column, bound: column < bound,
+    "maximum": lambda column, bound: column > bound,
+    "exclusiveMinimum": lambda column, bound: column <= bound,
+    "exclusiveMaximum": lambda column, bound: column >= bound,
+    "minLength": lambda column, bound: column.str.len_chars() < bound,
+    "maxLength": lambda column, bound: column.str.len_chars() > bound,
+    "enum": lambda column, bound: ~column.is_in(bound) & column.is_not_null(),
+    "pattern": lambda column, bound: ~column.str.contains(bound),
+}
