@@ -31,7 +31,7 @@ from keys.errors import (
     TamperedEnvelope,
     WrongKey,
 )
-from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
+from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
 from keys.keyring import GateStatus, Keyring, Opener, Provisioned, SealSession, open_embedded
 from keys.keytree import EpochClose, KeyTree
 from keys.leases import Lease, LeaseBook
@@ -51,6 +51,7 @@ from keys.subjects import (
 __all__ = [
     "ALL_PURPOSES",
     "DEFAULT_PURPOSE",
+    "MAX_BUCKET_BITS",
     "Custodian",
     "CustodianError",
     "CustodianStatus",

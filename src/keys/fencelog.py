@@ -21,6 +21,8 @@ from keys.sqlite import Database
 from keys.subjects import SubjectId
 
 ALL_PURPOSES: Final = "*"
+MAX_BUCKET_BITS: Final = 10
+_BUCKET_MASK: Final = 0xFFC0
 _GENESIS: Final = b"\0" * 32
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS fences (epoch INTEGER PRIMARY KEY, subject_tag BLOB NOT NULL,
@@ -51,6 +53,10 @@ class Fence:
     request_id: str
     fenced_at: str
     chain: bytes
+
+    def bucket(self, bits: int) -> int:
+        """The bucket of the handle, of 2^bits; `bits` is at most `MAX_BUCKET_BITS`."""
+        return int.from_bytes(self.ref_tag[:2], "big") >> (16 - bits)
 
     def covers(self, purpose: str) -> bool:
         """Whether this fence shuts the given purpose."""
@@ -84,8 +90,13 @@ class FenceLog:
         return hmac.digest(self._key, b"subject|" + subject.reveal().encode(), "sha256")[:16]
 
     def ref_tag(self, ref: bytes) -> bytes:
-        """Keyed hash of a handle."""
-        return hmac.digest(self._key, b"ref|" + ref, "sha256")[:16]
+        """16 bytes: the handle's first ten bits in the clear, then its keyed hash.
+
+        The ten bits say which bucket of a view's state has to be derived anew; a lake has at least
+        thousands of people per bucket, so they name nobody.
+        """
+        head = int.from_bytes(ref[:2], "big") & _BUCKET_MASK
+        return head.to_bytes(2, "big") + hmac.digest(self._key, b"ref|" + ref, "sha256")[:14]
 
     def append(self, entries: Sequence[tuple[bytes, bytes, str, int]], request_id: str) -> list[Fence]:
         """Writes fences for (subject_tag, ref_tag, purpose, generation); a repeated one stays as it was."""

@@ -24,7 +24,16 @@ from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry
 from lake.ingest import Ingestor, IngestSummary
 from lake.lakehouse import Lake, open_local_lake
 from lake.mapping import Mapping, load_mapping
-from lake.replay import CLEAR_FIELDS, PERSONAL_HEAD, EventRead, Events, Replay, block_rows, local_path
+from lake.replay import (
+    CLEAR_FIELDS,
+    PERSONAL_HEAD,
+    EventRead,
+    Events,
+    Replay,
+    block_rows,
+    local_path,
+    stored_events,
+)
 from lake.sources import HttpBatch, JsonLinesFile, MappedFile, Rejected, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.upkeep import Compacted, Upkeep
@@ -77,6 +86,7 @@ __all__ = [
     "parse_event_type",
     "privacy_lint",
     "redrive",
+    "stored_events",
     "summary_of",
     "verify",
 ]

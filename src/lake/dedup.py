@@ -7,6 +7,8 @@ type's `dedup_window_days` after the ingest day it was first seen; then it may b
 
 from __future__ import annotations
 
+from datetime import date
+
 import polars as pl
 
 
@@ -18,13 +20,14 @@ def settle(events: pl.DataFrame, window_days: int) -> pl.DataFrame:
         window_days: how long a tag is remembered.
 
     Returns:
-        The winners in their order; the very same frame where nothing repeats.
+        The winners in their order, with `_first_day`: the ingest day their tag was first seen.
     """
     if events.height == 0 or events.get_column("_tag").n_unique() == events.height:
-        return events
+        return events.with_columns(pl.col("ingest_day").alias("_first_day"))
     numbered = events.with_row_index("_row")
     twice = numbered.filter(pl.col("_tag").is_duplicated()).select("_row", "_tag", "_rev", "ingest_day")
     losers: list[int] = []
+    first_days: dict[int, date] = {}
     for (_,), group in twice.sort("_tag", "ingest_day", "_row").group_by("_tag", maintain_order=True):
         first_day, best, best_rev = None, -1, -1
         for row, _, rev, day in group.iter_rows():
@@ -35,5 +38,14 @@ def settle(events: pl.DataFrame, window_days: int) -> pl.DataFrame:
                 best, best_rev = row, rev
             else:
                 losers.append(row)
-    gone = pl.Series(losers, dtype=pl.UInt32)
-    return numbered.filter(~pl.col("_row").is_in(gone.implode())).drop("_row")
+            first_days[best] = first_day
+    since = pl.DataFrame(
+        {"_row": list(first_days), "_first_day": list(first_days.values())},
+        schema={"_row": numbered.schema["_row"], "_first_day": pl.Date()},
+    )
+    return (
+        numbered.filter(~pl.col("_row").is_in(losers))
+        .join(since, on="_row", how="left", maintain_order="left")
+        .with_columns(pl.coalesce("_first_day", "ingest_day").alias("_first_day"))
+        .drop("_row")
+    )

@@ -12,7 +12,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table.snapshots import Snapshot
 
 from keys import Keyring, Opener
-from lake.blocks import BLOCK_COLUMNS, Opened, open_blocks
+from lake.blocks import BLOCK_COLUMNS, Opened, bucket_of, open_blocks
 from lake.dedup import settle
 from lake.errors import SnapshotGone
 from lake.eventtypes import OPEN_HEAD, PRIMARY, EventType, Facet, TypeRegistry
@@ -204,6 +204,7 @@ def block_rows(
     read: EventRead | None,
     refs: Sequence[bytes] | None = None,
     ref_range: tuple[bytes, bytes | None] | None = None,
+    columns: Sequence[str] = BLOCK_COLUMNS,
 ) -> pl.DataFrame:
     """Block rows in ingest order with their place `_n`; files that cannot hold them are not opened."""
     low = min(refs) if refs else ref_range[0] if ref_range else None
@@ -220,8 +221,23 @@ def block_rows(
         scan = scan.filter(pl.col("subject_ref") >= pl.lit(ref_range[0], pl.Binary))
         if ref_range[1] is not None:
             scan = scan.filter(pl.col("subject_ref") < pl.lit(ref_range[1], pl.Binary))
+    if set(columns) != set(BLOCK_COLUMNS):
+        return scan.select(columns).collect()
     rows = scan.collect().sort("ingested_at", "source", "source_from", "block_id")
     return rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_n"))
+
+
+def stored_events(
+    files: Sequence[DataFile],
+    read: EventRead,
+    bits: int,
+    ref_range: tuple[bytes, bytes | None] | None = None,
+) -> pl.DataFrame:
+    """`bucket`, `stored`: events per bucket, counted from block columns without opening anything."""
+    rows = block_rows(files, read, ref_range=ref_range, columns=("subject_ref", "event_count"))
+    return rows.group_by(bucket_of(pl.col("subject_ref"), bits).alias("bucket")).agg(
+        pl.col("event_count").cast(pl.Int64).sum().alias("stored")
+    )
 
 
 def local_path(uri: str) -> str:

@@ -1,1 +1,114 @@
-"""projections"""
+"""projections: one definition, four uses.
+
+Views are pure functions of (input snapshot, code, erasure epoch): built beside the published version,
+checked, switched atomically, rolled back in one step, and asked as of any moment.
+"""
+
+from pathlib import Path
+
+from keys import Effects
+from lake import Lake
+from projections.aggregates import Count, Distinct, First, Last, Max, Min, Sum
+from projections.build import Builder, Built, Progress
+from projections.compute import derive, result
+from projections.definition import Check, Fold, Projection, View, grain, non_negative, unique, within
+from projections.derive import Deriver, DeriveTask, view_is_personal
+from projections.errors import (
+    DefinitionError,
+    GateClosed,
+    NotPublished,
+    ProjectionError,
+    StaleEpoch,
+    StateDamaged,
+    UnknownView,
+)
+from projections.executors import Executor, InProcess, ProcessPool
+from projections.fingerprint import fingerprint
+from projections.ledger import Ledger, Publication, Release
+from projections.registry import ViewRegistry
+from projections.state import StateStore
+from projections.tables import ViewTables
+from projections.views import Answer, PersonAnswer, Reconciled, Views, utc
+
+
+def open_views(
+    lake: Lake,
+    home: Path,
+    registry: ViewRegistry,
+    *,
+    executor: Executor | None = None,
+    code_folder: Path | None = None,
+    bits: int = 8,
+) -> Views:
+    """The views of a lake with state and ledger under `home`.
+
+    Args:
+        executor: where buckets are derived; in this process where none is given.
+        code_folder: whose git state publications record.
+        bits: 2^bits buckets per view.
+    """
+    effects: Effects = lake.effects
+    ledger = Ledger(home / "ledger.db", lake.clock, effects)
+    tables = ViewTables(lake.catalog, lake.keyring, effects)
+    builder = Builder(
+        lake,
+        registry,
+        StateStore(home / "states.db", lake.keyring, effects),
+        tables,
+        ledger,
+        executor or InProcess(Deriver(lake, registry)),
+        bits=bits,
+        code_folder=code_folder,
+        clock=lake.clock,
+    )
+    return Views(lake, registry, builder, tables, ledger)
+
+
+__all__ = [
+    "Answer",
+    "Builder",
+    "Built",
+    "Check",
+    "Count",
+    "DefinitionError",
+    "DeriveTask",
+    "Deriver",
+    "Distinct",
+    "Executor",
+    "First",
+    "Fold",
+    "GateClosed",
+    "InProcess",
+    "Last",
+    "Ledger",
+    "Max",
+    "Min",
+    "NotPublished",
+    "PersonAnswer",
+    "ProcessPool",
+    "Progress",
+    "Projection",
+    "ProjectionError",
+    "Publication",
+    "Reconciled",
+    "Release",
+    "StaleEpoch",
+    "StateDamaged",
+    "StateStore",
+    "Sum",
+    "UnknownView",
+    "View",
+    "ViewRegistry",
+    "ViewTables",
+    "Views",
+    "derive",
+    "fingerprint",
+    "grain",
+    "non_negative",
+    "open_views",
+    "result",
+    "unique",
+    "utc",
+    "view_is_personal",
+    "within",
+]

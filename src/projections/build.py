@@ -1,0 +1,378 @@
+"""`build(views)`: the one primitive behind first build, catch-up, re-derivation and rebuild.
+
+Per view and bucket the plan is one of: nothing to do; merge what is new; derive anew. A bucket is
+derived anew when it has no state, when somebody in it was erased since, when a correction or a Fold
+asks for it, or when the way from its snapshot to the target is not kept any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+from attrs import evolve, frozen
+from pyiceberg.table.snapshots import Snapshot
+
+from lake import EventRead, Events, Lake, SnapshotGone, bucket_of, stored_events
+from lake.offsets import offsets_of
+from lake.table import summary_of
+from projections.compute import BUCKET, Partial, forget, merge, novelty, result
+from projections.definition import SUBJECT, Fold, View, event_reads, grain
+from projections.derive import DeriveTask, derive_view, runs, shared_reads, view_is_personal
+from projections.errors import GateClosed
+from projections.executors import Executor
+from projections.fingerprint import fingerprint, library_versions
+from projections.ledger import Ledger, Publication
+from projections.registry import ViewRegistry
+from projections.state import BucketState, StateStore
+from projections.tables import ViewTables, column_types
+
+DEFAULT_BITS = 8
+EVENTS_PER_TASK = 2_000_000
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
+
+
+@frozen
+class Built:
+    """A built version, not yet seen by readers.
+
+    Attributes:
+        publication: the record it will be released with.
+        derived, merged, reused: buckets by what was done to them.
+    """
+
+    publication: Publication
+    derived: int
+    merged: int
+    reused: int
+
+
+@frozen
+class _Plan:
+    view: View
+    version: str
+    personal: bool
+    derive: frozenset[int]
+    behind: Mapping[int, frozenset[int]]  # snapshot → buckets that stand there
+
+
+class Builder:
+    """Builds views of one lake.
+
+    Args:
+        bits: 2^bits buckets per view.
+        code_folder: whose git state is recorded.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        views: ViewRegistry,
+        states: StateStore,
+        tables: ViewTables,
+        ledger: Ledger,
+        executor: Executor,
+        *,
+        bits: int = DEFAULT_BITS,
+        code_folder: Path | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._lake = lake
+        self._views = views
+        self._states = states
+        self._tables = tables
+        self._ledger = ledger
+        self._executor = executor
+        self._bits = bits
+        self._code_folder = code_folder
+        self._clock = clock
+        self._replay = lake.replay()
+
+    def version_of(self, view: View) -> str:
+        """Fingerprint of a view as it is now."""
+        names = {target.partition("/")[0] for target in view.reads}
+        return fingerprint(view, {name: self._lake.types.get(name) for name in names})
+
+    def build(
+        self,
+        names: Sequence[str],
+        *,
+        snapshot_id: int | None = None,
+        rebuild: bool = False,
+        who: str = "",
+        why: str = "",
+        progress: Progress = lambda what, done, total: None,
+    ) -> list[Built]:
+        """Builds views up to one snapshot, in one shared scan.
+
+        Args:
+            snapshot_id: of `lake.events`; the head where none is named.
+            rebuild: derive every bucket anew.
+
+        Raises:
+            GateClosed: a conservation or view check failed; states stay, nothing is published.
+            SnapshotGone: there is no such snapshot, or no event at all.
+        """
+        views = [self._views.get(name) for name in names]
+        target = self._lake.events.snapshot(snapshot_id)
+        if target is None:
+            raise SnapshotGone("the lake holds no event yet", next_step="Ingest some first.")
+        while True:
+            epoch = self._lake.keyring.epoch()
+            plans = [self._plan(view, target, rebuild, epoch) for view in views]
+            plans, merged = self._merge_news(plans, target, epoch)
+            self._derive(plans, target, epoch, progress)
+            if self._lake.keyring.epoch() == epoch:
+                break  # otherwise somebody was erased meanwhile: their buckets are derived again
+        return [self._finish(plan, target, epoch, merged, who, why) for plan in plans]
+
+    def recompute(self, view: View, snapshot_id: int) -> pl.DataFrame:
+        """The view's rows from a snapshot with today's keys; nothing is kept or published."""
+        partials: list[Partial] = []
+        for task in self._tasks((view.name,), snapshot_id, range(1 << self._bits)):
+            partials.extend(done[view.name] for done in self._executor.map([task]))
+        return result(view, pl.concat([p.rows for p in partials if p.rows.height] or [partials[0].rows]))
+
+    # -- planning ----------------------------------------------------------------------------------
+
+    def _plan(self, view: View, target: Snapshot, rebuild: bool, epoch: int) -> _Plan:
+        version = self.version_of(view)
+        personal = view_is_personal(self._lake, view)
+        known = {} if rebuild else self._states.known(version)
+        missing = set(range(1 << self._bits)) - known.keys()
+        stale: set[int] = set()
+        if personal and known:
+            oldest = min(state.epoch for state in known.values())
+            for fence in self._lake.keyring.fences.all():
+                bucket = fence.bucket(self._bits)
+                if fence.epoch > oldest and bucket in known and known[bucket].epoch < fence.epoch:
+                    stale.add(bucket)
+        behind: dict[int, set[int]] = {}
+        for bucket, state in known.items():
+            if bucket not in stale and state.snapshot_id != target.snapshot_id:
+                behind.setdefault(state.snapshot_id, set()).add(bucket)
+        return _Plan(
+            view,
+            version,
+            personal,
+            frozenset(missing | stale),
+            {at: frozenset(buckets) for at, buckets in behind.items()},
+        )
+
+    def _tasks(self, names: tuple[str, ...], snapshot_id: int, buckets: Iterable[int]) -> list[DeriveTask]:
+        """Tasks of about EVENTS_PER_TASK events each, over runs of buckets."""
+        head = self._lake.events.snapshot(snapshot_id)
+        total = int(summary_of(head).get("total-records", "0")) if head else 0
+        count = 1 << self._bits
+        per_task = max(1, count * EVENTS_PER_TASK // max(total * 4, 1))
+        tasks = []
+        for first, last in runs(buckets):
+            for start in range(first, last + 1, per_task):
+                end = min(start + per_task - 1, last)
+                tasks.append(DeriveTask(names, snapshot_id, start, end, self._bits))
+        return tasks
+
+    # -- deriving ----------------------------------------------------------------------------------
+
+    def _derive(self, plans: list[_Plan], target: Snapshot, epoch: int, progress: Progress) -> None:
+        """Derives every planned bucket; views with the same buckets share their scan."""
+        groups: dict[frozenset[int], list[_Plan]] = {}
+        for plan in plans:
+            if plan.derive:
+                groups.setdefault(plan.derive, []).append(plan)
+        for buckets, together in groups.items():
+            names = tuple(plan.view.name for plan in together)
+            tasks = self._tasks(names, target.snapshot_id, buckets)
+            for done, (task, partials) in enumerate(zip(tasks, self._executor.map(tasks), strict=True)):
+                span = [b for b in range(task.first, task.last + 1) if b in buckets]
+                for plan in together:
+                    partial = partials[plan.view.name]
+                    self._states.save(plan.version, partial, span, target.snapshot_id, epoch)
+                progress(", ".join(names), done + 1, len(tasks))
+
+    # -- catching up -------------------------------------------------------------------------------
+
+    def _merge_news(
+        self, plans: list[_Plan], target: Snapshot, epoch: int
+    ) -> tuple[list[_Plan], dict[str, int]]:
+        """Merges what is new into the buckets behind; returns plans that say what is left to derive."""
+        merged: dict[str, int] = {}
+        left = []
+        for plan in plans:
+            todo = set(plan.derive)
+            for after, buckets in plan.behind.items():
+                try:
+                    news = self._news(plan.view, after, target.snapshot_id)
+                except SnapshotGone:
+                    todo |= buckets
+                    continue
+                touched = {b for _, totals in news.values() for b in totals["bucket"].to_list()} & buckets
+                self._states.advance(plan.version, buckets - touched, target.snapshot_id, epoch)
+                if isinstance(plan.view, Fold):
+                    todo |= touched
+                elif touched:
+                    corrected = self._merge(plan, news, touched, target, epoch)
+                    todo |= corrected
+                    merged[plan.view.name] = merged.get(plan.view.name, 0) + len(touched - corrected)
+            left.append(evolve(plan, derive=frozenset(todo)))
+        return left, merged
+
+    def _news(self, view: View, after: int, until: int) -> dict[EventRead, tuple[Events, pl.DataFrame]]:
+        files = self._replay.files_between(after, until)
+        return {
+            read: (self._replay.events(files, read), stored_events(files, read, self._bits))
+            for read in shared_reads(self._lake, [view])
+        }
+
+    def _merge(
+        self,
+        plan: _Plan,
+        news: Mapping[EventRead, tuple[Events, pl.DataFrame]],
+        touched: set[int],
+        target: Snapshot,
+        epoch: int,
+    ) -> set[int]:
+        """Merges news into touched buckets; returns those that a correction asks to derive anew."""
+        known = self._states.known(plan.version)
+        older = self._states.load(plan.version, {b: known[b] for b in touched})
+        corrected: set[int] = set()
+        fresh: dict[EventRead, Events] = {}
+        totals: dict[EventRead, pl.DataFrame] = {}
+        for read, (events, stored) in news.items():
+            window_days = self._lake.types.get(read.event_type).dedup_window_days
+            placed = events.frame.with_columns(bucket_of(pl.col(SUBJECT), self._bits).alias(BUCKET))
+            split = novelty(placed.filter(pl.col(BUCKET).is_in(list(touched))), older.tags, window_days)
+            corrected |= split.corrected
+            fresh[read] = evolve(events, frame=split.fresh.drop(BUCKET))
+            totals[read] = stored.filter(pl.col("bucket").is_in(list(touched)))
+        newer = derive_view(self._lake, plan.view, fresh, totals, self._bits)
+        keep = sorted(touched - corrected)
+        if keep:
+            both = merge(plan.view, older, newer)
+            window_days = max(self._lake.types.get(r.event_type).dedup_window_days for r in news)
+            both = evolve(both, tags=forget(both.tags, self._clock().date(), window_days))
+            self._states.save(plan.version, both, keep, target.snapshot_id, epoch)
+        return corrected
+
+    # -- finishing ---------------------------------------------------------------------------------
+
+    def _finish(
+        self, plan: _Plan, target: Snapshot, epoch: int, merged: Mapping[str, int], who: str, why: str
+    ) -> Built:
+        states = self._states.known(plan.version)
+        whole = self._states.load(plan.version, states)
+        rows = result(plan.view, whole.rows)
+        counts = whole.counts
+        self._check_conservation(plan, target, states, counts)
+        self._check_view(plan, rows)
+        build_id = _build_id(plan, target.snapshot_id, epoch if plan.personal else 0, self._bits)
+        name = self._tables.table_name(plan.view.name, plan.version)
+        subject_grain = grain(plan.view).subject
+        written = self._tables.write(name, build_id, rows, subject_grain)
+        last_day = counts["last_day"].max()
+        sha, dirty = _git_state(self._code_folder)
+        publication = Publication(
+            build_id=build_id,
+            view=plan.view.name,
+            grain=str(grain(plan.view)),
+            personal=plan.personal,
+            table=name,
+            snapshot_id=written.snapshot_id,
+            version=plan.version,
+            input_snapshot=target.snapshot_id,
+            input_sequence=target.sequence_number or 0,
+            offsets=offsets_of(summary_of(target)),
+            watermark=_watermark(last_day, plan.view.lateness),
+            schemas=tuple(_schema_ids(self._lake, plan.view)),
+            epoch=epoch,
+            columns=column_types(rows),
+            rows=rows.height,
+            events_stored=int(counts["stored"].sum()),
+            events_superseded=int(counts["superseded"].sum()),
+            events_shredded=int(counts["shredded"].sum()),
+            events_counted=int(counts["counted"].sum()),
+            digest=written.digest,
+            git_sha=sha,
+            git_dirty=dirty,
+            libraries=library_versions(),
+            built_at=self._clock().astimezone(UTC).isoformat(timespec="milliseconds"),
+            who=who,
+            why=why,
+        )
+        took_in = merged.get(plan.view.name, 0)
+        derived = len(plan.derive)
+        return Built(publication, derived, took_in, len(states) - derived - took_in)
+
+    def _check_conservation(
+        self, plan: _Plan, target: Snapshot, states: Mapping[int, BucketState], counts: pl.DataFrame
+    ) -> None:
+        """Events in the lake = counted + superseded + shredded, over all buckets."""
+        off = counts.filter(pl.col("stored") != pl.col("superseded") + pl.col("shredded") + pl.col("counted"))
+        if off.height or len(states) != 1 << self._bits:
+            raise GateClosed(f"`{plan.view.name}`: {off.height} buckets do not add up")
+        files = self._replay.files(target.snapshot_id)
+        stored = sum(
+            int(stored_events(files, read, self._bits)["stored"].sum())
+            for read in event_reads(plan.view, self._lake.types)
+        )
+        seen, superseded = int(counts["stored"].sum()), int(counts["superseded"].sum())
+        # Compaction drops superseded events from the lake; states remember having seen them.
+        if not seen - superseded <= stored <= seen:
+            raise GateClosed(
+                f"`{plan.view.name}`: the lake holds {stored} events, the buckets {seen}",
+                next_step=f"Run `shredlake views build {plan.view.name} --rebuild`.",
+            )
+
+    def _check_view(self, plan: _Plan, rows: pl.DataFrame) -> None:
+        release = self._ledger.current()
+        published = None
+        if release is not None and plan.view.name in release.entries and not grain(plan.view).subject:
+            old = self._ledger.publication(release.entries[plan.view.name])
+            published = self._tables.read_aggregate(old.table, old.snapshot_id)
+        for check in plan.view.checks:
+            problem = check.test(rows, published)
+            if problem is not None:
+                raise GateClosed(f"`{plan.view.name}`: {check.name} failed: {problem}")
+
+
+def _build_id(plan: _Plan, snapshot_id: int, epoch: int, bits: int) -> str:
+    text = f"{plan.view.name}|{plan.version}|{snapshot_id}|{epoch}|{bits}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _watermark(last_day: object, lateness: timedelta) -> str | None:
+    return (last_day - lateness).isoformat() if isinstance(last_day, date) else None
+
+
+def _schema_ids(lake: Lake, view: View) -> list[str]:
+    names = sorted({target.partition("/")[0] for target in view.reads})
+    return [f"{name}/v{lake.types.versions(name)[-1]}" for name in names]
+
+
+def _git_state(folder: Path | None) -> tuple[str, bool]:
+    """(commit, whether files differ from it) of a folder; ("", False) outside git."""
+    if folder is None:
+        return "", False
+    try:
+        sha = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(folder), "status", "--porcelain", "--", "."],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "", False
+    return sha, bool(changed)

@@ -1,0 +1,176 @@
+"""From events to state, from states to a result. Pure: frames in, frames out.
+
+State is kept per bucket of subjects. Everything here works on many buckets at once, told apart by the
+column `_bucket`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Final
+
+import polars as pl
+from attrs import field, frozen
+
+from lake import Events, bucket_of
+from projections.definition import SUBJECT, Fold, View
+
+BUCKET: Final = "_bucket"
+TAG_SCHEMA: Final = {
+    BUCKET: pl.UInt32(),
+    "_tag": pl.Binary(),
+    "first_day": pl.Date(),
+    "best_rev": pl.Int64(),
+}
+COUNT_COLUMNS: Final = ("stored", "superseded", "shredded", "counted")
+
+
+@frozen
+class Partial:
+    """State of some buckets of one view.
+
+    Attributes:
+        rows: `_bucket`, the keys and the state columns.
+        tags: what is remembered to recognise duplicates: `_bucket`, `_tag`, `first_day`, `best_rev`.
+        counts: `_bucket`, `COUNT_COLUMNS` and `last_day`; stored = superseded + shredded + counted, and
+            shredded includes held.
+    """
+
+    rows: pl.DataFrame = field(repr=False)
+    tags: pl.DataFrame = field(repr=False)
+    counts: pl.DataFrame = field(repr=False)
+
+
+def derive(
+    view: View, events: Sequence[tuple[Events, int]], bits: int, personal: bool, total: pl.DataFrame
+) -> Partial:
+    """The state of one view from settled events.
+
+    Args:
+        events: (events, dedup window in days) per event type.
+        personal: whether the view excludes events whose personal part is gone.
+        total: `_bucket`, `stored`: events in the blocks that were read, counted apart.
+    """
+    frames, tags = [], []
+    for one, window_days in events:
+        frame = one.frame.with_columns(bucket_of(pl.col(SUBJECT), bits).alias(BUCKET))
+        frames.append(frame)
+        tags.append(_remembered(frame, window_days))
+    together = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
+    seen = together.group_by(BUCKET).agg(
+        pl.len().cast(pl.Int64).alias("settled"), pl.col("occurred_on").max().alias("last_day")
+    )
+    usable = together.filter(~pl.col("shredded")) if personal else together
+    counted = usable.group_by(BUCKET).agg(pl.len().cast(pl.Int64).alias("counted"))
+    counts = (
+        total.join(seen, on=BUCKET, how="left")
+        .join(counted, on=BUCKET, how="left")
+        .with_columns(pl.col("settled", "counted").fill_null(0))
+        .select(
+            BUCKET,
+            "stored",
+            (pl.col("stored") - pl.col("settled")).alias("superseded"),
+            (pl.col("settled") - pl.col("counted")).alias("shredded"),
+            "counted",
+            "last_day",
+        )
+    )
+    return Partial(_aggregate(view, usable), pl.concat(tags), counts)
+
+
+def result(view: View, rows: pl.DataFrame) -> pl.DataFrame:
+    """What readers see, from the state of all buckets, sorted by key."""
+    if isinstance(view, Fold) and not view.state:
+        return view.final(rows.drop(BUCKET)).sort(SUBJECT)
+    merged = _merge(view, rows.drop(BUCKET), list(view.keys))
+    shown = merged.select(*view.keys, *(e for name, a in view.state.items() for e in a.result(name)))
+    if view.min_subjects:
+        shown = shown.filter(pl.col(view.subjects) >= view.min_subjects)
+    return view.final(shown).sort(list(view.keys))
+
+
+def merge(view: View, older: Partial, newer: Partial) -> Partial:
+    """One state of two, where `newer` holds events that `older` has not."""
+    return Partial(
+        _merge(view, pl.concat([older.rows, newer.rows.select(older.rows.columns)]), [BUCKET, *view.keys]),
+        pl.concat([older.tags, newer.tags]),
+        pl.concat([older.counts, newer.counts.select(older.counts.columns)])
+        .group_by(BUCKET)
+        .agg(pl.col(COUNT_COLUMNS).sum(), pl.col("last_day").max()),
+    )
+
+
+@frozen
+class Novelty:
+    """New events held against remembered tags.
+
+    Attributes:
+        fresh: events to count.
+        repeated: dropped ones per bucket: `_bucket`, `repeated`.
+        corrected: buckets that a higher revision touches; they are derived anew.
+    """
+
+    fresh: pl.DataFrame = field(repr=False)
+    repeated: pl.DataFrame = field(repr=False)
+    corrected: frozenset[int]
+
+
+def novelty(new: pl.DataFrame, known: pl.DataFrame, window_days: int) -> Novelty:
+    """Splits new events of one type by what the remembered tags say.
+
+    Args:
+        new: settled among themselves, with `_bucket`.
+        known: `TAG_SCHEMA`.
+    """
+    met = new.join(known, on=[BUCKET, "_tag"], how="left", maintain_order="left")
+    age_days = (pl.col("ingest_day") - pl.col("first_day")).dt.total_days()
+    remembered = pl.col("first_day").is_not_null() & (age_days <= window_days)
+    corrections = met.filter(remembered & (pl.col("_rev") > pl.col("best_rev")))
+    repeats = met.filter(remembered & (pl.col("_rev") <= pl.col("best_rev")))
+    fresh = met.filter(~remembered.fill_null(False)).drop("first_day", "best_rev")
+    return Novelty(
+        fresh,
+        repeats.group_by(BUCKET).agg(pl.len().cast(pl.Int64).alias("repeated")),
+        frozenset(corrections.get_column(BUCKET).unique().to_list()),
+    )
+
+
+def forget(tags: pl.DataFrame, today: date, window_days: int) -> pl.DataFrame:
+    """Tags that can still meet a duplicate ingested today or later."""
+    return tags.filter(pl.col("first_day") >= today - timedelta(days=window_days))
+
+
+def _aggregate(view: View, events: pl.DataFrame) -> pl.DataFrame:
+    rows = events
+    if isinstance(view, Fold):
+        ordered = events.sort(SUBJECT, "occurred_at", "event_id")
+        buckets = ordered.select(SUBJECT, BUCKET).unique()
+        folded = view.fold(ordered.drop(BUCKET))
+        if SUBJECT not in folded.columns:
+            raise ValueError(f"view `{view.name}`: fold must keep `{SUBJECT}`")
+        rows = folded.join(buckets, on=SUBJECT, how="left")
+        if not view.state:
+            return rows
+    keys = [expression.alias(name) for name, expression in view.keys.items()]
+    measures = [e for name, aggregate in view.state.items() for e in aggregate.partial(name)]
+    return rows.group_by(BUCKET, *keys).agg(measures)
+
+
+def _merge(view: View, rows: pl.DataFrame, by: list[str]) -> pl.DataFrame:
+    measures = [e for name, aggregate in view.state.items() for e in aggregate.merge(name)]
+    return rows.group_by(by).agg(measures)
+
+
+def _remembered(frame: pl.DataFrame, window_days: int) -> pl.DataFrame:
+    """The newest window's tags; of a tag that began anew, the last beginning."""
+    if frame.height == 0:
+        return pl.DataFrame(schema=TAG_SCHEMA)
+    newest = frame.get_column("ingest_day").max()
+    assert isinstance(newest, date)
+    return (
+        frame.filter(pl.col("_first_day") >= newest - timedelta(days=window_days))
+        .group_by(BUCKET, "_tag")
+        .agg(pl.col("_first_day").max().alias("first_day"), pl.col("_rev").max().alias("best_rev"))
+        .select(list(TAG_SCHEMA))
+    )

@@ -1,0 +1,204 @@
+"""What a view is: a Projection (keys and mergeable aggregates) or a Fold (per-subject logic). Pure."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar, Final
+
+import polars as pl
+from attrs import frozen
+
+from lake import PERSONAL_HEAD, PRIMARY, EventRead, EventType, Facet, TypeRegistry
+from projections.aggregates import Aggregate, Distinct, First
+from projections.errors import DefinitionError
+
+SUBJECT: Final = "subject_ref"
+_IMPURE_CALLS: Final = {"now", "today", "utcnow", "random", "randint", "shuffle", "sample", "open", "time"}
+
+
+@frozen
+class Check:
+    """A gate before publication.
+
+    Attributes:
+        name: shown when it fails.
+        test: (new result, published result or None) → None, or a sentence that says what is wrong.
+    """
+
+    name: str
+    test: Callable[[pl.DataFrame, pl.DataFrame | None], str | None]
+
+
+def non_negative(column: str) -> Check:
+    """No value under zero."""
+
+    def test(new: pl.DataFrame, _: pl.DataFrame | None) -> str | None:
+        bad = new.filter(pl.col(column) < 0).height
+        return f"{bad} rows have a negative {column}" if bad else None
+
+    return Check(f"non_negative({column})", test)
+
+
+def within(column: str, previous: float) -> Check:
+    """The column's total moves by at most this share of the published total."""
+
+    def test(new: pl.DataFrame, old: pl.DataFrame | None) -> str | None:
+        if old is None or column not in old.columns:
+            return None
+        was, now = float(old[column].sum()), float(new[column].sum())
+        if was and abs(now - was) > previous * abs(was):
+            return f"the total of {column} moves from {was:,.2f} to {now:,.2f}"
+        return None
+
+    return Check(f"within({column}, previous={previous})", test)
+
+
+def unique(*columns: str) -> Check:
+    """No two rows with the same values."""
+
+    def test(new: pl.DataFrame, _: pl.DataFrame | None) -> str | None:
+        doubled = new.height - new.select(columns).n_unique()
+        return f"{doubled} rows repeat {', '.join(columns)}" if doubled else None
+
+    return Check(f"unique({', '.join(columns)})", test)
+
+
+class View:
+    """Base of both kinds; a definition is a class, never an instance with state.
+
+    Attributes:
+        name: of the view; lower-case words joined by `_`.
+        reads: fields per event type, `Type` or `Type/role/purpose`.
+        keys: output columns that rows are told apart by.
+        state: measures.
+        lateness: how late an event may come before its window counts as corrected.
+        checks: gates before publication.
+        min_subjects: rows with fewer people are left out of an aggregate view; 0 keeps all.
+        subjects: the measure that counts people, for `min_subjects`.
+    """
+
+    name: ClassVar[str] = ""
+    reads: ClassVar[Mapping[str, Sequence[str]]] = {}
+    keys: ClassVar[Mapping[str, pl.Expr]] = {}
+    state: ClassVar[Mapping[str, Aggregate]] = {}
+    lateness: ClassVar[timedelta] = timedelta(0)
+    checks: ClassVar[Sequence[Check]] = ()
+    min_subjects: ClassVar[int] = 0
+    subjects: ClassVar[str] = "subjects"
+
+    def final(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """What readers see, from the merged measures; floats may appear here."""
+        return rows
+
+
+class Projection(View):
+    """Keys and mergeable aggregates over events."""
+
+
+class Fold(View):
+    """Order-dependent logic over a subject's whole history.
+
+    `fold` gets the events of many subjects, sorted by (`subject_ref`, `occurred_at`, `event_id`), and
+    returns rows. With `keys` and `state` these rows are aggregated; without, they are the view and
+    must carry `subject_ref`.
+    """
+
+    def fold(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Rows out of events; no clock, no randomness, no I/O."""
+        raise DefinitionError(f"view `{self.name}` defines no fold")
+
+
+@frozen
+class Grain:
+    """Whether rows belong to one person (`subject`) or to many."""
+
+    subject: bool
+
+    def __str__(self) -> str:
+        return "subject" if self.subject else "aggregate"
+
+
+def grain(view: View) -> Grain:
+    """Known from the keys: a key that is the handle makes subject grain."""
+    if isinstance(view, Fold) and not view.state:
+        return Grain(True)
+    return Grain(any(SUBJECT in key.meta.root_names() for key in view.keys.values()))
+
+
+def event_reads(view: View, types: TypeRegistry) -> tuple[EventRead, ...]:
+    """What to read of each event type.
+
+    Raises:
+        DefinitionError: a field that the type has not, or that belongs to another facet.
+        UnknownEventType: not registered.
+    """
+    found = []
+    for target, fields in view.reads.items():
+        name, _, facet_name = target.partition("/")
+        role, _, purpose = facet_name.partition("/")
+        facet = Facet(role, purpose or PRIMARY.purpose) if role else PRIMARY
+        registered = types.get(name)
+        known = {f.name for f in registered.fields if f.anonymous or f.facet == facet}
+        for field in fields:
+            if field not in known | PERSONAL_HEAD | {"occurred_on"}:
+                raise DefinitionError(f"view `{view.name}` reads `{field}`, which {target} has not")
+        needed = (*fields, *_order_fields(view))
+        found.append(EventRead(name, tuple(dict.fromkeys(needed)), facet))
+    return tuple(found)
+
+
+def is_personal(view: View, types: Mapping[str, EventType]) -> bool:
+    """Whether an erasure touches the view: it reads personal fields, or has a row per person."""
+    if grain(view).subject or isinstance(view, Fold):
+        return True
+    for target, fields in view.reads.items():
+        sealed = {f.name for f in types[target.partition("/")[0]].fields if not f.anonymous}
+        if PERSONAL_HEAD.intersection(fields) or sealed.intersection(fields):
+            return True
+    return bool(_order_fields(view))
+
+
+def _order_fields(view: View) -> tuple[str, ...]:
+    ordered = any(isinstance(a, First) for a in view.state.values())
+    if isinstance(view, Fold) or ordered or grain(view).subject:
+        return ("occurred_at", "event_id")
+    return ()
+
+
+def check_definition(view: View) -> None:
+    """Refuses what is incomplete or not pure.
+
+    Raises:
+        DefinitionError: says what and where.
+    """
+    if not view.name or not view.name.replace("_", "").isalnum() or not view.name.islower():
+        raise DefinitionError(f"view class {type(view).__name__}: `name` must be lower-case words")
+    if not view.reads:
+        raise DefinitionError(f"view `{view.name}`: `reads` is empty")
+    if isinstance(view, Projection) and not (view.keys and view.state):
+        raise DefinitionError(f"view `{view.name}`: a Projection needs `keys` and `state`")
+    if grain(view).subject and SUBJECT not in view.keys and view.keys:
+        raise DefinitionError(f"view `{view.name}`: the handle's key must be called `{SUBJECT}`")
+    for name, aggregate in view.state.items():
+        if isinstance(aggregate, Distinct) and grain(view).subject:
+            raise DefinitionError(f"view `{view.name}`: `{name}` keeps a set per person; fold it instead")
+    _refuse_impure(view)
+
+
+def _refuse_impure(view: View) -> None:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(type(view))))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called: Any = node.func
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        if name in _IMPURE_CALLS:
+            raise DefinitionError(f"view `{view.name}` line {node.lineno}: `{name}()` is not reproducible")
+        keywords = {k.arg: k.value for k in node.keywords}
+        keep = keywords.get("keep")
+        if name == "unique" and isinstance(keep, ast.Constant) and keep.value == "any":
+            raise DefinitionError(f'view `{view.name}` line {node.lineno}: `keep="any"` is not reproducible')

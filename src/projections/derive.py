@@ -1,0 +1,112 @@
+"""Derives buckets from a pinned snapshot: the part of a build that runs on an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import polars as pl
+from attrs import frozen
+
+from lake import EventRead, Events, Lake, stored_events
+from projections.compute import BUCKET, Partial, derive
+from projections.definition import View, event_reads, is_personal
+from projections.registry import ViewRegistry
+
+
+@frozen
+class DeriveTask:
+    """Buckets [first, last] of some views at a snapshot. Plain values: it travels to other processes."""
+
+    views: tuple[str, ...]
+    snapshot_id: int
+    first: int
+    last: int
+    bits: int
+
+
+class Deriver:
+    """Runs derive tasks; a bucket is read and opened once and feeds every view of the task."""
+
+    def __init__(self, lake: Lake, views: ViewRegistry) -> None:
+        self._lake = lake
+        self._views = views
+        self._replay = lake.replay()
+
+    def run(self, task: DeriveTask) -> dict[str, Partial]:
+        """State per view of the task's buckets.
+
+        Raises:
+            EnvelopeError, KeysError, SnapshotGone: see `lake.Replay.events`.
+        """
+        views = [self._views.get(name) for name in task.views]
+        files = self._replay.files(task.snapshot_id)
+        span = ref_range(task.first, task.last, task.bits)
+        shared = shared_reads(self._lake, views)
+        events: dict[EventRead, Events] = {}
+        totals: dict[EventRead, pl.DataFrame] = {}
+        for read in shared:
+            events[read] = self._replay.events(files, read, ref_range=span)
+            totals[read] = stored_events(files, read, task.bits, span)
+        return {view.name: derive_view(self._lake, view, events, totals, task.bits) for view in views}
+
+
+def derive_view(
+    lake: Lake,
+    view: View,
+    events: dict[EventRead, Events],
+    totals: dict[EventRead, pl.DataFrame],
+    bits: int,
+) -> Partial:
+    """The state of one view out of shared reads."""
+    mine, total = [], []
+    for wanted in event_reads(view, lake.types):
+        read = _covering(wanted, events)
+        mine.append((events[read], lake.types.get(read.event_type).dedup_window_days))
+        total.append(totals[read])
+    stored = pl.concat(total).group_by(pl.col("bucket").alias(BUCKET)).agg(pl.col("stored").sum())
+    return derive(view, mine, bits, view_is_personal(lake, view), stored)
+
+
+def view_is_personal(lake: Lake, view: View) -> bool:
+    """Whether an erasure touches the view."""
+    names = {target.partition("/")[0] for target in view.reads}
+    return is_personal(view, {name: lake.types.get(name) for name in names})
+
+
+def shared_reads(lake: Lake, views: Sequence[View]) -> list[EventRead]:
+    """One read per (event type, facet) with the fields of all views."""
+    fields: dict[tuple[str, object], dict[str, None]] = {}
+    facets = {}
+    for view in views:
+        for read in event_reads(view, lake.types):
+            facets[read.event_type, str(read.facet)] = read.facet
+            known = fields.setdefault((read.event_type, str(read.facet)), {})
+            known.update(dict.fromkeys(read.fields))
+    return [
+        EventRead(name, tuple(wanted), facets[name, str(facet)]) for (name, facet), wanted in fields.items()
+    ]
+
+
+def ref_range(first: int, last: int, bits: int) -> tuple[bytes, bytes | None]:
+    """Handles of buckets [first, last] as a half-open range."""
+    step = 1 << (16 - bits)
+    end = (last + 1) * step
+    return (first * step).to_bytes(2, "big"), None if end > 0xFFFF else end.to_bytes(2, "big")
+
+
+def runs(buckets: Iterable[int]) -> list[tuple[int, int]]:
+    """Consecutive buckets as (first, last)."""
+    found: list[tuple[int, int]] = []
+    for bucket in sorted(buckets):
+        if found and found[-1][1] == bucket - 1:
+            found[-1] = (found[-1][0], bucket)
+        else:
+            found.append((bucket, bucket))
+    return found
+
+
+def _covering(wanted: EventRead, events: dict[EventRead, Events]) -> EventRead:
+    for read in events:
+        if (read.event_type, read.facet) == (wanted.event_type, wanted.facet):
+            return read
+    raise KeyError(wanted.event_type)

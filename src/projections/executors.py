@@ -1,0 +1,58 @@
+"""Executors: where derive tasks run. All an executor needs is `map`."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Protocol
+
+from projections.compute import Partial
+from projections.derive import Deriver, DeriveTask
+
+_worker: Deriver | None = None
+
+
+class Executor(Protocol):
+    """Runs tasks and yields their results in order."""
+
+    def map(self, tasks: Sequence[DeriveTask]) -> Iterator[dict[str, Partial]]: ...
+
+
+class InProcess:
+    """Runs tasks one after the other, here."""
+
+    def __init__(self, deriver: Deriver) -> None:
+        self._deriver = deriver
+
+    def map(self, tasks: Sequence[DeriveTask]) -> Iterator[dict[str, Partial]]:
+        return (self._deriver.run(task) for task in tasks)
+
+
+class ProcessPool:
+    """Runs tasks in worker processes, each with a lake and a lease of its own.
+
+    Args:
+        open_deriver: a picklable function that opens the lake in the worker.
+        workers: number of processes.
+    """
+
+    def __init__(self, open_deriver: Callable[[], Deriver], workers: int) -> None:
+        self._open = open_deriver
+        self._workers = workers
+
+    def map(self, tasks: Sequence[DeriveTask]) -> Iterator[dict[str, Partial]]:
+        # Spawned, not forked: Polars keeps threads that do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self._workers, context, _start, (self._open,)) as pool:
+            yield from pool.map(_run, tasks)
+
+
+def _start(open_deriver: Callable[[], Deriver]) -> None:
+    global _worker
+    _worker = open_deriver()
+
+
+def _run(task: DeriveTask) -> dict[str, Partial]:
+    assert _worker is not None
+    return _worker.run(task)

@@ -1,0 +1,222 @@
+"""Publications and releases: append-only, one SQLite file, one transaction per switch.
+
+A release maps every view to a publication; readers resolve one release per question, so they never
+see two views of different releases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, frozen
+
+from keys import Database, Effects
+from projections.errors import NotPublished, StaleEpoch
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS publications (publication_id INTEGER PRIMARY KEY, build_id TEXT NOT NULL UNIQUE,
+    view TEXT NOT NULL, record TEXT NOT NULL, logged_as INTEGER);
+CREATE TABLE IF NOT EXISTS releases (release_id INTEGER PRIMARY KEY, released_at TEXT NOT NULL,
+    entries TEXT NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL)
+"""
+
+
+@frozen
+class Publication:
+    """One built and released version of a view, with all that an auditor asks for.
+
+    Attributes:
+        table, snapshot_id: where the rows are.
+        version: fingerprint of the code.
+        input_snapshot, input_sequence: of `lake.events`.
+        offsets: next line per source, by source name.
+        watermark: newest event day less the view's lateness.
+        epoch: erasures that are reflected.
+        columns: name → type of the result.
+        events_*: conservation: stored = superseded + shredded + counted.
+        digest: SHA-256 of the result's rows in key order.
+        git_sha, git_dirty: of the folder that holds the view's code; empty outside git.
+    """
+
+    build_id: str
+    view: str
+    grain: str
+    personal: bool
+    table: str
+    snapshot_id: int
+    version: str
+    input_snapshot: int
+    input_sequence: int
+    offsets: Mapping[str, int]
+    watermark: str | None
+    schemas: tuple[str, ...]
+    epoch: int
+    columns: Mapping[str, str]
+    rows: int
+    events_stored: int
+    events_superseded: int
+    events_shredded: int
+    events_counted: int
+    digest: str
+    git_sha: str
+    git_dirty: bool
+    libraries: Mapping[str, str]
+    built_at: str
+    who: str
+    why: str
+    publication_id: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@frozen
+class Release:
+    """What readers see from `released_at` on: publication id per view."""
+
+    release_id: int
+    released_at: datetime
+    entries: Mapping[str, int]
+    kind: str
+    who: str
+    why: str
+
+
+class Ledger:
+    """Publications and releases of one lake."""
+
+    def __init__(self, path: Path, clock: Callable[[], datetime], effects: Effects) -> None:
+        self._db = Database(path, _SCHEMA)
+        self._clock = clock
+        self._effects = effects
+
+    def release(
+        self, publications: list[Publication], *, epoch: Callable[[], int], who: str, why: str
+    ) -> Release:
+        """Records publications and switches readers to them, in one transaction.
+
+        A publication whose build was released before is not recorded twice.
+
+        Args:
+            epoch: reads the fence log inside the transaction: an erasure that comes later publishes
+                later, so a version that misses it can never be the newest.
+
+        Raises:
+            StaleEpoch: a personal version is behind the fence log.
+        """
+        with self._effects("release"), self._db.write() as db:
+            _refuse_stale(publications, epoch())
+            entries = self._newest_entries(db)
+            for one in publications:
+                found = db.execute(
+                    "SELECT publication_id FROM publications WHERE build_id = ?", (one.build_id,)
+                ).fetchone()
+                if found is None:
+                    body = json.dumps(one.as_dict())  # the order of `columns` is that of the rows
+                    found = db.execute(
+                        "INSERT INTO publications (build_id, view, record) VALUES (?, ?, ?) "
+                        "RETURNING publication_id",
+                        (one.build_id, one.view, body),
+                    ).fetchone()
+                entries[one.view] = int(found[0])
+            return self._insert(db, entries, "publish", who, why)
+
+    def revert(
+        self, publications: list[Publication], *, epoch: Callable[[], int], who: str, why: str
+    ) -> Release:
+        """Switches views back to earlier publications, in one transaction; errors as `release`."""
+        with self._effects("release"), self._db.write() as db:
+            _refuse_stale(publications, epoch())
+            entries = {one.view: one.publication_id for one in publications}
+            return self._insert(db, self._newest_entries(db) | dict(entries), "rollback", who, why)
+
+    def current(self, at: datetime | None = None) -> Release | None:
+        """The release readers saw at a moment; the newest for None."""
+        until = _stamp(at) if at is not None else "9"
+        rows = self._db.read(
+            "SELECT * FROM releases WHERE released_at <= ? ORDER BY release_id DESC LIMIT 1", (until,)
+        )
+        return _release(rows[0]) if rows else None
+
+    def publication(self, publication_id: int) -> Publication:
+        """One publication. Raises `NotPublished`."""
+        rows = self._db.read("SELECT record FROM publications WHERE publication_id = ?", (publication_id,))
+        if not rows:
+            raise NotPublished(f"there is no publication {publication_id}")
+        return _publication(publication_id, rows[0][0])
+
+    def by_build(self, build_id: str) -> Publication | None:
+        """The publication of a build, if it was released."""
+        rows = self._db.read(
+            "SELECT publication_id, record FROM publications WHERE build_id = ?", (build_id,)
+        )
+        return _publication(*rows[0]) if rows else None
+
+    def history(self, view: str) -> list[Publication]:
+        """Publications of a view, newest first."""
+        sql = "SELECT publication_id, record FROM publications WHERE view = ? ORDER BY 1 DESC"
+        return [_publication(*row) for row in self._db.read(sql, (view,))]
+
+    def releases(self) -> list[Release]:
+        """Every release, newest first."""
+        return [_release(row) for row in self._db.read("SELECT * FROM releases ORDER BY 1 DESC")]
+
+    def unlogged(self) -> list[Publication]:
+        """Publications that are not yet a leaf of the transparency log."""
+        sql = "SELECT publication_id, record FROM publications WHERE logged_as IS NULL ORDER BY 1"
+        return [_publication(*row) for row in self._db.read(sql)]
+
+    def mark_logged(self, publication_id: int, leaf: int) -> None:
+        """Notes the leaf number of a publication."""
+        with self._db.write() as db:
+            db.execute(
+                "UPDATE publications SET logged_as = ? WHERE publication_id = ?", (leaf, publication_id)
+            )
+
+    def leaf_of(self, publication_id: int) -> int | None:
+        """The leaf number of a publication in the transparency log."""
+        rows = self._db.read("SELECT logged_as FROM publications WHERE publication_id = ?", (publication_id,))
+        return rows[0][0] if rows else None
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._db.close()
+
+    def _newest_entries(self, db: Any) -> dict[str, int]:
+        row = db.execute("SELECT entries FROM releases ORDER BY release_id DESC LIMIT 1").fetchone()
+        found: dict[str, int] = json.loads(row[0]) if row else {}
+        return found
+
+    def _insert(self, db: Any, entries: Mapping[str, int], kind: str, who: str, why: str) -> Release:
+        at = self._clock().astimezone(UTC)
+        row = db.execute(
+            "INSERT INTO releases (released_at, entries, kind, who, why) VALUES (?, ?, ?, ?, ?) RETURNING *",
+            (_stamp(at), json.dumps(dict(entries), sort_keys=True), kind, who, why),
+        ).fetchone()
+        return _release(row)
+
+
+def _refuse_stale(publications: list[Publication], epoch: int) -> None:
+    for one in publications:
+        # Rows of a subject-grain view die with their keys; only aggregates can bring a person back.
+        if one.personal and one.grain == "aggregate" and one.epoch < epoch:
+            raise StaleEpoch(f"`{one.view}` was built at epoch {one.epoch}, erasures stand at {epoch}")
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def _release(row: tuple[Any, ...]) -> Release:
+    return Release(row[0], datetime.fromisoformat(row[1]), json.loads(row[2]), row[3], row[4], row[5])
+
+
+def _publication(publication_id: int, body: str) -> Publication:
+    fields = json.loads(body)
+    fields["schemas"] = tuple(fields["schemas"])
+    return Publication(**{**fields, "publication_id": publication_id})

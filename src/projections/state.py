@@ -1,0 +1,171 @@
+"""Partial state per (view version, bucket), each sealed under a key of its own.
+
+Deriving a bucket anew gives it a new key and destroys the old one, so that a stale state in a backup
+dies with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.ipc
+from attrs import field, frozen
+
+from keys import Database, Effects, FieldContext, Keyring
+from projections.compute import BUCKET, Partial
+from projections.errors import StateDamaged
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS states (version TEXT NOT NULL, bucket INTEGER NOT NULL,
+    snapshot_id INTEGER NOT NULL, epoch INTEGER NOT NULL, ref BLOB NOT NULL, parts BLOB NOT NULL,
+    PRIMARY KEY (version, bucket)) WITHOUT ROWID
+"""
+_CONTEXT: Final = FieldContext(b"shredlake-state\0", 0, "state", "system", "bucket", 1)
+_LENGTH: Final = 8
+
+
+@frozen
+class BucketState:
+    """What is known of a bucket without opening it."""
+
+    bucket: int
+    snapshot_id: int
+    epoch: int
+    ref: bytes = field(repr=False)
+    sealed: bytes = field(repr=False)
+
+
+class StateStore:
+    """Sealed states in one SQLite file with secure_delete.
+
+    Args:
+        path: the file.
+        keyring: mints and drops the buckets' keys.
+    """
+
+    def __init__(self, path: Path, keyring: Keyring, effects: Effects) -> None:
+        self._db = Database(path, _SCHEMA)
+        self._keyring = keyring
+        self._effects = effects
+
+    def known(self, version: str) -> dict[int, BucketState]:
+        """Buckets of a version that have a state."""
+        sql = "SELECT bucket, snapshot_id, epoch, ref, parts FROM states WHERE version = ?"
+        return {row[0]: BucketState(*row) for row in self._db.read(sql, (version,))}
+
+    def versions(self) -> list[str]:
+        """Versions that have any state."""
+        return [row[0] for row in self._db.read("SELECT DISTINCT version FROM states")]
+
+    def save(
+        self, version: str, partial: Partial, buckets: Sequence[int], snapshot_id: int, epoch: int
+    ) -> None:
+        """Replaces the states of these buckets and destroys the keys of the replaced ones.
+
+        A bucket without rows gets an empty state, so that it counts as derived.
+        """
+        if not buckets:
+            return
+        minted = self._keyring.mint(len(buckets))
+        split = [_split(frame, buckets) for frame in (partial.rows, partial.tags, partial.counts)]
+        bodies = [b"".join(_block(table) for table in tables) for tables in zip(*split, strict=True)]
+        refs = [key.ref for key in minted]
+        sealed = self._keyring.session().seal(_CONTEXT, refs, [_place(version, b) for b in buckets], bodies)
+        old = [state.ref for bucket, state in self.known(version).items() if bucket in set(buckets)]
+        with self._effects("state"), self._db.write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (version, bucket, snapshot_id, epoch, ref, body)
+                    for bucket, ref, body in zip(buckets, refs, sealed, strict=True)
+                ],
+            )
+        self._drop(old)
+
+    def advance(self, version: str, buckets: Iterable[int], snapshot_id: int, epoch: int) -> None:
+        """Notes that these buckets have nothing new up to a snapshot and epoch."""
+        with self._effects("state"), self._db.write() as db:
+            db.executemany(
+                "UPDATE states SET snapshot_id = ?, epoch = ? WHERE version = ? AND bucket = ?",
+                [(snapshot_id, epoch, version, bucket) for bucket in buckets],
+            )
+
+    def load(self, version: str, states: Mapping[int, BucketState]) -> Partial:
+        """The opened states, put together.
+
+        Raises:
+            StateDamaged: one of them has lost its key.
+        """
+        ordered = sorted(states.values(), key=lambda state: state.bucket)
+        opened = self._keyring.opener().open(
+            _CONTEXT,
+            [state.ref for state in ordered],
+            [_place(version, state.bucket) for state in ordered],
+            [state.sealed for state in ordered],
+        )
+        triples = []
+        for body in opened:
+            if not isinstance(body, bytes):
+                raise StateDamaged("the key of a bucket's state is gone")
+            triples.append(_unblock(body))
+        rows, tags, counts = (_joined(tables) for tables in zip(*triples, strict=True))
+        return Partial(rows, tags, counts)
+
+    def forget(self, version: str) -> None:
+        """Destroys a version's states and their keys."""
+        old = [state.ref for state in self.known(version).values()]
+        with self._effects("state"), self._db.write() as db:
+            db.execute("DELETE FROM states WHERE version = ?", (version,))
+        self._drop(old)
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._db.close()
+
+    def _drop(self, refs: Sequence[bytes]) -> None:
+        if refs:
+            self._keyring.drop(refs)
+            self._db.flush_deleted()
+
+
+def _place(version: str, bucket: int) -> bytes:
+    return f"{version}/{bucket}".encode()
+
+
+def _split(frame: pl.DataFrame, buckets: Sequence[int]) -> list[pa.Table]:
+    """The frame's rows of each bucket, without copying them."""
+    ordered = frame.sort(BUCKET)
+    column = ordered[BUCKET].to_numpy()
+    table = ordered.to_arrow()
+    starts = np.searchsorted(column, buckets, side="left").tolist()
+    ends = np.searchsorted(column, buckets, side="right").tolist()
+    return [table.slice(a, b - a) for a, b in zip(starts, ends, strict=True)]
+
+
+def _block(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    body: bytes = sink.getvalue().to_pybytes()
+    return len(body).to_bytes(_LENGTH, "big") + body
+
+
+def _unblock(body: bytes) -> list[pa.Table]:
+    tables, at = [], 0
+    while at < len(body):
+        size = int.from_bytes(body[at : at + _LENGTH], "big")
+        at += _LENGTH
+        tables.append(pa.ipc.open_stream(memoryview(body)[at : at + size]).read_all())
+        at += size
+    return tables
+
+
+def _joined(tables: Iterable[pa.Table]) -> pl.DataFrame:
+    frame = pl.from_arrow(pa.concat_tables(tables))
+    assert isinstance(frame, pl.DataFrame)
+    return frame.rechunk()

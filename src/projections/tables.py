@@ -1,0 +1,235 @@
+"""Where view rows lie: plain Iceberg tables for aggregates, rows sealed per person for subject grain."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from typing import Final
+
+import polars as pl
+from attrs import field, frozen
+from pyiceberg.catalog import Catalog
+from pyiceberg.schema import Schema
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.types import (
+    BinaryType,
+    BooleanType,
+    DateType,
+    DoubleType,
+    IcebergType,
+    LongType,
+    NestedField,
+    StringType,
+    TimestamptzType,
+)
+
+from keys import Effects, FieldContext, Keyring, Shredded
+from lake import IcebergTable, local_path
+from lake.avro import decode, encode
+from lake.offsets import BATCH, KIND
+from projections.definition import SUBJECT
+from projections.errors import DefinitionError
+
+PUBLICATION: Final = "publication"
+_SEALED_ID: Final = 3
+_SEALED_SCHEMA: Final = Schema(
+    NestedField(1, SUBJECT, BinaryType(), required=True),
+    NestedField(2, "row_id", BinaryType(), required=True),
+    NestedField(_SEALED_ID, "sealed", BinaryType(), required=True),
+)
+_PROPERTIES: Final = {
+    "format-version": "2",
+    "write.metadata.metrics.default": "none",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    "commit.manifest-merge.enabled": "true",
+}
+_ICEBERG: Final[dict[type[pl.DataType], IcebergType]] = {
+    pl.Int64: LongType(),
+    pl.UInt32: LongType(),
+    pl.Int32: LongType(),
+    pl.Float64: DoubleType(),
+    pl.String: StringType(),
+    pl.Boolean: BooleanType(),
+    pl.Date: DateType(),
+    pl.Datetime: TimestamptzType(),
+    pl.Binary: BinaryType(),
+}
+_POLARS: Final[dict[str, pl.DataType]] = {
+    "long": pl.Int64(),
+    "double": pl.Float64(),
+    "string": pl.String(),
+    "boolean": pl.Boolean(),
+    "date": pl.Date(),
+    "timestamptz": pl.Datetime("us", "UTC"),
+    "binary": pl.Binary(),
+}
+
+
+@frozen
+class Written:
+    """A snapshot of a view's table and the digest of its rows."""
+
+    snapshot_id: int
+    digest: str
+
+
+@frozen
+class SubjectRows:
+    """Rows of a subject-grain view.
+
+    Attributes:
+        frame: opened rows with `subject_ref`.
+        shredded: handle → receipt of rows whose key is gone.
+    """
+
+    frame: pl.DataFrame = field(repr=False)
+    shredded: dict[bytes, Shredded] = field(repr=False)
+
+
+class ViewTables:
+    """Reads and writes the tables of views, one table per view version."""
+
+    def __init__(self, catalog: Catalog, keyring: Keyring, effects: Effects) -> None:
+        self._catalog = catalog
+        self._keyring = keyring
+        self._effects = effects
+
+    def table_name(self, view: str, version: str) -> str:
+        """`views.<view>__<first digits of the version>`."""
+        return f"views.{view}__{version[:8]}"
+
+    def write(self, name: str, build_id: str, rows: pl.DataFrame, subject_grain: bool) -> Written:
+        """Replaces a table's rows in one snapshot; the same build again finds its snapshot.
+
+        Raises:
+            DefinitionError: a column of a type that cannot be stored.
+            StorageFailed, CommitConflict: see `lake.IcebergTable.commit`.
+        """
+        schema = _SEALED_SCHEMA if subject_grain else _schema_of(rows)
+        table = IcebergTable.create(self._catalog, name, schema, _PROPERTIES, effects=self._effects)
+        stored = self._sealed(table, name, rows) if subject_grain else _storable(rows)
+        found = _landed(table, build_id)
+        if found is None:
+            plain = ("sealed",) if subject_grain else ()
+            fresh = table.write_file(stored, plain=plain)
+            old = table.files()
+
+            def guard(_: TableMetadata) -> dict[str, str]:
+                return {KIND: PUBLICATION, BATCH: build_id}
+
+            found = table.commit([fresh], guard, removes=old).snapshot_id
+        return Written(found, digest_of(stored))
+
+    def read_aggregate(self, name: str, snapshot_id: int) -> pl.DataFrame:
+        """Rows of an aggregate view's snapshot."""
+        files = IcebergTable(self._catalog, name).files(snapshot_id)
+        return pl.read_parquet([local_path(f.file_path) for f in files], hive_partitioning=False)
+
+    def read_subjects(
+        self, name: str, snapshot_id: int, columns: Mapping[str, str], refs: list[bytes] | None = None
+    ) -> SubjectRows:
+        """Rows of a subject-grain view's snapshot, opened.
+
+        Args:
+            columns: name → type as in the publication record.
+            refs: only these people.
+        """
+        table = IcebergTable(self._catalog, name)
+        paths = [local_path(f.file_path) for f in table.files(snapshot_id)]
+        scan = pl.scan_parquet(paths, hive_partitioning=False)
+        if refs is not None:
+            scan = scan.filter(pl.col(SUBJECT).is_in(refs))
+        rows = scan.collect()
+        handles = rows[SUBJECT].to_list()
+        opened = self._keyring.opener().open(
+            self._context(table, name), handles, rows["row_id"].to_list(), rows["sealed"].to_list()
+        )
+        alive = [at for at, body in enumerate(opened) if isinstance(body, bytes)]
+        bodies = [body for body in opened if isinstance(body, bytes)]
+        types = {n: _POLARS[t] for n, t in columns.items() if n != SUBJECT}
+        stored = {n: _avro_type(t) for n, t in types.items()}
+        frame = decode(bodies, [1] * len(bodies), stored, list(stored)).with_columns(
+            pl.Series(SUBJECT, [handles[at] for at in alive], dtype=pl.Binary)
+        )
+        dead = {
+            handle: body for handle, body in zip(handles, opened, strict=True) if isinstance(body, Shredded)
+        }
+        return SubjectRows(frame.select(SUBJECT, *(_restored(n, t) for n, t in types.items())), dead)
+
+    def _sealed(self, table: IcebergTable, name: str, rows: pl.DataFrame) -> pl.DataFrame:
+        ordered = rows.sort(SUBJECT)
+        body, offsets = encode(
+            ordered.select(_stored(n, t) for n, t in ordered.schema.items() if n != SUBJECT)
+        )
+        refs = ordered[SUBJECT].to_list()
+        row_ids = [hashlib.sha256(b"row" + ref).digest()[:16] for ref in refs]
+        bounds = offsets.tolist()
+        bodies = [body[a:b] for a, b in itertools.pairwise(bounds)]
+        sealed = self._keyring.session().seal(self._context(table, name), refs, row_ids, bodies)
+        return pl.DataFrame(
+            {
+                SUBJECT: pl.Series(refs, dtype=pl.Binary),
+                "row_id": pl.Series(row_ids, dtype=pl.Binary),
+                "sealed": pl.Series([s if isinstance(s, bytes) else None for s in sealed], dtype=pl.Binary),
+            }
+        ).drop_nulls("sealed")
+
+    def _context(self, table: IcebergTable, name: str) -> FieldContext:
+        return FieldContext(table.metadata().table_uuid.bytes, _SEALED_ID, "view", "service", name, 1)
+
+
+def column_types(rows: pl.DataFrame) -> dict[str, str]:
+    """Name → Iceberg type of a result's columns.
+
+    Raises:
+        DefinitionError: a column of a type that cannot be stored.
+    """
+    return {f.name: str(f.field_type) for f in _schema_of(rows).fields}
+
+
+def digest_of(rows: pl.DataFrame) -> str:
+    """SHA-256 of the rows as CSV text, binary columns as hex."""
+    shown = rows.with_columns(pl.col(pl.Binary).bin.encode("hex"))
+    return hashlib.sha256(shown.write_csv().encode()).hexdigest()
+
+
+def _landed(table: IcebergTable, build_id: str) -> int | None:
+    for snapshot in table.history():
+        summary = snapshot.summary
+        if summary is not None and summary.additional_properties.get(BATCH) == build_id:
+            return snapshot.snapshot_id
+    return None
+
+
+def _schema_of(rows: pl.DataFrame) -> Schema:
+    fields = []
+    for at, (name, dtype) in enumerate(rows.schema.items(), start=1):
+        if type(dtype) not in _ICEBERG:
+            raise DefinitionError(f"column `{name}` has type {dtype}, which a view cannot publish")
+        fields.append(NestedField(at, name, _ICEBERG[type(dtype)], required=False))
+    return Schema(*fields)
+
+
+def _storable(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(
+        pl.col(pl.UInt32, pl.Int32).cast(pl.Int64),
+        pl.col(pl.Datetime).dt.cast_time_unit("us"),
+    )
+
+
+def _avro_type(dtype: pl.DataType) -> pl.DataType:
+    return pl.Int64() if isinstance(dtype, pl.Datetime | pl.UInt32 | pl.Int32) else dtype
+
+
+def _stored(name: str, dtype: pl.DataType) -> pl.Expr:
+    if isinstance(dtype, pl.Datetime):
+        return pl.col(name).dt.timestamp("us").alias(name)
+    return pl.col(name).cast(_avro_type(dtype))
+
+
+def _restored(name: str, dtype: pl.DataType) -> pl.Expr:
+    if isinstance(dtype, pl.Datetime):
+        return pl.from_epoch(name, "us").dt.replace_time_zone("UTC").alias(name)
+    return pl.col(name).cast(dtype)

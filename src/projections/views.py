@@ -1,0 +1,238 @@
+"""Views as their users see them: build, publish, roll back, read now, read as of a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import polars as pl
+from attrs import field, frozen
+
+from keys import Keyring, Shredded, SubjectId
+from lake import Lake
+from projections.build import Builder, Built, Progress
+from projections.definition import SUBJECT, event_reads
+from projections.errors import DefinitionError, NotPublished
+from projections.ledger import Ledger, Publication, Release
+from projections.registry import ViewRegistry
+from projections.tables import ViewTables
+
+AGGREGATE: Final = "aggregate"
+
+
+@frozen
+class Answer:
+    """Rows of a view and where they come from.
+
+    Attributes:
+        rows: of a subject-grain view without the handle, one per person that can be opened.
+        shredded: how many rows belong to erased people.
+    """
+
+    rows: pl.DataFrame = field(repr=False)
+    publication: Publication
+    shredded: int = 0
+
+
+@frozen
+class PersonAnswer:
+    """One person's row, or the receipt that says why there is none; None when there never was."""
+
+    row: dict[str, Any] | None = field(repr=False)
+    shredded: Shredded | None
+    publication: Publication
+
+
+@frozen
+class Reconciled:
+    """`as_reported` against `as_recomputed`, by key.
+
+    Attributes:
+        differences: the keys that differ, both values of every measure (`…_reported`, `…_recomputed`).
+        erased_events: events counted then whose person was erased since.
+        residual: differing keys that erasures cannot explain; 0 means fully explained.
+    """
+
+    differences: pl.DataFrame = field(repr=False)
+    erased_events: int
+    residual: int
+    publication: Publication
+
+
+class Views:
+    """All views of a lake."""
+
+    def __init__(
+        self, lake: Lake, registry: ViewRegistry, builder: Builder, tables: ViewTables, ledger: Ledger
+    ) -> None:
+        self._lake = lake
+        self._keyring: Keyring = lake.keyring
+        self.registry = registry
+        self.builder = builder
+        self.ledger = ledger
+        self._tables = tables
+
+    def build(
+        self,
+        names: Sequence[str],
+        *,
+        snapshot_id: int | None = None,
+        rebuild: bool = False,
+        who: str = "",
+        why: str = "",
+        progress: Progress = lambda what, done, total: None,
+    ) -> list[Built]:
+        """Builds without publishing; see `Builder.build`."""
+        return self.builder.build(
+            names, snapshot_id=snapshot_id, rebuild=rebuild, who=who, why=why, progress=progress
+        )
+
+    def publish(self, built: Sequence[Built], *, who: str, why: str) -> Release:
+        """Switches readers to built versions in one commit.
+
+        Raises:
+            StaleEpoch: somebody was erased since; build again.
+        """
+        publications = [one.publication for one in built]
+        current = self.ledger.current()
+        recorded = [self.ledger.by_build(one.build_id) for one in publications]
+        if current is not None and all(
+            one is not None and current.entries.get(one.view) == one.publication_id for one in recorded
+        ):
+            return current  # readers see these very builds already
+        release = self.ledger.release(publications, epoch=self._keyring.epoch, who=who, why=why)
+        self._tag_inputs(publications)
+        return release
+
+    def roll_back(self, name: str, *, who: str, why: str) -> Release:
+        """Switches a view back to the publication before, in one commit.
+
+        Raises:
+            NotPublished: there is none before.
+            StaleEpoch: the earlier version would bring an erased person back.
+        """
+        self.registry.get(name)
+        release = self.ledger.current()
+        history = self.ledger.history(name)
+        now = release.entries.get(name) if release is not None else None
+        earlier = [p for p in history if now is not None and p.publication_id < now]
+        if not earlier:
+            raise NotPublished(f"`{name}` has no publication before the current one")
+        return self.ledger.revert([earlier[0]], epoch=self._keyring.epoch, who=who, why=why)
+
+    def publication(self, name: str, at: datetime | None = None) -> Publication:
+        """The publication readers saw at a moment.
+
+        Raises:
+            UnknownView: neither defined nor ever published.
+            NotPublished: nothing was published then; says since when something is.
+        """
+        release = self.ledger.current(at)
+        if release is not None and name in release.entries:
+            return self.ledger.publication(release.entries[name])
+        history = self.ledger.history(name)
+        if not history and name not in self.registry.names():
+            self.registry.get(name)
+        if not history:
+            raise NotPublished(
+                f"`{name}` was never published", next_step=f"Run `shredlake views publish {name}`."
+            )
+        first = next(r.released_at for r in reversed(self.ledger.releases()) if name in r.entries)
+        raise NotPublished(
+            f"nothing of `{name}` was published then; its first publication is of "
+            f"{first.isoformat(timespec='seconds')}"
+        )
+
+    def as_reported(self, name: str, at: datetime | None = None) -> Answer:
+        """What readers saw at a moment, from the snapshot they saw."""
+        publication = self.publication(name, at)
+        if publication.grain == AGGREGATE:
+            rows = self._tables.read_aggregate(publication.table, publication.snapshot_id)
+            return Answer(rows, publication)
+        found = self._tables.read_subjects(publication.table, publication.snapshot_id, publication.columns)
+        return Answer(found.frame.drop(SUBJECT), publication, len(found.shredded))
+
+    def person(self, name: str, subject: SubjectId, at: datetime | None = None) -> PersonAnswer:
+        """One person's row of a subject-grain view.
+
+        Raises:
+            DefinitionError: the view has no row per person.
+        """
+        publication = self.publication(name, at)
+        if publication.grain == AGGREGATE:
+            raise DefinitionError(f"`{name}` has no row per person")
+        erased = self._keyring.erased(subject)
+        ref = self._keyring.ref_of(subject)
+        if ref is None:
+            return PersonAnswer(None, erased, publication)
+        found = self._tables.read_subjects(
+            publication.table, publication.snapshot_id, publication.columns, [ref]
+        )
+        rows = found.frame.drop(SUBJECT).to_dicts()
+        return PersonAnswer(rows[0] if rows else None, found.shredded.get(ref), publication)
+
+    def as_recomputed(self, name: str, at: datetime | None = None) -> Answer:
+        """Same inputs and code as then, with today's keys.
+
+        Raises:
+            DefinitionError: the code is not the one of then; says which commit has it.
+        """
+        publication = self.publication(name, at)
+        view = self.registry.get(name)
+        version = self.builder.version_of(view)
+        if version != publication.version:
+            where = f" (commit {publication.git_sha[:12]})" if publication.git_sha else ""
+            raise DefinitionError(
+                f"`{name}` was computed by version {publication.version}{where}, the code now is {version}",
+                next_step="Check that commit out and ask again.",
+            )
+        rows = self.builder.recompute(view, publication.input_snapshot)
+        return Answer(rows.drop(SUBJECT, strict=False), publication)
+
+    def reconcile(self, name: str, at: datetime | None = None) -> Reconciled:
+        """Explains the difference between as reported and as recomputed."""
+        publication = self.publication(name, at)
+        if publication.grain != AGGREGATE:
+            raise DefinitionError(f"`{name}` has a row per person; only aggregates are reconciled")
+        view = self.registry.get(name)
+        reported = self.as_reported(name, at).rows
+        recomputed = self.as_recomputed(name, at).rows.select(reported.columns)
+        keys = list(view.keys)
+        both = reported.join(recomputed, on=keys, how="full", suffix="_recomputed", coalesce=True)
+        measures = [column for column in reported.columns if column not in keys]
+        differs = pl.any_horizontal(pl.col(m).ne_missing(pl.col(f"{m}_recomputed")) for m in measures)
+        differences = both.filter(differs).rename({m: f"{m}_reported" for m in measures})
+        erased = 0
+        if publication.personal and self._keyring.epoch() > publication.epoch:
+            erased = self._erased_since(publication)
+        residual = 0 if erased else differences.height
+        return Reconciled(differences.sort(keys), erased, residual, publication)
+
+    def _erased_since(self, publication: Publication) -> int:
+        """Events counted then that cannot be opened now."""
+        replay = self._lake.replay()
+        files = replay.files(publication.input_snapshot)
+        gone = 0
+        for read in event_reads(self.registry.get(publication.view), self._lake.types):
+            gone += int(replay.events(files, read).frame["shredded"].sum())
+        return gone - publication.events_shredded
+
+    def _tag_inputs(self, publications: Sequence[Publication]) -> None:
+        """Keeps the input snapshots of publications from expiring."""
+        known = self._lake.events.metadata().refs
+        tags = {f"input-{p.input_snapshot}": p.input_snapshot for p in publications}
+        fresh = {name: snapshot_id for name, snapshot_id in tags.items() if name not in known}
+        if fresh:
+            self._lake.events.set_tags(fresh)
+
+
+def utc(moment: datetime) -> datetime:
+    """A moment in UTC; naive ones are refused.
+
+    Raises:
+        NotPublished: without a time zone a moment names no instant.
+    """
+    if moment.tzinfo is None:
+        raise NotPublished("a moment needs a time zone", next_step="Write it like 2026-01-31T10:00+01:00.")
+    return moment.astimezone(UTC)
