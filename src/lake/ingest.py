@@ -49,6 +49,7 @@ class IngestSummary:
     snapshots: tuple[int, ...] = ()
     reasons: tuple[tuple[str, int], ...] = ()
     rejected: tuple[Rejected, ...] = field(default=(), repr=False)
+    suppressed_lines: tuple[int, ...] = ()
 
 
 @frozen
@@ -58,6 +59,7 @@ class _Prepared:
     epoch: int
     blocks: int
     stored_bytes: int
+    suppressed_lines: tuple[int, ...]
 
 
 class Ingestor:
@@ -125,6 +127,7 @@ class Ingestor:
                 snapshots=(*summary.snapshots, committed.snapshot_id),
                 reasons=tuple(sorted(reasons.items())),
                 rejected=(*summary.rejected, *parsed.rejected),
+                suppressed_lines=(*summary.suppressed_lines, *prepared.suppressed_lines),
             )
             progress(parsed.end, summary.stored_bytes)
         return summary
@@ -157,29 +160,31 @@ class Ingestor:
         at = self._clock().astimezone(UTC)
         number = source_number(source.name)
         parts: list[pl.DataFrame] = []
-        events = suppressed = 0
+        events = 0
+        suppressed: list[int] = []
         for event_type, frame in parsed.accepted:
             blocks, stored, refused = self._seal_type(event_type, frame, at, number)
             parts.extend(blocks)
             events += stored
-            suppressed += refused
+            suppressed.extend(refused)
         letters, dead, refused = self._seal_letters(source, parsed.rejected, at, number)
         parts.extend(letters)
-        suppressed += refused
+        suppressed.extend(refused)
         files: tuple[DataFile, ...] = ()
         blocks_made = sum(part.height for part in parts)
         if blocks_made:
             rows = pl.concat(parts)
             partition, folder = day_partition(at.date())
             files = (self._table.write_file(rows, partition=partition, folder=folder, plain=PLAIN_COLUMNS),)
-        span = Range(source.name, parsed.start, parsed.end, events, dead, suppressed, parsed.blank)
+        span = Range(source.name, parsed.start, parsed.end, events, dead, len(suppressed), parsed.blank)
         assert span.adds_up(), "every line is an event, a dead letter, suppressed or blank"
-        return _Prepared(files, span, epoch, blocks_made, sum(f.file_size_in_bytes for f in files))
+        stored_bytes = sum(f.file_size_in_bytes for f in files)
+        return _Prepared(files, span, epoch, blocks_made, stored_bytes, tuple(suppressed))
 
     def _seal_type(
         self, event_type: EventType, frame: pl.DataFrame, at: datetime, number: int
-    ) -> tuple[list[pl.DataFrame], int, int]:
-        """(block rows per facet, events stored, events suppressed)."""
+    ) -> tuple[list[pl.DataFrame], int, list[int]]:
+        """(block rows per facet, events stored, lines of suppressed events)."""
         frame = frame.with_columns(
             pl.col("revision").alias("_rev"), pl.col("occurred_at").dt.date().alias("_day")
         )
@@ -202,7 +207,7 @@ class Ingestor:
                 )
             )
             self._index_identities(event_type, facet, mine)
-        return parts, stored, frame.height - stored
+        return parts, stored, _lines_without(frame, primary)
 
     def _facet_rows(self, event_type: EventType, facet: Facet, primary: pl.DataFrame) -> pl.DataFrame:
         """The events that have something of this facet, under that person's handle."""
@@ -255,10 +260,10 @@ class Ingestor:
 
     def _seal_letters(
         self, source: Source, rejected: Sequence[Rejected], at: datetime, number: int
-    ) -> tuple[list[pl.DataFrame], int, int]:
-        """(block rows of dead letters, letters stored, letters of erased people)."""
+    ) -> tuple[list[pl.DataFrame], int, list[int]]:
+        """(block rows of dead letters, letters stored, lines of erased people's letters)."""
         if not rejected:
-            return [], 0, 0
+            return [], 0, []
         frame = pl.DataFrame(
             {
                 "subject": [r.subject for r in rejected],
@@ -297,7 +302,13 @@ class Ingestor:
                     source=number,
                 )
             )
-        return parts, known.height + nobody.height, named.height - known.height
+        return parts, known.height + nobody.height, _lines_without(named, known)
+
+
+def _lines_without(all_rows: pl.DataFrame, kept: pl.DataFrame) -> list[int]:
+    if kept.height == all_rows.height:
+        return []
+    return all_rows.join(kept, on="position", how="anti").get_column("position").to_list()
 
 
 def letter_text(raw: bytes) -> str:

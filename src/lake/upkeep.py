@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -20,15 +20,16 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table.metadata import TableMetadata
 
 from keys import Keyring
-from lake.blocks import BLOCK_COLUMNS, open_blocks, seal_events, severed_refs, uuid7s
+from lake.blocks import BLOCK_COLUMNS, Opened, open_blocks, seal_events, severed_refs, uuid7s
 from lake.dedup import settle
 from lake.errors import ConservationBroken, EpochMoved
 from lake.events import PLAIN_COLUMNS, day_partition
-from lake.eventtypes import EventType, Facet, TypeRegistry
+from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry
+from lake.ingest import letter_bytes
 from lake.lakehouse import Lake
 from lake.offsets import EPOCH, KIND, UPKEEP, carried
 from lake.replay import block_rows, local_path
-from lake.table import IcebergTable, summary_of
+from lake.table import Committed, IcebergTable, summary_of
 
 L1_ROW_GROUP: Final = 16_384
 KEEP_SNAPSHOTS: Final = 100
@@ -94,25 +95,12 @@ class Upkeep:
             files = self.days().get(day, [])
             if not files:
                 return Compacted(day, None, 0, 0, 0, 0, 0, 0, 0, 0)
-            epoch = self._keyring.epoch()
             before = block_rows(files, None)
             rewritten = self._rewrite(before, progress)
-            after = rewritten.rows.sort("event_type", "facet", "subject_ref", "block_id")
+            after = rewritten.rows
             _check_conservation(before, after, rewritten.superseded)
-            partition, folder = day_partition(day)
-            fresh = self._table.write_file(
-                after, partition=partition, folder=folder, plain=PLAIN_COLUMNS, row_group_rows=L1_ROW_GROUP
-            )
-
-            def guard(metadata: TableMetadata, epoch: int = epoch) -> dict[str, str]:
-                if self._keyring.epoch() != epoch:
-                    raise EpochMoved("somebody was erased while the day was rewritten")
-                head = metadata.current_snapshot()
-                kept = carried(summary_of(head)) if head is not None else {}
-                return {KIND: UPKEEP, EPOCH: str(epoch), **kept}
-
             try:
-                landed = self._table.commit([fresh], guard, removes=files)
+                fresh, landed = self._replace(day, files, after)
             except (EpochMoved, ValidationException):
                 continue  # somebody was erased, or another compaction was first: look again
             return Compacted(
@@ -131,6 +119,41 @@ class Upkeep:
     def days_of(self, refs: Sequence[bytes]) -> list[date]:
         """Ingest days whose live files hold blocks of these handles."""
         return [day for day, files in self.days().items() if block_rows(files, None, refs).height]
+
+    def redact_letters(self, holds: Callable[[bytes], bool]) -> int:
+        """Removes dead letters of nobody's that `holds` recognises, and destroys what sealed them.
+
+        A line without a readable subject is sealed under a key that belongs to no person. Those that
+        name an erased person are taken out, the others sealed anew, and the old key is destroyed, so
+        that they are unreadable in every old snapshot too. Returns how many were removed.
+        """
+        removed = 0
+        for day, files in self.days().items():
+            rows = block_rows(files, None)
+            letters = rows.filter(pl.col("event_type") == DEAD_LETTER)
+            if letters.height == 0:
+                continue
+            found = self._open_group(letters, self._types.get(DEAD_LETTER), PRIMARY).frame
+            nobody = found.filter((pl.col("subject") == "") & ~pl.col("shredded"))
+            hit = [holds(letter_bytes(raw)) for raw in nobody["raw"]]
+            doomed = nobody.filter(pl.Series(hit, dtype=pl.Boolean))
+            if doomed.height == 0:
+                continue
+            old = doomed["subject_ref"].unique().to_list()
+            with_them = nobody.filter(pl.col("subject_ref").is_in(old))
+            rest = with_them.join(doomed.select("_tag"), on="_tag", how="anti")
+            kept = rows.filter(~pl.col("subject_ref").is_in(old))
+            parts = [kept.select(BLOCK_COLUMNS)]
+            if rest.height:
+                fresh = self._keyring.mint(1, PRIMARY.purpose)[0].ref
+                again = rest.with_columns(
+                    pl.lit(fresh, pl.Binary).alias("ref"), pl.col("occurred_on").alias("_day")
+                )
+                parts.append(self._sealed(again, self._types.get(DEAD_LETTER), PRIMARY, rows))
+            self._replace(day, files, pl.concat(parts))
+            self._keyring.drop(old)
+            removed += doomed.height
+        return removed
 
     def expire(self, keep: int = KEEP_SNAPSHOTS) -> list[int]:
         """Forgets snapshots that no tag names and that are not among the newest `keep`."""
@@ -161,6 +184,53 @@ class Upkeep:
                     path.unlink(missing_ok=True)
         return orphans
 
+    def _replace(
+        self, day: date, files: Sequence[DataFile], rows: pl.DataFrame
+    ) -> tuple[DataFile, Committed]:
+        """One file in place of a day's files, in one commit."""
+        epoch = self._keyring.epoch()
+        partition, folder = day_partition(day)
+        ordered = rows.sort("event_type", "facet", "subject_ref", "block_id")
+        fresh = self._table.write_file(
+            ordered, partition=partition, folder=folder, plain=PLAIN_COLUMNS, row_group_rows=L1_ROW_GROUP
+        )
+
+        def guard(metadata: TableMetadata) -> dict[str, str]:
+            if self._keyring.epoch() != epoch:
+                raise EpochMoved("somebody was erased while the day was rewritten")
+            head = metadata.current_snapshot()
+            kept = carried(summary_of(head)) if head is not None else {}
+            return {KIND: UPKEEP, EPOCH: str(epoch), **kept}
+
+        return fresh, self._table.commit([fresh], guard, removes=files)
+
+    def _open_group(self, rows: pl.DataFrame, event_type: EventType, facet: Facet) -> Opened:
+        return open_blocks(
+            rows,
+            event_type,
+            facet,
+            fields=[f.name for f in event_type.fields],
+            personal=True,
+            opener=self._keyring.opener(),
+            table_uuid=self._uuid,
+        )
+
+    def _sealed(
+        self, events: pl.DataFrame, event_type: EventType, facet: Facet, rows: pl.DataFrame
+    ) -> pl.DataFrame:
+        """Events sealed again as blocks of the day that `rows` come from."""
+        earliest = rows.get_column("ingested_at").min()
+        assert isinstance(earliest, datetime)
+        return seal_events(
+            events,
+            event_type,
+            facet,
+            session=self._keyring.session(),
+            table_uuid=self._uuid,
+            ingested_at=earliest,
+            source=0,
+        )
+
     def _referenced(self) -> set[str]:
         table = self._table.load()
         found: set[str] = set()
@@ -188,15 +258,7 @@ class Upkeep:
         )
 
     def _rewrite_group(self, rows: pl.DataFrame, event_type: EventType, facet: Facet) -> _Rewritten:
-        opened = open_blocks(
-            rows,
-            event_type,
-            facet,
-            fields=[f.name for f in event_type.fields],
-            personal=True,
-            opener=self._keyring.opener(),
-            table_uuid=self._uuid,
-        )
+        opened = self._open_group(rows, event_type, facet)
         living = opened.frame.filter(~pl.col("shredded"))
         alive_blocks = set(living.get_column("_order").unique().to_list())
         rest = rows.filter(~pl.col("_n").is_in(list(alive_blocks)))
@@ -205,15 +267,8 @@ class Upkeep:
         )
         kept = rest.filter(~pl.col("block_id").is_in(dead.get_column("block_id").to_list()))
         winners = settle(living, event_type.dedup_window_days)
-        sealed = seal_events(
-            winners.rename({"subject_ref": "ref", "occurred_on": "_day"}),
-            event_type,
-            facet,
-            session=self._keyring.session(),
-            table_uuid=self._uuid,
-            ingested_at=rows.get_column("ingested_at").min() or datetime.now(UTC),  # type: ignore[arg-type]
-            source=0,
-        )
+        renamed = winners.rename({"subject_ref": "ref", "occurred_on": "_day"})
+        sealed = self._sealed(renamed, event_type, facet, rows)
         parts = [sealed, _sever(dead), kept.select(BLOCK_COLUMNS)]
         return _Rewritten(
             pl.concat([part for part in parts if part.height] or parts[:1]),

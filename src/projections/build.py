@@ -138,6 +138,17 @@ class Builder:
             partials.extend(done[view.name] for done in self._executor.map([task]))
         return result(view, pl.concat([p.rows for p in partials if p.rows.height] or [partials[0].rows]))
 
+    def forget_people(self, refs: Sequence[bytes]) -> list[int]:
+        """See `Views.forget_people`."""
+        buckets = sorted({int.from_bytes(ref[:2], "big") >> (16 - self._bits) for ref in refs})
+        for version in self._states.versions():
+            self._states.forget(version, buckets)
+        return buckets
+
+    def close(self) -> None:
+        """Closes the states."""
+        self._states.close()
+
     # -- planning ----------------------------------------------------------------------------------
 
     def _plan(self, view: View, target: Snapshot, rebuild: bool, epoch: int) -> _Plan:

@@ -116,11 +116,14 @@ class StateStore:
         rows, tags, counts = (_joined(tables) for tables in zip(*triples, strict=True))
         return Partial(rows, tags, counts)
 
-    def forget(self, version: str) -> None:
-        """Destroys a version's states and their keys."""
-        old = [state.ref for state in self.known(version).values()]
+    def forget(self, version: str, buckets: Iterable[int]) -> None:
+        """Destroys states of a version and their keys; the next build derives them anew."""
+        gone = set(buckets)
+        old = [state.ref for bucket, state in self.known(version).items() if bucket in gone]
         with self._effects("state"), self._db.write() as db:
-            db.execute("DELETE FROM states WHERE version = ?", (version,))
+            db.executemany(
+                "DELETE FROM states WHERE version = ? AND bucket = ?", [(version, b) for b in gone]
+            )
         self._drop(old)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from keys import Keyring, Shredded, SubjectId
 from lake import Lake
 from projections.build import Builder, Built, Progress
 from projections.definition import SUBJECT, event_reads
+from projections.derive import view_is_personal
 from projections.errors import DefinitionError, NotPublished
 from projections.ledger import Ledger, Publication, Release
 from projections.registry import ViewRegistry
@@ -121,6 +122,17 @@ class Views:
             raise NotPublished(f"`{name}` has no publication before the current one")
         return self.ledger.revert([earlier[0]], epoch=self._keyring.epoch, who=who, why=why)
 
+    def personal_names(self) -> list[str]:
+        """Views that an erasure touches."""
+        return [v.name for v in self.registry.all() if view_is_personal(self._lake, v)]
+
+    def forget_people(self, refs: Sequence[bytes]) -> list[int]:
+        """Destroys the states of the buckets these handles are in, of every version ever built.
+
+        Their next build derives them anew, without whoever was erased. Returns the buckets.
+        """
+        return self.builder.forget_people(refs)
+
     def publication(self, name: str, at: datetime | None = None) -> Publication:
         """The publication readers saw at a moment.
 
@@ -208,6 +220,11 @@ class Views:
             erased = self._erased_since(publication)
         residual = 0 if erased else differences.height
         return Reconciled(differences.sort(keys), erased, residual, publication)
+
+    def close(self) -> None:
+        """Closes state and ledger."""
+        self.builder.close()
+        self.ledger.close()
 
     def _erased_since(self, publication: Publication) -> int:
         """Events counted then that cannot be opened now."""

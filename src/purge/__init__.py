@@ -1,1 +1,70 @@
-"""purge"""
+"""purge: from a request to a proof.
+
+A journaled saga fences a person, destroys one key, derives views anew, sweeps, verifies and signs a
+receipt that anyone can check offline.
+"""
+
+from pathlib import Path
+
+from lake import Lake
+from projections import Views
+from purge.clocks import REGIMES, Regime, due_at
+from purge.errors import (
+    IdempotencyConflict,
+    NotCancellable,
+    PurgeError,
+    ReceiptInvalid,
+    UnderHold,
+    UnknownRequest,
+    UnknownSubject,
+    VerificationFailed,
+)
+from purge.inventory import STORES, Store, store_of, unregistered
+from purge.journal import Journal, Request, StageRecord
+from purge.receipt import payload_of
+from purge.saga import Plan, Purge, Submitted
+from purge.scanner import Finding, Scanned, scan
+from purge.stages import STAGES, Status
+from purge.tlog import Checkpoint, TransparencyLog, verifier_key
+
+
+def open_purge(home: Path, lake: Lake, views: Views) -> Purge:
+    """Erasures of the lake in a folder: journal, transparency log and locks below it."""
+    journal = Journal(home / "purge" / "journal.db", lake.clock, lake.effects)
+    log = TransparencyLog(home / "evidence" / "tlog.db", lake.keyring, lake.effects)
+    return Purge(home, lake, views, journal, log)
+
+
+__all__ = [
+    "REGIMES",
+    "STAGES",
+    "STORES",
+    "Checkpoint",
+    "Finding",
+    "IdempotencyConflict",
+    "Journal",
+    "NotCancellable",
+    "Plan",
+    "Purge",
+    "PurgeError",
+    "ReceiptInvalid",
+    "Regime",
+    "Request",
+    "Scanned",
+    "StageRecord",
+    "Status",
+    "Store",
+    "Submitted",
+    "TransparencyLog",
+    "UnderHold",
+    "UnknownRequest",
+    "UnknownSubject",
+    "VerificationFailed",
+    "due_at",
+    "open_purge",
+    "payload_of",
+    "scan",
+    "store_of",
+    "unregistered",
+    "verifier_key",
+]

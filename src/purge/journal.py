@@ -1,0 +1,293 @@
+"""The request journal: every erasure request, its stages with their times, and legal holds.
+
+The person's id lies in it sealed under the person's own key, so it becomes unreadable with them; their
+handles are removed once the receipt is out.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from keys import Database, Effects
+from purge.clocks import Regime, due_at
+from purge.errors import IdempotencyConflict, NotCancellable, UnknownRequest
+from purge.stages import STAGES, Status, may_cancel, status_of
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS requests (request_id TEXT PRIMARY KEY, received_at TEXT NOT NULL,
+    due_at TEXT NOT NULL, regime TEXT NOT NULL, purpose TEXT NOT NULL, subject_tag BLOB NOT NULL,
+    ref BLOB, sealed_subject BLOB, commitment TEXT NOT NULL, stage TEXT NOT NULL, status TEXT NOT NULL,
+    details TEXT NOT NULL, statement BLOB, receipt BLOB, idempotency_key TEXT UNIQUE) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS one_open_request ON requests (subject_tag, purpose)
+    WHERE status != 'cancelled';
+CREATE TABLE IF NOT EXISTS holds (subject_tag BLOB PRIMARY KEY, ref BLOB NOT NULL, placed_at TEXT NOT NULL,
+    why TEXT NOT NULL) WITHOUT ROWID
+"""
+
+
+@frozen
+class StageRecord:
+    """A stage: when it began and ended (None while it runs), how long it took, and what it found."""
+
+    stage: str
+    started_at: str
+    finished_at: str | None
+    seconds: float | None
+    detail: Mapping[str, Any]
+
+
+@frozen
+class Request:
+    """An erasure request as the journal has it; holds no identifier in the clear.
+
+    Attributes:
+        request_id: also the receipt's id.
+        stage: the last completed one.
+        ref: the person's handle until the receipt is out.
+    """
+
+    request_id: str
+    received_at: datetime
+    due_at: datetime
+    regime: str
+    purpose: str
+    subject_tag: bytes = field(repr=False)
+    ref: bytes | None = field(repr=False)
+    sealed_subject: bytes | None = field(repr=False)
+    commitment: str
+    stage: str
+    status: Status
+    stages: tuple[StageRecord, ...]
+    statement: bytes | None = field(repr=False)
+    receipt: bytes | None = field(repr=False)
+
+    def detail(self, stage: str) -> Mapping[str, Any]:
+        """What a completed stage found; empty when it did not run."""
+        return next((s.detail for s in self.stages if s.stage == stage and s.finished_at), {})
+
+
+class Journal:
+    """Requests and holds in one SQLite file with secure_delete."""
+
+    def __init__(self, path: Path, clock: Callable[[], datetime], effects: Effects) -> None:
+        self._db = Database(path, _SCHEMA)
+        self._clock = clock
+        self._effects = effects
+
+    def submit(
+        self,
+        *,
+        subject_tag: bytes,
+        ref: bytes,
+        sealed_subject: bytes,
+        commitment: str,
+        purpose: str,
+        regime: Regime,
+        idempotency_key: str | None,
+        request_id: str | None = None,
+    ) -> tuple[Request, bool]:
+        """(the request, whether it is new). A person's open or finished request is found, not doubled.
+
+        Raises:
+            IdempotencyConflict: the key came with another person or purpose.
+        """
+        at = self._clock()
+        with self._effects("journal.submit"), self._db.write() as db:
+            if idempotency_key is not None:
+                row = db.execute(
+                    "SELECT request_id, subject_tag, purpose FROM requests WHERE idempotency_key = ?",
+                    (idempotency_key,),
+                ).fetchone()
+                if row is not None and (row[1], row[2]) != (subject_tag, purpose):
+                    raise IdempotencyConflict("this idempotency key was used for another request")
+            row = db.execute(
+                "SELECT request_id FROM requests WHERE subject_tag = ? AND purpose = ? AND ref IS ? "
+                "AND status != 'cancelled'",
+                (subject_tag, purpose, ref),
+            ).fetchone()
+            new = row is None
+            if row is None:
+                # A person who came back lawfully starts anew: the finished request gives its place up.
+                db.execute(
+                    "UPDATE requests SET subject_tag = zeroblob(0) || request_id "
+                    "WHERE subject_tag = ? AND purpose = ? AND status = 'completed'",
+                    (subject_tag, purpose),
+                )
+                row = (request_id or str(uuid.uuid4()),)
+                record = [_begun("received", at) | {"finished_at": at.isoformat(), "seconds": 0.0}]
+                db.execute(
+                    "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'received', 'pending', ?, NULL, "
+                    "NULL, ?)",
+                    (
+                        row[0],
+                        at.isoformat(),
+                        due_at(at, regime).isoformat(),
+                        regime,
+                        purpose,
+                        subject_tag,
+                        ref,
+                        sealed_subject,
+                        commitment,
+                        json.dumps(record),
+                        idempotency_key,
+                    ),
+                )
+        return self.get(row[0]), new
+
+    def get(self, request_id: str) -> Request:
+        """One request. Raises `UnknownRequest`."""
+        rows = self._db.read("SELECT * FROM requests WHERE request_id = ?", (request_id,))
+        if not rows:
+            raise UnknownRequest("there is no such erasure request")
+        return _request(rows[0])
+
+    def find(self, subject_tag: bytes) -> Request | None:
+        """The newest request of a person, by keyed hash."""
+        sql = "SELECT * FROM requests WHERE subject_tag = ? ORDER BY received_at DESC LIMIT 1"
+        rows = self._db.read(sql, (subject_tag,))
+        return _request(rows[0]) if rows else None
+
+    def all(self) -> list[Request]:
+        """Every request, the one due first ahead."""
+        return [_request(row) for row in self._db.read("SELECT * FROM requests ORDER BY due_at, request_id")]
+
+    def begin(self, request_id: str, stage: str) -> None:
+        """Writes the intent of a stage before its effect."""
+        self._edit(request_id, lambda records: [*_without(records, stage), _begun(stage, self._clock())])
+
+    def complete(self, request_id: str, stage: str, seconds: float, detail: Mapping[str, Any]) -> None:
+        """Marks a stage done with what it found."""
+
+        def change(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            for record in records:
+                if record["stage"] == stage:
+                    record |= {
+                        "finished_at": self._clock().isoformat(),
+                        "seconds": round(seconds, 4),
+                        "detail": dict(detail),
+                    }
+            return records
+
+        self._edit(request_id, change, stage=stage, status=status_of(stage))
+
+    def set_status(self, request_id: str, status: Status) -> None:
+        """Notes that a request waits (held) or stands (incomplete)."""
+        with self._db.write() as db:
+            db.execute("UPDATE requests SET status = ? WHERE request_id = ?", (status.value, request_id))
+
+    def put_statement(self, request_id: str, statement: bytes) -> bytes:
+        """Keeps the first statement of a request and returns it: a resumed run signs the same one."""
+        with self._effects("journal.statement"), self._db.write() as db:
+            db.execute(
+                "UPDATE requests SET statement = COALESCE(statement, ?) WHERE request_id = ?",
+                (statement, request_id),
+            )
+        kept = self.get(request_id).statement
+        assert kept is not None
+        return kept
+
+    def put_receipt(self, request_id: str, receipt: bytes) -> None:
+        """Keeps the receipt and removes what still pointed at the person."""
+        with self._effects("journal.receipt"), self._db.write() as db:
+            db.execute(
+                "UPDATE requests SET receipt = ?, ref = NULL, sealed_subject = NULL WHERE request_id = ?",
+                (receipt, request_id),
+            )
+        self._db.flush_deleted()
+
+    def cancel(self, request_id: str) -> Request:
+        """Takes a request back. Raises `NotCancellable` past the fence."""
+        request = self.get(request_id)
+        with self._db.write() as db:
+            if not may_cancel(request.stage, request.status):
+                raise NotCancellable(f"the request is {request.status.value} and past the fence")
+            db.execute("UPDATE requests SET status = 'cancelled' WHERE request_id = ?", (request_id,))
+        return self.get(request_id)
+
+    # -- legal holds -------------------------------------------------------------------------------
+
+    def place_hold(self, subject_tag: bytes, ref: bytes, why: str) -> None:
+        """A legal hold begins."""
+        with self._effects("journal.hold"), self._db.write() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO holds VALUES (?, ?, ?, ?)",
+                (subject_tag, ref, self._clock().isoformat(), why),
+            )
+
+    def release_hold(self, subject_tag: bytes) -> None:
+        """A legal hold ends; requests that waited for it are pending again."""
+        with self._effects("journal.hold"), self._db.write() as db:
+            db.execute("DELETE FROM holds WHERE subject_tag = ?", (subject_tag,))
+            db.execute(
+                "UPDATE requests SET status = 'pending' WHERE subject_tag = ? AND status = 'held'",
+                (subject_tag,),
+            )
+
+    def is_held(self, subject_tag: bytes) -> bool:
+        """Whether a hold stands."""
+        return bool(self._db.read("SELECT 1 FROM holds WHERE subject_tag = ?", (subject_tag,)))
+
+    @contextmanager
+    def unless_held(self, subject_tag: bytes) -> Iterator[bool]:
+        """Yields whether no hold stands, and lets none be placed before the block is left."""
+        with self._db.write() as db:
+            found = db.execute("SELECT 1 FROM holds WHERE subject_tag = ?", (subject_tag,)).fetchone()
+            yield found is None
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._db.close()
+
+    def _edit(
+        self,
+        request_id: str,
+        change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+        stage: str | None = None,
+        status: Status | None = None,
+    ) -> None:
+        with self._effects("journal"), self._db.write() as db:
+            row = db.execute("SELECT details FROM requests WHERE request_id = ?", (request_id,)).fetchone()
+            if row is None:
+                raise UnknownRequest("there is no such erasure request")
+            db.execute(
+                "UPDATE requests SET details = ?, stage = COALESCE(?, stage), status = COALESCE(?, status) "
+                "WHERE request_id = ?",
+                (json.dumps(change(json.loads(row[0]))), stage, status and status.value, request_id),
+            )
+
+
+def _begun(stage: str, at: datetime) -> dict[str, Any]:
+    return {"stage": stage, "started_at": at.isoformat(), "finished_at": None, "seconds": None, "detail": {}}
+
+
+def _without(records: list[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
+    return [record for record in records if record["stage"] != stage]
+
+
+def _request(row: tuple[Any, ...]) -> Request:
+    records = tuple(StageRecord(**record) for record in json.loads(row[11]))
+    ordered = tuple(sorted(records, key=lambda r: STAGES.index(r.stage)))
+    return Request(
+        row[0],
+        datetime.fromisoformat(row[1]),
+        datetime.fromisoformat(row[2]),
+        row[3],
+        row[4],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        Status(row[10]),
+        ordered,
+        row[12],
+        row[13],
+    )

@@ -1,0 +1,57 @@
+"""The stages of an erasure and what may follow what. Pure: this module holds all the rules."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+
+class Status(Enum):
+    """What the outside sees."""
+
+    PENDING = "pending"
+    HELD = "held"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    INCOMPLETE = "incomplete"
+
+
+STAGES: Final = (
+    "received",
+    "hold_checked",
+    "planned",
+    "fenced",
+    "letters_redacted",
+    "destroyed",
+    "unreadable",
+    "views_rederived",
+    "epoch_closed",
+    "swept",
+    "verified",
+    "attested",
+)
+"""In order. The fence is durable before anything is destroyed. The epoch is closed only when every key
+is gone, those of the views' states included, so that no backup made between opens them. Nothing is
+attested unverified."""
+
+POINT_OF_NO_RETURN: Final = "fenced"
+
+
+def next_stage(done: str) -> str | None:
+    """The stage after a completed one; None after the last."""
+    at = STAGES.index(done) + 1
+    return STAGES[at] if at < len(STAGES) else None
+
+
+def may_cancel(done: str, status: Status) -> bool:
+    """Whether a request can still be taken back."""
+    before = STAGES.index(done) < STAGES.index(POINT_OF_NO_RETURN)
+    return before and status in (Status.PENDING, Status.HELD, Status.IN_PROGRESS)
+
+
+def status_of(done: str) -> Status:
+    """The status that follows from the last completed stage."""
+    if done == "received":
+        return Status.PENDING
+    return Status.COMPLETED if done == STAGES[-1] else Status.IN_PROGRESS

@@ -1,0 +1,304 @@
+"""The HTTP API, /v1. Every route but health asks for the bearer token."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from keys import SubjectId
+from lake import HttpBatch
+from projections import utc
+from purge import verifier_key
+from service import problems
+from service.jobs import job_scheduler
+from service.models import (
+    ErasureRequested,
+    ErasureView,
+    EventResult,
+    EventsAccepted,
+    Health,
+    Named,
+    PlanView,
+    ViewAnswer,
+    ViewSummary,
+    publication_body,
+)
+from service.runtime import Runtime
+from service.worker import ErasureWorker
+
+MAX_BATCH_EVENTS: Final = 10_000
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+DEFAULT_ROWS: Final = 1000
+_BEARER: Final = HTTPBearer(auto_error=False, description="the token that `shredlake init` made")
+_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    code: {"description": text, "content": {problems.MEDIA_TYPE: {}}}
+    for code, text in (
+        (401, "no or wrong token"),
+        (404, "not there; the detail says what is"),
+        (422, "does not fit"),
+        (503, "try again later"),
+    )
+}
+
+
+def create_app(runtime: Runtime) -> FastAPI:
+    """The application over an open lake; its lifespan runs the erasure worker and the scheduler."""
+    worker = ErasureWorker(runtime.purge)
+    scheduler = job_scheduler(runtime)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        runtime.keyring.converge()
+        worker.start()
+        ticking = threading.Thread(target=scheduler.forever, name="scheduler", daemon=True)
+        ticking.start()
+        yield
+        scheduler.stop()
+        worker.stop()
+
+    app = FastAPI(
+        title="Shredlake",
+        version="1",
+        description="An event lake that can forget.",
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    problems.install(app)
+    app.include_router(_health(runtime), prefix="/v1/health", tags=["health"])
+    guarded = [Depends(_token_check(runtime.token))]
+    for router, tag in (
+        (_events(runtime), "events"),
+        (_erasures(runtime, worker), "erasures"),
+        (_views(runtime), "views"),
+        (_log(runtime), "evidence"),
+    ):
+        app.include_router(router, prefix="/v1", tags=[tag], dependencies=guarded, responses=_PROBLEMS)
+    return app
+
+
+def _token_check(token: str) -> Any:
+    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        if given is None or not secrets.compare_digest(given.credentials, token):
+            raise HTTPException(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+def _health(runtime: Runtime) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/live")
+    def live() -> Health:
+        """Whether the process answers."""
+        return Health(status="live")
+
+    @router.get("/ready", responses={503: {"model": Health}})
+    def ready(response: Response) -> Health:
+        """Whether it is safe to read: fence log and key pages agree."""
+        gate = runtime.keyring.gate()
+        if gate.is_open:
+            return Health(status="ready")
+        response.status_code = 503
+        return Health(status="not_ready", why="the restore gate is shut: run `shredlake keys converge`")
+
+    return router
+
+
+def _events(runtime: Runtime) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/events", status_code=202)
+    async def post_events(
+        request: Request, idempotency_key: Annotated[str | None, Header(max_length=200)] = None
+    ) -> EventsAccepted:
+        """Takes one CloudEvent (structured JSON) or an array of them; answers when they are durable.
+
+        The same `Idempotency-Key` with the same events lands once.
+        """
+        raw = await request.body()
+        if len(raw) > MAX_BODY_BYTES:
+            raise HTTPException(413, f"a batch may have at most {MAX_BODY_BYTES} bytes")
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            raise HTTPException(400, "the body is not JSON") from None
+        events = body if isinstance(body, list) else [body]
+        if not 1 <= len(events) <= MAX_BATCH_EVENTS:
+            raise HTTPException(413, f"a batch has 1 to {MAX_BATCH_EVENTS} events")
+        return await run_in_threadpool(_ingest, runtime, events, idempotency_key)
+
+    return router
+
+
+def _ingest(runtime: Runtime, events: list[Any], key: str | None) -> EventsAccepted:
+    lines = [orjson.dumps(event) for event in events]
+    digest = hashlib.sha256(b"\n".join(lines)).hexdigest()
+    batch = HttpBatch(lines, f"{key or secrets.token_hex(16)}|{digest}", runtime.lake.types)
+    done = runtime.lake.ingestor().run(batch, batch_events=MAX_BATCH_EVENTS)
+    rejected = {r.line: r.flaw for r in done.rejected}
+    suppressed = set(done.suppressed_lines)
+    results = []
+    for index in range(len(lines)):
+        if index in suppressed:
+            results.append(EventResult(index=index, status="suppressed", reason=None))
+        elif index in rejected:
+            flaw = rejected[index]
+            results.append(EventResult(index=index, status="rejected", reason=flaw.reason, field=flaw.field))
+        else:
+            results.append(EventResult(index=index, status="accepted", reason=None))
+    return EventsAccepted(
+        accepted=done.events,
+        rejected=len(rejected) - len(suppressed & rejected.keys()),
+        suppressed=done.suppressed,
+        already=done.already,
+        results=results,
+    )
+
+
+def _erasures(runtime: Runtime, worker: ErasureWorker) -> APIRouter:
+    router = APIRouter()
+    purge = runtime.purge
+
+    @router.post("/erasure-requests", status_code=202, response_model=None)
+    def post_erasure(
+        wanted: ErasureRequested,
+        response: Response,
+        idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+    ) -> ErasureView | JSONResponse:
+        """Asks for an erasure; `dry_run` answers 200 with the plan instead."""
+        subject = SubjectId(wanted.subject)
+        if wanted.dry_run:
+            return JSONResponse(PlanView.of(purge.plan(subject)).model_dump(mode="json"), 200)
+        done = purge.submit(
+            subject, purpose=wanted.purpose, regime=wanted.regime, idempotency_key=idempotency_key
+        )
+        response.headers["Location"] = f"/v1/erasure-requests/{done.request.request_id}"
+        worker.wake()
+        return ErasureView.of(done.request, done.salt)
+
+    @router.get("/erasure-requests")
+    def list_erasures() -> list[ErasureView]:
+        """Every request, the one due first ahead."""
+        return [ErasureView.of(request) for request in purge.journal.all()]
+
+    @router.get("/erasure-requests/{request_id}")
+    def get_erasure(request_id: str) -> ErasureView:
+        """One request with every stage and its time."""
+        return ErasureView.of(purge.journal.get(request_id))
+
+    @router.get("/erasure-requests/{request_id}/receipt", response_class=Response)
+    def get_receipt(request_id: str) -> Response:
+        """The signed receipt, byte for byte as it verifies."""
+        receipt = purge.journal.get(request_id).receipt
+        if receipt is None:
+            raise HTTPException(404, "the erasure is not attested yet")
+        return Response(receipt, media_type="application/json")
+
+    @router.post("/erasure-requests/{request_id}/cancel")
+    def cancel(request_id: str) -> ErasureView:
+        """Takes a request back while nothing is fenced."""
+        return ErasureView.of(purge.journal.cancel(request_id))
+
+    @router.post("/legal-holds", status_code=204)
+    def hold(named: Named) -> None:
+        """Puts a person under legal hold."""
+        purge.hold(SubjectId(named.subject), named.why)
+
+    @router.post("/legal-holds/release", status_code=204)
+    def release(named: Named) -> None:
+        """Ends a hold; a waiting erasure goes on by itself."""
+        purge.release(SubjectId(named.subject))
+        worker.wake()
+
+    return router
+
+
+def _views(runtime: Runtime) -> APIRouter:
+    router = APIRouter()
+    views = runtime.views
+
+    def answer(name: str, mode: Any, rows: Any, publication: Any, **more: Any) -> ViewAnswer:
+        leaf = views.ledger.leaf_of(publication.publication_id)
+        limit = more.pop("limit")
+        return ViewAnswer(
+            view=name,
+            mode=mode,
+            rows=rows.head(limit).to_dicts(),
+            total_rows=rows.height,
+            publication=publication_body(publication),
+            log_leaf=leaf,
+            proof=runtime.purge.log.proof(leaf) if leaf is not None else None,
+            **more,
+        )
+
+    @router.get("/views")
+    def list_views() -> list[ViewSummary]:
+        """Defined views and what readers see of them."""
+        release = views.ledger.current()
+        found = []
+        personal = set(views.personal_names())
+        for name in views.registry.names():
+            entry = release.entries.get(name) if release else None
+            published = publication_body(views.ledger.publication(entry)) if entry else None
+            found.append(ViewSummary(name=name, personal=name in personal, published=published))
+        return found
+
+    @router.get("/views/{name}")
+    def get_view(
+        name: str,
+        as_of: Annotated[datetime | None, Query(description="a moment with its time zone")] = None,
+        mode: Literal["as_reported", "as_recomputed", "reconcile"] = "as_reported",
+        limit: Annotated[int, Query(ge=1, le=100_000)] = DEFAULT_ROWS,
+    ) -> ViewAnswer:
+        """Rows of a view, now or as of a moment, with their publication and its proof."""
+        at = utc(as_of) if as_of else None
+        if mode == "reconcile":
+            found = views.reconcile(name, at)
+            why = {"erased_events": found.erased_events, "residual": found.residual}
+            return answer(name, mode, found.differences, found.publication, explanation=why, limit=limit)
+        ask = views.as_reported if mode == "as_reported" else views.as_recomputed
+        rows = ask(name, at)
+        return answer(name, mode, rows.rows, rows.publication, shredded=rows.shredded, limit=limit)
+
+    @router.post("/views/{name}/row", response_model=None, responses={410: {"description": "erased"}})
+    def get_row(name: str, named: Named, as_of: datetime | None = None) -> dict[str, Any] | JSONResponse:
+        """One person's row; of an erased person 410 with the receipt's id."""
+        found = views.person(name, SubjectId(named.subject), utc(as_of) if as_of else None)
+        if found.row is not None:
+            return {"view": name, "row": found.row}
+        if found.shredded is not None:
+            receipt = found.shredded.receipt_id
+            return problems.problem(410, "Shredded", f"shredded, receipt {receipt}", receipt_id=receipt)
+        raise HTTPException(404, "the view has no row of this person")
+
+    return router
+
+
+def _log(runtime: Runtime) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/log/checkpoint", response_class=Response)
+    def checkpoint() -> Response:
+        """The transparency log's newest checkpoint, a signed note."""
+        return Response(runtime.purge.log.checkpoint().note, media_type="text/plain; charset=utf-8")
+
+    @router.get("/log/key", response_class=Response)
+    def key() -> Response:
+        """The key that receipts and checkpoints verify with."""
+        (public,) = runtime.keyring.custodian.public_keys().values()
+        return Response(verifier_key(public) + "\n", media_type="text/plain")
+
+    return router

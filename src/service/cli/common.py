@@ -1,0 +1,177 @@
+"""What every command shares: the lake's folder, output as text or JSON, errors with their next step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import polars as pl
+import typer
+from attrs import field, frozen
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from keys import InvalidName, SubjectId
+from service.errors import BadInput
+from service.runtime import Runtime, open_runtime
+from service.settings import find_home
+
+GROUP: Final[dict[str, Any]] = {"no_args_is_help": True, "rich_markup_mode": None}
+INCOMPLETE: Final = 3
+HELD: Final = 4
+messages = Console(stderr=True, highlight=False)
+data = Console(highlight=False, soft_wrap=True)
+
+
+class Output(StrEnum):
+    """How data is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@frozen
+class Session:
+    """Options given before the noun."""
+
+    home: Path
+    output: Output
+    quiet: bool = field(default=False)
+
+    @property
+    def as_json(self) -> bool:
+        """Whether data goes out as JSON."""
+        return self.output is Output.JSON
+
+
+def session(context: typer.Context) -> Session:
+    """The session of a command."""
+    found = context.find_object(Session)
+    return found if found is not None else Session(find_home(None), Output.TEXT)
+
+
+@contextmanager
+def opened(context: typer.Context) -> Iterator[tuple[Session, Runtime]]:
+    """The session and its open lake."""
+    here = session(context)
+    with open_runtime(here.home) as runtime:
+        yield here, runtime
+
+
+def say(text: str) -> None:
+    """A message for people."""
+    messages.print(text)
+
+
+def emit(here: Session, value: Any, text: str | None = None) -> None:
+    """One datum: JSON, or its text."""
+    if here.as_json or text is None:
+        sys.stdout.write(orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        data.print(text, markup=False)
+
+
+def emit_rows(here: Session, rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
+    """A table, or a JSON array."""
+    if here.as_json:
+        emit(here, list(rows))
+        return
+    if not rows:
+        say(f"{title or 'nothing'}: none")
+        return
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for name, value in rows[0].items():
+        table.add_column(name, justify="right" if isinstance(value, int | float) else "left")
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row.values()))
+    data.print(table)
+
+
+def emit_frame(here: Session, frame: pl.DataFrame, limit: int, title: str = "") -> None:
+    """Rows of a frame."""
+    emit_rows(here, frame.head(limit).to_dicts(), title)
+    if frame.height > limit:
+        say(f"({frame.height - limit} more rows: --limit {frame.height})")
+
+
+def read_subject(text: str) -> SubjectId:
+    """The person named on the command line; `-` reads standard input, which leaves no trace in `ps`.
+
+    Raises:
+        BadInput: not a usable id.
+    """
+    value = sys.stdin.readline().strip() if text == "-" else text
+    try:
+        return SubjectId(value)
+    except InvalidName as error:
+        raise BadInput(str(error)) from None
+
+
+def parse_moment(text: str | None) -> datetime | None:
+    """A moment with its time zone; a bare one is local time.
+
+    Raises:
+        BadInput: not a moment.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(
+            f"`{text}` is not a moment", next_step="Write it like 2026-01-31T10:00+01:00."
+        ) from None
+    return moment.astimezone()
+
+
+@contextmanager
+def progress_bar(here: Session, text: str, total: int | None) -> Iterator[Any]:
+    """A bar on stderr; yields a function that takes what is done (and the total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=messages, transient=True, disable=here.quiet) as bar:
+        task = bar.add_task(text, total=total)
+
+        def update(done: int, of: int | None = None, what: str | None = None) -> None:
+            bar.update(task, completed=done, total=of or total, description=what or text)
+
+        yield update
+
+
+def human_bytes(count: float) -> str:
+    """1,536 → 1.5 KiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "__attrs_attrs__"):
+        return {a.name: getattr(value, a.name) for a in value.__attrs_attrs__}
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,214 @@
+"""The root of the command line and the commands without a noun."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keys import ShredlakeError
+from purge import UnderHold
+from service.cli import config_commands, erase, events, keys_commands, lake_commands, receipt, views
+from service.cli.common import (
+    HELD,
+    INCOMPLETE,
+    Output,
+    Session,
+    emit,
+    emit_rows,
+    human_bytes,
+    messages,
+    opened,
+    progress_bar,
+    say,
+    session,
+)
+from service.doctor import examine, examine_installation
+from service.errors import BadInput
+from service.runtime import initialise, open_runtime
+from service.server import make_server
+from service.settings import find_home
+
+EXAMPLE = Path("examples/cdnow")
+app = typer.Typer(
+    name="shredlake",
+    help="An event lake that can forget.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for name, group in (
+    ("events", events.app),
+    ("views", views.app),
+    ("erase", erase.app),
+    ("receipt", receipt.app),
+    ("keys", keys_commands.app),
+    ("lake", lake_commands.app),
+    ("config", config_commands.app),
+):
+    app.add_typer(group, name=name)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    home: Annotated[
+        Path | None, typer.Option(help="the lake's folder (default: $SHREDLAKE_HOME or ./.shredlake)")
+    ] = None,
+    output: Annotated[Output, typer.Option(help="how data is written to stdout")] = Output.TEXT,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars")] = False,
+) -> None:
+    """An event lake that can forget."""
+    context.obj = Session(find_home(home), output, quiet or not sys.stderr.isatty())
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    view_file: Annotated[
+        list[Path] | None, typer.Option("--views", help="Python file that defines views; may repeat")
+    ] = None,
+) -> None:
+    """Make a lake: keys, an empty events table, a token for the HTTP API, a settings file."""
+    here = session(context)
+    made = initialise(here.home, view_file or [])
+    with open_runtime(here.home):
+        pass
+    say(f"{'made' if made else 'there already:'} a lake in {here.home}")
+    if made:
+        say("next: `shredlake events register SCHEMA.json`, then `shredlake ingest FILE`")
+    emit(here, {"home": here.home, "made": made}, str(here.home))
+
+
+@app.command()
+def ingest(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="CloudEvents as JSON Lines, or any CSV with --mapping")],
+    mapping: Annotated[Path | None, typer.Option(help="field mapping (TOML) of a CSV file")] = None,
+    batch_events: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="events per commit")] = None,
+) -> None:
+    """Seal the events of a file and append them exactly once; the same file again changes nothing."""
+    from lake import JsonLinesFile, MappedFile, load_mapping
+
+    with opened(context) as (here, runtime):
+        types = runtime.lake.types
+        source = (
+            JsonLinesFile(file, types) if mapping is None else MappedFile(file, load_mapping(mapping, types))
+        )
+        size = batch_events or runtime.settings.ingest.batch_events
+        with progress_bar(here, "sealing", None) as update:
+            done = runtime.lake.ingestor().run(
+                source, batch_events=size, progress=lambda lines, stored: update(lines)
+            )
+    text = (
+        f"{done.events:,} events in {done.blocks:,} blocks, {human_bytes(done.stored_bytes)}, "
+        f"{len(done.snapshots)} snapshot(s)"
+    )
+    if done.already:
+        text += f"; {done.already:,} lines were ingested before"
+    if done.suppressed:
+        text += f"; {done.suppressed:,} of erased people refused"
+    for reason, count in done.reasons:
+        say(f"dead letters: {count:,} × {reason}")
+    if done.dead:
+        say("see `shredlake events letters`; nothing of them is lost")
+    emit(
+        here,
+        {
+            "source": done.source,
+            "events": done.events,
+            "blocks": done.blocks,
+            "stored_bytes": done.stored_bytes,
+            "dead": done.dead,
+            "suppressed": done.suppressed,
+            "blank": done.blank,
+            "already": done.already,
+            "snapshots": list(done.snapshots),
+            "reasons": dict(done.reasons),
+        },
+        text,
+    )
+    if done.dead:
+        raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def doctor(context: typer.Context) -> None:
+    """Examine the installation and, where there is one, the lake; each finding says what to do."""
+    here = session(context)
+    if (here.home / "token").exists():
+        with open_runtime(here.home) as runtime:
+            found = examine(runtime)
+    else:
+        found = examine_installation()
+        say(f"there is no lake in {here.home}: only the installation was examined")
+    emit_rows(here, [{"check": f.check, "level": f.level, "finding": f.text} for f in found])
+    if any(f.level == "error" for f in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="address to listen on (default: loopback)")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="port; 0 takes a free one")] = None,
+    allow_insecure_bind: Annotated[
+        bool, typer.Option("--allow-insecure-bind", help="listen beyond this machine without TLS")
+    ] = False,
+) -> None:
+    """Serve the HTTP API, run the erasure worker and the scheduled jobs."""
+    with opened(context) as (here, runtime):
+        server, listener = make_server(runtime, host, port, allow_insecure_bind)
+        address, bound = listener.getsockname()[:2]
+        say(f"serving on {address}:{bound}; the token is in {here.home / 'token'}; Ctrl-C ends")
+        emit(here, {"address": address, "port": bound}, f"{address}:{bound}")
+        sys.stdout.flush()
+        server.run(sockets=[listener])
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    example: Annotated[Path, typer.Option(help="folder with data, schema, mapping and views")] = EXAMPLE,
+    into: Annotated[Path, typer.Option(help="folder for the demo's lake; made anew")] = Path("build/demo"),
+) -> None:
+    """The whole path on 69,659 real purchases: in, views, an erasure over HTTP, time travel, receipt."""
+    from service.demo import run_demo
+
+    if not (example / "mapping.toml").exists():
+        raise BadInput(
+            f"{example} holds no example",
+            next_step="Run it in a checkout, or name the folder with --example.",
+        )
+    run_demo(example, into.absolute())
+
+
+@app.command("version")
+def show_version(context: typer.Context) -> None:
+    """Print the version."""
+    emit(session(context), {"version": version("shredlake")}, version("shredlake"))
+
+
+def main() -> None:
+    """Entry point: errors become one sentence and what to do next."""
+    try:
+        app()
+    except UnderHold as error:
+        _report(error)
+        sys.exit(HELD)
+    except ShredlakeError as error:
+        _report(error)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _report(error: ShredlakeError) -> None:
+    messages.print(f"error: {error.message}", markup=False)
+    messages.print(f"  → {error.next_step}", markup=False)
+    if error.retry_helps:
+        messages.print("  (the same call may succeed later)", markup=False)

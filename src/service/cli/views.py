@@ -1,0 +1,200 @@
+"""`shredlake views`: build, publish, read, time travel."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from projections import utc
+from service.cli.common import (
+    GROUP,
+    emit,
+    emit_frame,
+    emit_rows,
+    opened,
+    parse_moment,
+    progress_bar,
+    read_subject,
+    say,
+)
+from service.runtime import Runtime
+
+app = typer.Typer(help="Views: build, publish, read, time travel.", **GROUP)
+Names = Annotated[list[str] | None, typer.Argument(help="views; all where none is named")]
+Name = Annotated[str, typer.Argument(help="a view")]
+AsOf = Annotated[str | None, typer.Option("--as-of", help="a moment, e.g. 2026-01-31T10:00+01:00")]
+Why = Annotated[str, typer.Option(help="why, for the record")]
+
+
+class Mode(StrEnum):
+    """The three answers about the past that are never mixed."""
+
+    AS_REPORTED = "as_reported"
+    AS_RECOMPUTED = "as_recomputed"
+    RECONCILE = "reconcile"
+
+
+@app.command("list")
+def list_views(context: typer.Context) -> None:
+    """List views and what readers see of them."""
+    with opened(context) as (here, runtime):
+        release = runtime.views.ledger.current()
+        personal = set(runtime.views.personal_names())
+        rows = []
+        for name in runtime.views.registry.names():
+            entry = release.entries.get(name) if release else None
+            seen = runtime.views.ledger.publication(entry) if entry else None
+            rows.append(
+                {
+                    "view": name,
+                    "personal": name in personal,
+                    "version": seen.version if seen else "not published",
+                    "rows": seen.rows if seen else 0,
+                    "events": seen.events_counted if seen else 0,
+                    "epoch": seen.epoch if seen else 0,
+                }
+            )
+        emit_rows(here, rows, "views")
+
+
+@app.command()
+def build(
+    context: typer.Context,
+    names: Names = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="derive every bucket anew")] = False,
+    as_of: AsOf = None,
+    publish: Annotated[bool, typer.Option("--publish", help="switch readers to the result")] = False,
+    why: Why = "",
+) -> None:
+    """Build views beside what readers see: first build, catch-up or rebuild, whichever is due."""
+    with opened(context) as (here, runtime):
+        moment = parse_moment(as_of)
+        snapshot = runtime.lake.replay().resolve(utc(moment)) if moment else None
+        with progress_bar(here, "deriving", None) as update:
+            built = runtime.views.build(
+                names or runtime.views.registry.names(),
+                snapshot_id=snapshot.snapshot_id if snapshot else None,
+                rebuild=rebuild,
+                who="cli",
+                why=why,
+                progress=lambda what, done, total: update(done, total, what),
+            )
+        rows = [
+            {
+                "view": one.publication.view,
+                "version": one.publication.version,
+                "derived": one.derived,
+                "merged": one.merged,
+                "reused": one.reused,
+                "rows": one.publication.rows,
+                "events": one.publication.events_counted,
+                "shredded": one.publication.events_shredded,
+            }
+            for one in built
+        ]
+        emit_rows(here, rows, "built (buckets derived, merged, reused)")
+        if publish:
+            release = runtime.views.publish(built, who="cli", why=why)
+            runtime.purge.log_publications()
+            say(f"published as release {release.release_id}")
+
+
+@app.command("publish")
+def publish_views(context: typer.Context, names: Names = None, why: Why = "") -> None:
+    """Bring views up to date and switch readers to them in one commit."""
+    with opened(context) as (here, runtime):
+        built = runtime.views.build(names or runtime.views.registry.names(), who="cli", why=why)
+        release = runtime.views.publish(built, who="cli", why=why)
+        runtime.purge.log_publications()
+        emit(here, {"release": release.release_id}, f"release {release.release_id}")
+
+
+@app.command("rollback")
+def roll_back(context: typer.Context, name: Name, why: Why = "") -> None:
+    """Switch a view back to the publication before, in one commit; never brings a person back."""
+    with opened(context) as (here, runtime):
+        release = runtime.views.roll_back(name, who="cli", why=why)
+        emit(here, {"release": release.release_id}, f"release {release.release_id}")
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    name: Name,
+    as_of: AsOf = None,
+    mode: Annotated[Mode, typer.Option(help="which answer about that moment")] = Mode.AS_REPORTED,
+    limit: Annotated[int, typer.Option(min=1, help="rows to show")] = 20,
+) -> None:
+    """Show a view's rows: as reported then, as recomputed today, or their difference explained."""
+    with opened(context) as (here, runtime):
+        moment = parse_moment(as_of)
+        if mode is Mode.RECONCILE:
+            found = runtime.views.reconcile(name, moment)
+            say(f"events of people erased since: {found.erased_events:,}; unexplained: {found.residual}")
+            emit_frame(here, found.differences, limit, f"{name}: rows that differ")
+            return
+        ask = runtime.views.as_reported if mode is Mode.AS_REPORTED else runtime.views.as_recomputed
+        answer = ask(name, moment)
+        p = answer.publication
+        say(
+            f"version {p.version}, input snapshot {p.input_snapshot}, epoch {p.epoch}, built {p.built_at}"
+            + (f", {answer.shredded} row(s) shredded" if answer.shredded else "")
+        )
+        emit_frame(here, answer.rows, limit, f"{name} {mode.value}")
+
+
+@app.command()
+def person(
+    context: typer.Context,
+    name: Name,
+    subject: Annotated[str, typer.Argument(help="the person's id; - reads it from stdin")],
+    as_of: AsOf = None,
+) -> None:
+    """Show one person's row, or the receipt that says why there is none."""
+    with opened(context) as (here, runtime):
+        found = runtime.views.person(name, read_subject(subject), parse_moment(as_of))
+        if found.shredded is not None:
+            receipt = found.shredded.receipt_id
+            emit(here, {"shredded": True, "receipt": receipt}, f"shredded, receipt {receipt}")
+        elif found.row is None:
+            emit(here, None, "no row of this person")
+        else:
+            emit_rows(here, [found.row], name)
+
+
+@app.command()
+def history(context: typer.Context, name: Name) -> None:
+    """List a view's publications with their inputs and code."""
+    with opened(context) as (here, runtime):
+        rows = [
+            {
+                "publication": p.publication_id,
+                "built at": p.built_at,
+                "version": p.version,
+                "input snapshot": str(p.input_snapshot),
+                "epoch": p.epoch,
+                "rows": p.rows,
+                "commit": p.git_sha[:12] + ("+changes" if p.git_dirty else ""),
+                "why": p.why,
+            }
+            for p in runtime.views.ledger.history(name)
+        ]
+        emit_rows(here, rows, f"publications of {name}")
+
+
+@app.command()
+def runs(context: typer.Context) -> None:
+    """List past runs of scheduled jobs."""
+    with opened(context) as (here, runtime):
+        emit_rows(here, _runs(runtime), "scheduled runs")
+
+
+def _runs(runtime: Runtime) -> list[dict[str, object]]:
+    from service.jobs import job_scheduler
+
+    return [
+        {"job": r.job, "due": r.due_at, "started": r.started_at, "outcome": r.outcome, "missed": r.missed}
+        for r in job_scheduler(runtime).history()
+    ]

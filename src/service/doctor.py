@@ -1,0 +1,108 @@
+"""`shredlake doctor`: what a careful colleague would look at, each with what to do."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
+from typing import Final, Literal
+
+from attrs import frozen
+
+from keys import ShredlakeError
+from lake import privacy_lint, verify
+from purge import unregistered
+from service.runtime import Runtime
+
+OUR_PACKAGES: Final = ("keys", "lake", "projections", "purge", "service")
+_LOW_DISK_BYTES: Final = 2 * 1024**3
+
+
+@frozen
+class Finding:
+    """One check: `ok`, `note`, `warning` or `error`, what was seen, and what to do."""
+
+    check: str
+    level: Literal["ok", "note", "warning", "error"]
+    text: str
+
+
+def examine_installation() -> list[Finding]:
+    """What can be said without a lake."""
+    shadows = shadowing_distributions()
+    return [
+        Finding("python", "ok" if sys.version_info >= (3, 11) else "error", sys.version.split()[0]),
+        Finding(
+            "packages",
+            "error" if shadows else "ok",
+            f"{', '.join(shadows)} installs packages of our names; uninstall it"
+            if shadows
+            else "no other distribution uses our package names",
+        ),
+    ]
+
+
+def shadowing_distributions() -> list[str]:
+    """Foreign distributions that install a package of ours."""
+    owners = packages_distributions()
+    found = {owner for package in OUR_PACKAGES for owner in owners.get(package, ())}
+    return sorted(name for name in found if name.lower() != "shredlake")
+
+
+def examine(runtime: Runtime) -> list[Finding]:
+    """All checks of an open lake."""
+    return [*examine_installation(), *_lake_checks(runtime)]
+
+
+def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
+    home = runtime.home
+    for name in ("keys/root.key", "token"):
+        mode = stat.S_IMODE((home / name).stat().st_mode)
+        yield Finding(
+            f"mode of {name}",
+            "ok" if mode == 0o600 else "error",
+            "0600" if mode == 0o600 else f"{mode:04o}: run `chmod 600` on it",
+        )
+    gate = runtime.keyring.gate()
+    yield Finding(
+        "restore gate",
+        "ok" if gate.is_open else "error",
+        "fence log and key pages agree" if gate.is_open else "run `shredlake keys converge`",
+    )
+    yield _tried("fence log", lambda: f"{runtime.keyring.fences.verify()} fences, hash chain holds")
+    yield _tried("transparency log", lambda: f"{runtime.purge.log.verify()} leaves, hashes hold")
+    checked = verify(runtime.lake)
+    yield Finding(
+        "exactly once",
+        "error" if checked.problems else "ok",
+        "; ".join(checked.problems) or f"{checked.events} events in {checked.ranges} ranges, no gap",
+    )
+    lint = privacy_lint(runtime.lake)
+    yield Finding("metadata privacy", "error" if lint else "ok", "; ".join(lint) or "only allowed columns")
+    strange = unregistered(home)
+    yield Finding(
+        "stores",
+        "error" if strange else "ok",
+        f"{len(strange)} file(s) belong to no registered store; move them out of the lake's folder"
+        if strange
+        else "every file belongs to a registered store",
+    )
+    for name in runtime.lake.types.names():
+        clear = runtime.lake.types.get(name).clear_fields()
+        yield Finding(f"fields of {name} in clear", "note", ", ".join(clear) or "none")
+    same_disk = (home / "keys").stat().st_dev == (home / "evidence").stat().st_dev
+    if same_disk and runtime.settings.keys.fence_log is None:
+        yield Finding(
+            "fence log's place", "warning", "on the same disk as the keys: set keys.fence_log to another"
+        )
+    free = shutil.disk_usage(home).free
+    yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
+
+
+def _tried(check: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, "ok", look())
+    except (ValueError, ShredlakeError) as error:
+        return Finding(check, "error", str(error))

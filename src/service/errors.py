@@ -1,0 +1,35 @@
+"""Errors of the service."""
+
+from __future__ import annotations
+
+from keys import ShredlakeError
+
+
+class ServiceError(ShredlakeError):
+    """Base of this package's errors."""
+
+
+class BadSettings(ServiceError):
+    """A setting is unknown or has a value that does not fit."""
+
+    default_next_step = "Correct shredlake.toml or the environment; `shredlake config show` lists all."
+
+
+class NotInitialised(ServiceError):
+    """The folder holds no lake."""
+
+    whose_move = "caller"
+    default_next_step = "Run `shredlake init` first, or name the folder with --home."
+
+
+class UnsafeBind(ServiceError):
+    """The server would listen beyond this machine without TLS."""
+
+    default_next_step = "Set server.tls_cert and server.tls_key, or pass --allow-insecure-bind."
+
+
+class BadInput(ServiceError):
+    """An argument does not fit."""
+
+    whose_move = "caller"
+    default_next_step = "See `--help`."

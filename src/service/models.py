@@ -1,0 +1,168 @@
+"""Bodies of the HTTP API. Pydantic lives here, at the edge, and nowhere else but the settings."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from keys import ALL_PURPOSES
+from projections import Publication
+from purge import Plan, Request
+
+
+class Body(BaseModel):
+    """A JSON body; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class EventResult(Body):
+    """What became of one posted event."""
+
+    index: int
+    status: Literal["accepted", "rejected", "suppressed"]
+    reason: str | None = Field(None, description="the broken rule, of a rejected event")
+    field: str | None = None
+
+
+class EventsAccepted(Body):
+    """Answer to a batch: durable before it is sent."""
+
+    accepted: int
+    rejected: int
+    suppressed: int = Field(description="events of erased people: refused and not stored")
+    already: int = Field(description="events of a batch that came before under the same key")
+    results: list[EventResult]
+
+
+class ErasureRequested(Body):
+    """Whom to erase. The id travels in the body, so that it reaches no path and no log."""
+
+    subject: str
+    purpose: str = Field(ALL_PURPOSES, description="one purpose, or * for the whole person")
+    regime: Literal["gdpr", "ccpa", "lgpd"] = "gdpr"
+    dry_run: bool = Field(False, description="only say what would be touched")
+
+
+class Named(Body):
+    """A person, by id."""
+
+    subject: str
+    why: str = ""
+
+
+class StageView(Body):
+    """One stage of an erasure."""
+
+    stage: str
+    started_at: datetime
+    finished_at: datetime | None
+    seconds: float | None
+    detail: dict[str, Any]
+
+
+class ErasureView(Body):
+    """An erasure request; holds no identifier."""
+
+    request_id: str
+    status: str
+    stage: str
+    received_at: datetime
+    due_at: datetime
+    regime: str
+    purpose: str
+    stages: list[StageView]
+    receipt_url: str | None
+    salt: str | None = Field(None, description="salt of the receipt's commitment: told only once, keep it")
+
+    @classmethod
+    def of(cls, request: Request, salt: str | None = None) -> ErasureView:
+        """The view of a journaled request."""
+        stages = [
+            StageView(
+                stage=s.stage,
+                started_at=datetime.fromisoformat(s.started_at),
+                finished_at=datetime.fromisoformat(s.finished_at) if s.finished_at else None,
+                seconds=s.seconds,
+                detail=dict(s.detail),
+            )
+            for s in request.stages
+        ]
+        done = request.receipt is not None
+        return cls(
+            request_id=request.request_id,
+            status=request.status.value,
+            stage=request.stage,
+            received_at=request.received_at,
+            due_at=request.due_at,
+            regime=request.regime,
+            purpose=request.purpose,
+            stages=stages,
+            receipt_url=f"/v1/erasure-requests/{request.request_id}/receipt" if done else None,
+            salt=salt,
+        )
+
+
+class PlanView(Body):
+    """What an erasure would touch."""
+
+    blocks: int
+    events: int
+    sealed_bytes: int
+    days: list[str]
+    rewrite_bytes: int
+    views: list[str]
+    partitions: int
+    held: bool
+    estimated_seconds: float
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlanView:
+        """The view of a plan."""
+        return cls(
+            blocks=plan.blocks,
+            events=plan.events,
+            sealed_bytes=plan.sealed_bytes,
+            days=list(plan.days),
+            rewrite_bytes=plan.rewrite_bytes,
+            views=list(plan.views),
+            partitions=plan.partitions,
+            held=plan.held,
+            estimated_seconds=plan.estimated_seconds,
+        )
+
+
+class ViewAnswer(Body):
+    """Rows of a view with everything an auditor asks about them."""
+
+    view: str
+    mode: Literal["as_reported", "as_recomputed", "reconcile"]
+    rows: list[dict[str, Any]]
+    total_rows: int
+    shredded: int = Field(0, description="rows of erased people, left out")
+    explanation: dict[str, Any] | None = None
+    publication: dict[str, Any]
+    log_leaf: int | None
+    proof: str | None = Field(None, description="C2SP tlog-proof of the publication")
+
+
+class ViewSummary(Body):
+    """A defined view and whether readers see it."""
+
+    name: str
+    personal: bool
+    published: dict[str, Any] | None
+
+
+class Health(Body):
+    """Answer of the health checks."""
+
+    status: Literal["live", "ready", "not_ready"]
+    why: str | None = None
+
+
+def publication_body(publication: Publication) -> dict[str, Any]:
+    """A publication as JSON."""
+    return publication.as_dict()

@@ -1,0 +1,78 @@
+"""Errors as RFC 9457 problem details. Input is never echoed: it may name a person."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from keys import ShredlakeError
+from lake import SnapshotGone, UnknownEventType
+from projections import NotPublished, UnknownView
+from purge import (
+    IdempotencyConflict,
+    NotCancellable,
+    UnderHold,
+    UnknownRequest,
+    UnknownSubject,
+)
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_SECONDS: Final = 5
+_STATUS: Final[dict[type[ShredlakeError], int]] = {
+    UnknownView: 404,
+    UnknownRequest: 404,
+    UnknownSubject: 404,
+    UnknownEventType: 404,
+    NotPublished: 404,
+    SnapshotGone: 404,
+    UnderHold: 409,
+    IdempotencyConflict: 409,
+    NotCancellable: 409,
+}
+
+
+def problem(status: int, title: str, detail: str, **extra: Any) -> JSONResponse:
+    """A problem+json answer."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **extra}
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
+    return JSONResponse(body, status, headers, MEDIA_TYPE)
+
+
+def status_of(error: ShredlakeError) -> int:
+    """The HTTP status of one of our errors."""
+    for kind in type(error).__mro__:
+        if kind in _STATUS:
+            return _STATUS[kind]
+    if error.retry_helps:
+        return 503
+    return 422 if error.whose_move == "caller" else 500
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of an app a problem."""
+
+    @app.exception_handler(ShredlakeError)
+    def _ours(_: Request, error: ShredlakeError) -> JSONResponse:
+        return problem(
+            status_of(error),
+            type(error).__name__,
+            error.message,
+            next_step=error.next_step,
+            whose_move=error.whose_move,
+            retry_helps=error.retry_helps,
+        )
+
+    @app.exception_handler(RequestValidationError)
+    def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        errors = [
+            {"where": ".".join(str(part) for part in e["loc"]), "what": e["type"]} for e in error.errors()
+        ]
+        return problem(422, "InvalidRequest", "the request does not fit its schema", errors=errors)
+
+    @app.exception_handler(HTTPException)
+    def _http(_: Request, error: HTTPException) -> JSONResponse:
+        return problem(error.status_code, "HTTPError", str(error.detail))

@@ -1,0 +1,143 @@
+"""The composition root: opens every part of a lake from its folder."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from attrs import field, frozen
+
+from keys import Effects, Keyring, open_embedded
+from lake import Lake, open_local_lake
+from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
+from purge import Purge, open_purge
+from service.errors import NotInitialised
+from service.settings import CONFIG_NAME, Settings, load_settings
+
+_FIRST_CONFIG: Final = """\
+# Settings of this lake; `shredlake config show` lists all with their defaults.
+# Each can be set in the environment too: SHREDLAKE_SERVER__PORT=9000.
+
+[projections]
+# Python files that define views (docs/views.md).
+files = [{files}]
+
+# [[jobs]]
+# name = "nightly"
+# cron = "15 2 * * *"
+"""
+
+
+@frozen
+class Runtime:
+    """An open lake.
+
+    Attributes:
+        token: bearer token of the HTTP API.
+    """
+
+    home: Path
+    settings: Settings
+    keyring: Keyring
+    lake: Lake
+    views: Views
+    purge: Purge
+    token: str = field(repr=False)
+
+    def close(self) -> None:
+        """Gives the lease up and closes every database."""
+        self.views.close()
+        self.purge.journal.close()
+        self.purge.log.close()
+        self.keyring.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def initialise(home: Path, view_files: Iterable[Path] = ()) -> bool:
+    """Makes a lake's folder; returns False where there is one already."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config, token = home / CONFIG_NAME, home / "token"
+    if token.exists():
+        return False
+    files = ", ".join(f'"{path.resolve()}"' for path in view_files)
+    config.write_text(_FIRST_CONFIG.format(files=files))
+    open_keyring(home, load_settings(home)).close()
+    descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(32) + "\n")
+    return True
+
+
+def open_keyring(
+    home: Path,
+    settings: Settings,
+    effects: Effects | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Keyring:
+    """The keys of a lake."""
+    fences = settings.keys.fence_log or home / "evidence" / "fences.db"
+    return open_embedded(home / "keys", fence_path=fences, clock=clock, effects=effects)
+
+
+def open_runtime(
+    home: Path,
+    *,
+    effects: Effects | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    executor: Executor | None = None,
+) -> Runtime:
+    """Opens a lake that `initialise` made.
+
+    Raises:
+        NotInitialised: the folder holds no lake.
+        BadSettings, DefinitionError, KeysError: see their texts.
+    """
+    if not (home / "token").exists():
+        raise NotInitialised(f"there is no lake in {home}")
+    settings = load_settings(home)
+    keyring = open_keyring(home, settings, effects, clock)
+    lake = open_local_lake(home / "lake", keyring, effects, clock)
+    registry = ViewRegistry.load(settings.projections.files)
+    workers = settings.projections.workers
+    if executor is None and workers > 1:
+        executor = ProcessPool(functools.partial(open_deriver, home), workers)
+    files = settings.projections.files
+    views = open_views(
+        lake,
+        home / "views",
+        registry,
+        executor=executor,
+        code_folder=files[0].parent if files else None,
+        bits=settings.projections.bucket_bits,
+    )
+    purge = open_purge(home, lake, views)
+    return Runtime(home, settings, keyring, lake, views, purge, (home / "token").read_text().strip())
+
+
+def open_deriver(home: Path) -> Deriver:
+    """What a worker process opens: keys under a lease of its own, the lake, the views."""
+    settings = load_settings(home)
+    lake = open_local_lake(home / "lake", open_keyring(home, settings))
+    return Deriver(lake, ViewRegistry.load(settings.projections.files))
+
+
+def log_to_file(home: Path) -> None:
+    """Sends log lines to logs/shredlake.log; they never hold an identifier."""
+    folder = home / "logs"
+    folder.mkdir(exist_ok=True)
+    handler = logging.FileHandler(folder / "shredlake.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)

@@ -1,0 +1,127 @@
+"""Settings: shredlake.toml in the lake's folder, overridden by SHREDLAKE_… in the environment."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.errors import BadSettings
+
+CONFIG_NAME: Final = "shredlake.toml"
+HOME_VARIABLE: Final = "SHREDLAKE_HOME"
+DEFAULT_HOME: Final = Path(".shredlake")
+
+
+class Section(BaseModel):
+    """A table of the settings file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(Section):
+    """The HTTP server."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8370, description="port; 0 takes a free one")
+    tls_cert: Path | None = Field(None, description="certificate chain (PEM)")
+    tls_key: Path | None = Field(None, description="private key of the certificate (PEM)")
+
+
+class Ingest(Section):
+    """Reading files and batches."""
+
+    batch_events: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        100_000, description="events per commit at the most"
+    )
+
+
+class Projections(Section):
+    """Building views."""
+
+    files: list[Path] = Field(default_factory=list, description="Python files that define views")
+    bucket_bits: Annotated[int, Field(ge=0, le=10)] = Field(8, description="2^n buckets of subjects")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="processes that derive buckets")
+
+
+class Job(Section):
+    """A scheduled rebuild."""
+
+    name: str = Field(description="name of the job")
+    cron: str = Field(description="cron expression of five fields, in UTC")
+    views: list[str] = Field(default_factory=list, description="views to build and publish; empty: all")
+    rebuild: bool = Field(False, description="derive every bucket anew instead of catching up")
+
+
+class Keys(Section):
+    """Keys and fences."""
+
+    fence_log: Path | None = Field(None, description="fence log; put it on another disk than the keys")
+
+
+class Settings(BaseSettings):
+    """All settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SHREDLAKE_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    server: Server = Field(default_factory=Server)
+    ingest: Ingest = Field(default_factory=Ingest)
+    projections: Projections = Field(default_factory=Projections)
+    keys: Keys = Field(default_factory=Keys)
+    jobs: list[Job] = Field(default_factory=list, description="scheduled rebuilds")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes before the file."""
+        return env_settings, init_settings
+
+
+def find_home(given: Path | None) -> Path:
+    """The lake's folder: the option, else SHREDLAKE_HOME, else ./.shredlake."""
+    return (given or Path(os.environ.get(HOME_VARIABLE, DEFAULT_HOME))).absolute()
+
+
+def load_settings(home: Path) -> Settings:
+    """Reads the settings of a lake.
+
+    Raises:
+        BadSettings: not TOML, an unknown key, or a value that does not fit; names the key.
+    """
+    path = home / CONFIG_NAME
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text()) if path.exists() else {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{CONFIG_NAME} is not valid TOML: {error}") from None
+    _refuse_unknown_environment()
+    try:
+        return Settings(**document)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
+        )
+        raise BadSettings(f"settings do not fit: {problems}") from None
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """Every setting with its value, for `config show`."""
+    return settings.model_dump(mode="json")
+
+
+def _refuse_unknown_environment() -> None:
+    known = {f"SHREDLAKE_{name.upper()}" for name in Settings.model_fields} | {HOME_VARIABLE}
+    for name in os.environ:
+        if name.startswith("SHREDLAKE_") and name.partition("__")[0] not in known:
+            raise BadSettings(f"the environment sets {name}, which is no setting")
