@@ -1,0 +1,33 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.runtime import Runtime
+from tests.world import Clock, make_world
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands until a test moves it."""
+    return Clock()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Runtime]:
+    """An open lake of its own on real time."""
+    runtime = make_world(tmp_path / "lake")
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture
+def slow_world(tmp_path: Path, clock: Clock) -> Iterator[Runtime]:
+    """An open lake whose time the test moves."""
+    runtime = make_world(tmp_path / "lake", clock=clock)
+    yield runtime
+    runtime.close()

@@ -1,0 +1,276 @@
+"""Ingest as its users see it: exactly once, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from keys import SubjectId
+from lake import (
+    EventRead,
+    HttpBatch,
+    JsonLinesFile,
+    MappedFile,
+    MappingError,
+    StorageFailed,
+    UnreadableInput,
+    dead_letters,
+    load_mapping,
+    privacy_lint,
+    redrive,
+    verify,
+)
+from service.runtime import Runtime, open_runtime
+from tests.world import PAID, erase, paid, send, shred
+
+CENTS = EventRead("Paid", ("cents", "event_id", "subject"))
+GOOD = paid("ann", event_id="good")
+BAD_LINES = {
+    "malformed_json": b'{"id": ',
+    "invalid_utf8": b'\xff\xfe{"id": 1}',
+    "not_an_object": b"[1, 2]",
+    "missing_attribute": json.dumps(GOOD | {"id": ""}).encode(),
+    "missing_subject": json.dumps({k: v for k, v in GOOD.items() if k != "subject"}).encode(),
+    "invalid_subject": json.dumps(GOOD | {"subject": "a\u0007b"}).encode(),
+    "unknown_event_type": json.dumps(GOOD | {"type": "Nope"}).encode(),
+    "unknown_schema_version": json.dumps(GOOD | {"schemaversion": 9}).encode(),
+    "unknown_specversion": json.dumps(GOOD | {"specversion": "9.9"}).encode(),
+    "wrong_type": json.dumps(GOOD | {"data": {"cents": "many"}}).encode(),
+    "missing_field": json.dumps(GOOD | {"data": {}}).encode(),
+    "unknown_field": json.dumps(GOOD | {"data": {"cents": 1, "extra": 2}}).encode(),
+    "minimum": json.dumps(GOOD | {"data": {"cents": -2_000_000}}).encode(),
+    "out_of_range": json.dumps(GOOD | {"data": {"cents": 2**63}}).encode(),
+    "field_too_large": json.dumps(GOOD | {"data": {"cents": 1, "note": "x" * 5_000_000}}).encode(),
+    "invalid_time": json.dumps(GOOD | {"time": "yesterday"}).encode(),
+}
+
+
+def events(runtime: Runtime, read: EventRead = CENTS) -> pl.DataFrame:
+    """Every event of the head."""
+    replay = runtime.lake.replay()
+    head = replay.resolve(None)
+    assert head is not None
+    return replay.events(replay.files(head.snapshot_id), read).frame
+
+
+def test_what_goes_in_comes_out(world: Runtime) -> None:
+    """Values, ids, people and times survive sealing."""
+    send(world, [paid("ann", 5, event_id="1"), paid("bob", 7, event_id="2", note="hä? 🎈")])
+    rows = events(world, EventRead("Paid", ("cents", "shop", "note", "subject", "occurred_at", "event_id")))
+    found = {r["event_id"]: (r["subject"], r["cents"], r["shop"], r["note"]) for r in rows.to_dicts()}
+    assert found == {"1": ("ann", 5, "s1", None), "2": ("bob", 7, "s1", "hä? 🎈")}
+
+
+@pytest.mark.parametrize("reason", BAD_LINES)
+def test_a_bad_event_is_a_dead_letter_and_the_rest_goes_in(
+    world: Runtime, tmp_path: Path, reason: str
+) -> None:
+    """The letter names rule and line, holds every byte, and the neighbours are stored."""
+    raw = BAD_LINES[reason]
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(
+        json.dumps(GOOD).encode() + b"\n" + raw + b"\n\n" + json.dumps(GOOD | {"id": "2"}).encode()
+    )
+    done = world.lake.ingestor().run(JsonLinesFile(path, world.lake.types))
+    assert (done.events, done.dead, done.blank) == (2, 1, 1)
+    (letter,) = dead_letters(world.lake)
+    assert (letter.reason, letter.line, letter.raw) == (reason, 1, raw)
+    assert verify(world.lake, deep=True).problems == ()
+
+
+def test_a_letter_goes_in_when_its_cause_is_mended(world: Runtime) -> None:
+    """Re-driving after the type is registered stores the event once, also when done twice."""
+    send(world, [GOOD | {"type": "Later"}])
+    world.lake.types.register(PAID | {"name": "Later"})
+    letters = dead_letters(world.lake)
+    assert redrive(world.lake, letters).events == 1
+    assert redrive(world.lake, letters).events == 0
+    assert events(world, EventRead("Later", ("cents",))).height == 1
+
+
+def test_the_same_file_again_changes_nothing(world: Runtime, tmp_path: Path) -> None:
+    """A repeated ingest says so and makes no snapshot."""
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"\n".join(json.dumps(paid("ann", event_id=str(n))).encode() for n in range(5)))
+    for expected in ((5, 0), (0, 5)):
+        done = world.lake.ingestor().run(JsonLinesFile(path, world.lake.types), batch_events=2)
+        assert (done.events, done.already) == expected
+    assert len(world.lake.events.history()) == 3
+
+
+def test_a_batch_with_the_same_key_lands_once(world: Runtime) -> None:
+    """A client that did not hear the answer may send again."""
+    for expected in (1, 0):
+        assert send(world, [GOOD], key="k").events == expected
+    assert events(world).height == 1
+
+
+def test_equal_lines_are_different_purchases(world: Runtime, tmp_path: Path) -> None:
+    """By default a CSV line is known by file digest and line, so equal lines all count."""
+    (tmp_path / "m.toml").write_text(
+        '[event]\ntype = "Paid"\nsource = "csv"\nsubject = "c-{who}"\ntime = "at"\n'
+        '[fields]\ncents = { from = "amount", scale = 100 }\n'
+    )
+    (tmp_path / "a.csv").write_text(
+        "who,at,amount\n1,2026-03-01T10:00:00Z,1.50\n1,2026-03-01T10:00:00Z,1.50\n2,bad,1\n3,2026-03-01T10:00:00Z,1.005\n4,x\n"
+    )
+    mapping = load_mapping(tmp_path / "m.toml", world.lake.types)
+    done = world.lake.ingestor().run(MappedFile(tmp_path / "a.csv", mapping))
+    assert (done.events, done.blank, dict(done.reasons)) == (
+        2,
+        1,
+        {"invalid_time": 1, "wrong_type": 1, "wrong_column_count": 1},
+    )
+    assert events(world)["cents"].to_list() == [150, 150]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[event", "not valid TOML"),
+        ('[event]\ntype = "Paid"\n', "needs"),
+        ('[event]\ntype = "Paid"\nsource = "s"\nsubject = "x"\ntime = "t"\nsurprise = 1\n', "unknown key"),
+        ('[event]\ntype = "Paid"\nsource = "s"\nsubject = "x"\ntime = "t"\n', "lacks the required cents"),
+        (
+            '[event]\ntype = "Paid"\nsource = "s"\nsubject = "x"\ntime = "t"\n[fields]\nno = "x"\n',
+            "no such field",
+        ),
+    ],
+)
+def test_a_mapping_that_does_not_fit_says_why(world: Runtime, tmp_path: Path, text: str, what: str) -> None:
+    """A stranger's mistake gets a sentence, not a trace."""
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(MappingError, match=what):
+        load_mapping(tmp_path / "m.toml", world.lake.types)
+
+
+def test_a_column_that_is_not_there_is_named(world: Runtime, tmp_path: Path) -> None:
+    """The file is refused as a whole, with the column's name."""
+    (tmp_path / "m.toml").write_text(
+        '[event]\ntype = "Paid"\nsource = "s"\nsubject = "{who}"\ntime = "at"\n[fields]\ncents = "cents"\n'
+    )
+    (tmp_path / "a.csv").write_text("who,cents\n1,2\n")
+    mapping = load_mapping(tmp_path / "m.toml", world.lake.types)
+    with pytest.raises(UnreadableInput, match="no column at"):
+        MappedFile(tmp_path / "a.csv", mapping)
+
+
+def test_late_events_of_an_erased_person_are_refused(world: Runtime) -> None:
+    """They are counted, and nothing of them is stored."""
+    send(world, [paid("ann", event_id="1"), paid("bob", event_id="2")])
+    erase(world, "ann")
+    before = {p: p.stat().st_mtime_ns for p in (world.home / "lake").rglob("*.parquet")}
+    done = send(world, [paid("ann", event_id="3"), GOOD | {"data": {"cents": "x"}}])
+    assert (done.events, done.dead, done.suppressed) == (0, 0, 2)
+    assert {p: p.stat().st_mtime_ns for p in (world.home / "lake").rglob("*.parquet")} == before
+
+
+def test_an_erasure_between_sealing_and_commit_is_noticed(world: Runtime) -> None:
+    """The guard asks for a new batch, which leaves the person out."""
+    send(world, [paid("ann", event_id="0")])
+    ingestor = world.lake.ingestor()
+    original, fired = world.lake.events.write_file, []
+
+    def write_then_erase(*args: object, **kwargs: object) -> object:
+        written = original(*args, **kwargs)  # type: ignore[arg-type]
+        if not fired:
+            fired.append(True)
+            shred(world, "ann")
+        return written
+
+    world.lake.events.write_file = write_then_erase  # type: ignore[assignment,method-assign]
+    lines = [json.dumps(paid(who, event_id=f"{who}1")).encode() for who in ("ann", "bob")]
+    done = ingestor.run(HttpBatch(lines, "k", world.lake.types))
+    assert (done.events, done.suppressed) == (1, 1)
+
+
+def _ingest_in_process(home: str, path: str, start: object) -> None:
+    with open_runtime(Path(home)) as runtime:
+        start.wait()  # type: ignore[attr-defined]
+        runtime.lake.ingestor().run(JsonLinesFile(Path(path), runtime.lake.types), batch_events=40)
+
+
+def test_two_processes_with_the_same_file_store_every_event_once(world: Runtime, tmp_path: Path) -> None:
+    """Both run at the same time; ids are checked one by one."""
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"\n".join(json.dumps(paid(f"p{n % 50}", event_id=str(n))).encode() for n in range(400)))
+    context = multiprocessing.get_context("spawn")
+    start = context.Event()
+    workers = [
+        context.Process(target=_ingest_in_process, args=(str(world.home), str(path), start)) for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    start.set()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    assert sorted(map(int, events(world)["event_id"])) == list(range(400))
+    assert verify(world.lake, deep=True).problems == ()
+
+
+def _ingest_with_little_disk(home: str, path: str, limit: int, said: object) -> None:
+    with open_runtime(Path(home)) as runtime:
+        source = JsonLinesFile(Path(path), runtime.lake.types)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            runtime.lake.ingestor().run(source)
+        except StorageFailed as error:
+            said.put(error.next_step)  # type: ignore[attr-defined]
+
+
+def test_a_full_disk_leaves_the_table_unharmed_and_the_run_repeats(world: Runtime, tmp_path: Path) -> None:
+    """The error says what to do; afterwards the same command stores everything once."""
+    send(world, [paid(f"p{n}", event_id=f"old{n}") for n in range(200)])
+    path = tmp_path / "events.jsonl"
+    note = "n" * 2000
+    path.write_bytes(
+        b"\n".join(
+            json.dumps(paid(f"p{n}", event_id=str(n), note=note + str(n))).encode() for n in range(200)
+        )
+    )
+    context = multiprocessing.get_context("spawn")
+    said = context.Queue()
+    worker = context.Process(target=_ingest_with_little_disk, args=(str(world.home), str(path), 20_000, said))
+    worker.start()
+    assert "repeat the command" in said.get(timeout=60)
+    worker.join(60)
+    assert events(world).height == 200
+    assert world.lake.ingestor().run(JsonLinesFile(path, world.lake.types)).events == 200
+    assert events(world).height == 400
+
+
+def test_no_identifier_reaches_metadata(world: Runtime) -> None:
+    """Summaries, manifests and footers hold only what the allow-list names."""
+    send(world, [paid("ann", event_id="1"), GOOD | {"data": {}}])
+    assert privacy_lint(world.lake) == []
+
+
+def test_the_lint_can_find(world: Runtime) -> None:
+    """A summary key outside the allow-list is reported."""
+    send(world, [GOOD])
+    world.lake.events.commit([], lambda _: {"customer.ann": "1"})
+    assert privacy_lint(world.lake) == ["snapshot summary key `customer.ann`"]
+
+
+def test_identities_find_their_person(world: Runtime) -> None:
+    """A field declared an identity enters the blind index, normalised."""
+    from keys import Identity
+
+    document = {
+        "name": "SignedUp",
+        "type": "object",
+        "properties": {"email": {"type": "string", "identity": "email"}},
+        "required": ["email"],
+    }
+    world.lake.types.register(document)
+    send(world, [paid("ann", event_id="1") | {"type": "SignedUp", "data": {"email": "Ann@Example.org "}}])
+    assert world.keyring.ref_of(Identity("email", "ann@example.ORG")) == world.keyring.ref_of(
+        SubjectId("ann")
+    )
+    assert world.keyring.ref_of(Identity("email", "bob@example.org")) is None

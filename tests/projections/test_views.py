@@ -1,0 +1,294 @@
+"""Publishing, rolling back, time travel, gates and fingerprints."""
+
+from __future__ import annotations
+
+import functools
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from keys import SubjectId
+from projections import (
+    DefinitionError,
+    GateClosed,
+    NotPublished,
+    ProcessPool,
+    StaleEpoch,
+    UnknownView,
+    ViewRegistry,
+    fingerprint,
+    utc,
+)
+from service.runtime import Runtime, open_deriver, open_runtime
+from tests.world import PAID, Clock, paid, publish, send, shred
+
+HEAD = """
+import polars as pl
+from projections import Count, Fold, Projection, Sum, non_negative, within
+c = pl.col
+"""
+
+
+def registry(tmp_path: Path, body: str) -> ViewRegistry:
+    """Views out of a source text."""
+    path = tmp_path / f"v{abs(hash(body))}.py"
+    path.write_text(HEAD + body)
+    return ViewRegistry.load([path])
+
+
+def simple(final: str = "return rows", more: str = "", checks: str = "[]") -> str:
+    """A small view's source."""
+    return f"""
+{more}
+class V(Projection):
+    name = "v"
+    reads = {{"Paid": ["cents", "occurred_on"]}}
+    keys = {{"day": c("occurred_on")}}
+    state = {{"cents": Sum(c("cents"))}}
+    checks = {checks}
+    def final(self, rows):
+        {final}
+"""
+
+
+def test_readers_see_nothing_before_publication(world: Runtime) -> None:
+    """A built version waits beside what is published."""
+    send(world, [paid("ann", event_id="1")])
+    world.views.build(["cents_per_day"])
+    with pytest.raises(NotPublished, match="never published"):
+        world.views.as_reported("cents_per_day")
+
+
+def test_a_second_build_of_nothing_new_reuses_every_bucket(world: Runtime) -> None:
+    """And publishing it again makes no release."""
+    send(world, [paid("ann", event_id="1")])
+    publish(world)
+    built = world.views.build(world.views.registry.names())
+    assert {one.reused for one in built} == {256}
+    assert world.views.publish(built, who="", why="").release_id == 1
+
+
+def test_only_touched_buckets_are_merged(world: Runtime) -> None:
+    """One new event of one person touches one bucket."""
+    send(world, [paid(f"p{n}", event_id=str(n)) for n in range(50)])
+    publish(world)
+    send(world, [paid("p7", event_id="new")])
+    by_name = {b.publication.view: b for b in world.views.build(world.views.registry.names())}
+    assert (by_name["cents_per_day"].merged, by_name["cents_per_day"].reused) == (1, 255)
+    assert (by_name["bands"].derived, by_name["bands"].reused) == (1, 255)
+
+
+def test_a_roll_back_is_one_step(world: Runtime) -> None:
+    """Readers see the publication before."""
+    for n in range(2):
+        send(world, [paid("ann", event_id=str(n))])
+        publish(world)
+    assert world.views.as_reported("cents_per_day").rows["events"].sum() == 2
+    world.views.roll_back("cents_per_day", who="", why="")
+    assert world.views.as_reported("cents_per_day").rows["events"].sum() == 1
+    assert world.views.as_reported("people_per_day").rows["cents"].sum() == 200
+
+
+def test_a_roll_back_never_brings_a_person_back(world: Runtime) -> None:
+    """A version from before an erasure is refused."""
+    send(world, [paid("ann", event_id="1"), paid("bob", event_id="2")])
+    publish(world)
+    shred(world, "ann")
+    publish(world)
+    with pytest.raises(StaleEpoch):
+        world.views.roll_back("people_per_day", who="", why="")
+    assert world.views.as_reported("people_per_day").rows["people"].sum() == 1
+
+
+def test_a_version_built_before_an_erasure_is_not_published(world: Runtime) -> None:
+    """The fence log is read inside the switch."""
+    send(world, [paid("ann", event_id="1"), paid("bob", event_id="2")])
+    built = world.views.build(["people_per_day"])
+    shred(world, "ann")
+    with pytest.raises(StaleEpoch):
+        world.views.publish(built, who="", why="")
+
+
+def test_the_past_answers_as_it_was_reported(slow_world: Runtime, clock: Clock) -> None:
+    """Each moment has its own publication; before the first one the error says since when."""
+    moments = []
+    for n in range(3):
+        send(slow_world, [paid("ann", 10, event_id=str(n))])
+        publish(slow_world)
+        moments.append(clock())
+        clock.forward(hours=1)
+    sums = [slow_world.views.as_reported("cents_per_day", at).rows["cents"].sum() for at in moments]
+    assert sums == [10, 20, 30]
+    with pytest.raises(NotPublished, match="its first publication is of 2026-03-01"):
+        slow_world.views.as_reported("cents_per_day", datetime(2020, 1, 1, tzinfo=UTC))
+
+
+def test_a_moment_without_a_zone_is_refused() -> None:
+    """It names no instant."""
+    with pytest.raises(NotPublished, match="time zone"):
+        utc(datetime(2026, 1, 1))
+
+
+def test_an_unknown_view_names_those_that_exist(world: Runtime) -> None:
+    """A typing mistake is mended at once."""
+    with pytest.raises(UnknownView, match="cents_per_day"):
+        world.views.as_reported("nope")
+
+
+def test_reported_and_recomputed_differ_by_the_erased_and_nothing_else(world: Runtime) -> None:
+    """The difference is explained by erased events, and for an anonymous view there is none."""
+    send(world, [paid("ann", event_id="1"), paid("bob", event_id="2")])
+    publish(world)
+    at = datetime.now(UTC)
+    assert world.views.reconcile("people_per_day", at).differences.height == 0
+    shred(world, "ann")
+    publish(world)
+    found = world.views.reconcile("people_per_day", at)
+    assert (found.erased_events, found.residual) == (1, 0)
+    row = found.differences.row(0, named=True)
+    assert (row["people_reported"], row["people_recomputed"]) == (2, 1)
+    assert world.views.reconcile("cents_per_day", at).differences.height == 0
+
+
+def test_a_published_figure_that_was_changed_is_a_residual(world: Runtime) -> None:
+    """Where nobody was erased, a difference is unexplained and says so."""
+    send(world, [paid("ann", event_id="1")])
+    publish(world)
+    (table,) = {p.table for p in world.views.ledger.history("people_per_day")}
+    written = world.views._tables.write(
+        table,
+        "forged",
+        world.views.as_reported("people_per_day").rows.with_columns(people=pl.lit(9, pl.Int64)),
+        False,
+    )
+    good = world.views.ledger.history("people_per_day")[0]
+    import attrs
+
+    forged = attrs.evolve(good, snapshot_id=written.snapshot_id, build_id="forged")
+    world.views.ledger.release([forged], epoch=world.keyring.epoch, who="", why="")
+    assert world.views.reconcile("people_per_day").residual == 1
+
+
+def test_a_person_s_row_is_theirs_and_answers_shredded_afterwards(world: Runtime) -> None:
+    """In every publication, also those of before."""
+    send(world, [paid("ann", 5, event_id="1"), paid("bob", 7, event_id="2")])
+    publish(world)
+    at = datetime.now(UTC)
+    assert (world.views.person("balance", SubjectId("ann")).row or {})["cents"] == 5
+    shred(world, "ann")
+    for moment in (None, at):
+        found = world.views.person("balance", SubjectId("ann"), moment)
+        assert found.row is None
+        assert found.shredded is not None
+    assert world.views.as_reported("balance", at).shredded == 1
+    assert world.views.as_reported("balance", at).rows["cents"].to_list() == [7]
+    assert world.views.person("balance", SubjectId("nobody")).shredded is None
+
+
+def test_several_processes_give_what_one_gives(world: Runtime) -> None:
+    """The pool opens the lake in each worker, under leases of their own."""
+    send(world, [paid(f"p{n % 40}", n, event_id=str(n)) for n in range(200)])
+    publish(world)
+    one = {n: world.views.as_reported(n).rows for n in ("cents_per_day", "people_per_day", "bands")}
+    pool = ProcessPool(functools.partial(open_deriver, world.home), 2)
+    with open_runtime(world.home, executor=pool) as other:
+        publish(other, rebuild=True)
+        for name, rows in one.items():
+            assert other.views.as_reported(name).rows.equals(rows)
+
+
+@pytest.mark.parametrize(
+    ("checks", "what"),
+    [
+        ('[non_negative("cents")]', "negative cents"),
+        ('[within("cents", previous=0.1)]', "the total of cents moves"),
+    ],
+)
+def test_a_failed_check_keeps_the_published_version(
+    world: Runtime, tmp_path: Path, checks: str, what: str
+) -> None:
+    """The gate names the check and the figures."""
+    world.views.registry._views = registry(tmp_path, simple(checks=checks))._views
+    send(world, [paid("ann", 10, event_id="1")])
+    publish(world, "v")
+    send(world, [paid("ann", -500, event_id="2")])
+    with pytest.raises(GateClosed, match=what):
+        world.views.build(["v"])
+    assert world.views.as_reported("v").rows["cents"].sum() == 10
+
+
+def test_the_conservation_gate_can_close(world: Runtime) -> None:
+    """A state that saw more events than the lake holds is not published."""
+    send(world, [paid("ann", event_id="1")])
+    original = world.views.builder._states.load
+
+    def lie(version: str, states: Any) -> Any:
+        import attrs
+
+        whole = original(version, states)
+        return attrs.evolve(whole, counts=whole.counts.with_columns(pl.col("counted") + 1))
+
+    world.views.builder._states.load = lie  # type: ignore[method-assign]
+    with pytest.raises(GateClosed, match="do not add up"):
+        world.views.build(["cents_per_day"])
+
+
+def version(tmp_path: Path, body: str, document: dict[str, Any] = PAID) -> str:
+    """Fingerprint of view `v` of a source text."""
+    from lake import parse_event_type
+
+    return fingerprint(registry(tmp_path, body).get("v"), {"Paid": parse_event_type(document)})
+
+
+def test_comments_and_docstrings_do_not_make_a_version(tmp_path: Path) -> None:
+    """Layout is not logic."""
+    commented = simple().replace("    name =", '    """Words."""\n    # more words\n    name =')
+    assert version(tmp_path, simple()) == version(tmp_path, commented)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (simple("return rows"), simple("return rows.head(1)")),
+        (
+            simple("return f(rows)", "def f(rows): return rows"),
+            simple("return f(rows)", "def f(rows): return rows.head(1)"),
+        ),
+        (simple("return rows.head(N)", "N = 1"), simple("return rows.head(N)", "N = 2")),
+        (
+            simple("return f(rows)", "N = 1\ndef f(rows): return rows.head(N)"),
+            simple("return f(rows)", "N = 2\ndef f(rows): return rows.head(N)"),
+        ),
+    ],
+)
+def test_a_change_of_anything_the_code_reaches_makes_a_version(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    """The class, a helper, a constant, a constant of a helper."""
+    assert version(tmp_path, before) != version(tmp_path, after)
+
+
+def test_a_change_of_the_event_type_makes_a_version(tmp_path: Path) -> None:
+    """The schema is part of what a view computes from."""
+    assert version(tmp_path, simple()) != version(tmp_path, simple(), PAID | {"dedup_window_days": 3})
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (simple("import random; return rows.sample(1)"), "not reproducible"),
+        (simple('return rows.unique(keep="any")'), "not reproducible"),
+        (
+            'class V(Projection):\n    name = "v"\n    reads = {"Paid": ["cents"]}\n',
+            "needs `keys` and `state`",
+        ),
+        ('class V(Projection):\n    name = "Bad Name"\n    reads = {"Paid": ["cents"]}\n', "lower-case"),
+    ],
+)
+def test_a_definition_that_is_incomplete_or_impure_is_refused(tmp_path: Path, body: str, what: str) -> None:
+    """Before anything is built."""
+    with pytest.raises(DefinitionError, match=what):
+        registry(tmp_path, body)
