@@ -32,7 +32,7 @@ from keys.errors import (
     WrongKey,
 )
 from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
-from keys.keyring import GateStatus, Keyring, Opener, Provisioned, SealSession, open_embedded
+from keys.keyring import GateStatus, Keyring, Opener, Provisioned, SealSession, open_embedded, open_forensic
 from keys.keytree import EpochClose, KeyTree
 from keys.leases import Lease, LeaseBook
 from keys.pagestore import PageStore, SqlitePageStore
@@ -100,5 +100,6 @@ __all__ = [
     "WrongKey",
     "check_purpose",
     "open_embedded",
+    "open_forensic",
     "signature_is_valid",
 ]

@@ -145,15 +145,33 @@ class FenceLog:
     def of_ref(self, ref: bytes, purpose: str, generation: int) -> Fence | None:
         """The fence that covers this handle, purpose and generation."""
         self.refresh()
-        for fence in self._by_ref.get(self.ref_tag(ref), ()):
-            if fence.covers(purpose) and generation <= fence.generation:
-                return fence
-        return None
+        return self._covering(ref, purpose, generation)
+
+    def filter(self) -> Callable[[bytes, str, int], bool] | None:
+        """Tells of (ref, purpose, generation) whether it is fenced; None while nobody is.
+
+        Only handles that share ten bits with a fenced one cost a keyed hash.
+        """
+        if self.is_empty():
+            return None
+        heads = {tag[:2] for tag in self._by_ref}
+
+        def is_fenced(ref: bytes, purpose: str, generation: int) -> bool:
+            head = (int.from_bytes(ref[:2], "big") & _BUCKET_MASK).to_bytes(2, "big")
+            return head in heads and self._covering(ref, purpose, generation) is not None
+
+        return is_fenced
 
     def is_empty(self) -> bool:
         """Whether nobody was ever fenced; then no tag has to be computed."""
         self.refresh()
         return not self._by_ref
+
+    def _covering(self, ref: bytes, purpose: str, generation: int) -> Fence | None:
+        for fence in self._by_ref.get(self.ref_tag(ref), ()):
+            if fence.covers(purpose) and generation <= fence.generation:
+                return fence
+        return None
 
     def all(self) -> list[Fence]:
         """Every fence, oldest first."""

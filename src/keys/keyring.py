@@ -34,7 +34,7 @@ from keys.errors import (
 from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
 from keys.keytree import EpochClose, KeyTree, NewKey, page_ids_of
 from keys.leases import Lease, LeaseBook
-from keys.lifecycle import Life, State
+from keys.lifecycle import Life
 from keys.pagestore import BlindRow, PageStore, PageWriter, SqlitePageStore
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId, check_purpose
 
@@ -42,6 +42,7 @@ MAX_CACHED_KEYS: Final = 4_000_000
 MAX_SEALS_PER_SESSION: Final = 2**20
 SESSION_SECONDS: Final = 3600.0
 OPEN_BATCH: Final = 4096
+_HOLDS: Final = "hold_changes"
 GATE_WAIT_SECONDS: Final = 2.0
 _BULK_FROM: Final = 256
 _BULK_SHARE: Final = 4  # more refs than records / 4: open every page instead of asking for each
@@ -200,14 +201,14 @@ class Keyring:
 
     def mint(self, count: int, purpose: str = "system") -> list[Provisioned]:
         """Keys that belong to no person (view state, dead letters), each with a fresh ref."""
-        with self._store.transaction() as writer:
+        with self._effects("keys.mint"), self._store.transaction() as writer:
             code = self._purpose_code(purpose, writer)
             made = self.tree.create(writer, [NewKey(self._random(REF_BYTES), code, 1) for _ in range(count)])
         return [Provisioned(record.ref, record.generation, True) for record in made]
 
     def drop(self, refs: Sequence[bytes]) -> int:
         """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes."""
-        with self._store.transaction() as writer:
+        with self._effects("keys.drop"), self._store.transaction() as writer:
             gone = self.tree.remove(writer, refs, None)
         self._store.flush_deleted()
         with self._mutex:
@@ -221,9 +222,14 @@ class Keyring:
     def hold(self, ref: bytes, held: bool) -> None:
         """Seals a subject off for a legal hold, or releases it."""
         with self._store.transaction() as writer:
+            writer.set_meta(_HOLDS, str(self.hold_changes() + 1))
             self.tree.set_state(writer, [ref], tree.STATE_HELD if held else tree.STATE_ACTIVE)
         with self._mutex:
             self._keys.clear()
+
+    def hold_changes(self) -> int:
+        """How often a hold was placed or released: what is derived from the lake depends on it."""
+        return int(self._store.meta(_HOLDS) or 0)
 
     def fence(
         self, targets: Sequence[tuple[SubjectId, bytes]], request_id: str, purpose: str = ALL_PURPOSES
@@ -406,8 +412,18 @@ class Keyring:
             pages = page_ids_of(self._store.pages_of(refs))
         if len(self._keys) > MAX_CACHED_KEYS:
             self._keys.clear()
+        # A fence comes before the destruction: whoever loads in between must not keep the key.
+        is_fenced = self.fences.filter()
+        known = (self._store.meta("purposes") or "").split()
+        purposes = dict(enumerate(known, start=1))
         for _, page in self.tree.open_pages(pages):
             for record in tree.records(page):
+                if is_fenced is not None and is_fenced(
+                    record[:16],
+                    purposes.get(int.from_bytes(record[16:18], "big"), ALL_PURPOSES),
+                    int.from_bytes(record[18:20], "big"),
+                ):
+                    continue
                 self._keys[record[:18]] = Dek(
                     record[22:54], int.from_bytes(record[18:20], "big"), record[20] == tree.STATE_HELD
                 )
@@ -580,13 +596,25 @@ def open_embedded(
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     custodian = EmbeddedCustodian.create(home / "root.key")
     fences = FenceLog(fence_path or home / "fences.db", custodian.secret("fence"), clock)
-    return Keyring(custodian, SqlitePageStore(home / "pages.db"), fences, LeaseBook(home / "leases.db"))
+    store = SqlitePageStore(home / "pages.db")
+    return Keyring(custodian, store, fences, LeaseBook(home / "leases.db"), effects=effects)
+
+
+def open_forensic(home: Path, scratch: Path) -> Keyring:
+    """A keyring that knows no fence: what somebody holding these very files could open.
+
+    Only to prove that a person cannot be found; nothing else may read with it.
+
+    Args:
+        home: a folder of keys, or a copy of one.
+        scratch: an empty folder for the fence log and leases that it leaves empty.
+    """
+    custodian = EmbeddedCustodian(home / "root.key")
+    fences = FenceLog(scratch / "fences.db", bytes(32), lambda: datetime.now(UTC))
+    return Keyring(custodian, SqlitePageStore(home / "pages.db"), fences, LeaseBook(scratch / "leases.db"))
 
 
 def _outcome(planned: NewKey | SubjectErased) -> Provisioned | SubjectErased:
     if isinstance(planned, SubjectErased):
         return planned
     return Provisioned(planned.ref, planned.generation, True)
-
-
-__all__ = ["GateStatus", "Keyring", "Opener", "Provisioned", "SealSession", "State", "open_embedded"]

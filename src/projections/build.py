@@ -281,7 +281,8 @@ class Builder:
         counts = whole.counts
         self._check_conservation(plan, target, states, counts)
         self._check_view(plan, rows)
-        build_id = _build_id(plan, target.snapshot_id, epoch if plan.personal else 0, self._bits)
+        people = f"{epoch}/{self._lake.keyring.hold_changes()}" if plan.personal else ""
+        build_id = _build_id(plan, target.snapshot_id, people, self._bits)
         name = self._tables.table_name(plan.view.name, plan.version)
         subject_grain = grain(plan.view).subject
         written = self._tables.write(name, build_id, rows, subject_grain)
@@ -351,8 +352,8 @@ class Builder:
                 raise GateClosed(f"`{plan.view.name}`: {check.name} failed: {problem}")
 
 
-def _build_id(plan: _Plan, snapshot_id: int, epoch: int, bits: int) -> str:
-    text = f"{plan.view.name}|{plan.version}|{snapshot_id}|{epoch}|{bits}"
+def _build_id(plan: _Plan, snapshot_id: int, people: str, bits: int) -> str:
+    text = f"{plan.view.name}|{plan.version}|{snapshot_id}|{people}|{bits}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -24,8 +24,9 @@ from purge.stages import STAGES, Status, may_cancel, status_of
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS requests (request_id TEXT PRIMARY KEY, received_at TEXT NOT NULL,
     due_at TEXT NOT NULL, regime TEXT NOT NULL, purpose TEXT NOT NULL, subject_tag BLOB NOT NULL,
-    ref BLOB, sealed_subject BLOB, commitment TEXT NOT NULL, stage TEXT NOT NULL, status TEXT NOT NULL,
-    details TEXT NOT NULL, statement BLOB, receipt BLOB, idempotency_key TEXT UNIQUE) WITHOUT ROWID;
+    ref BLOB, sealed_ref BLOB, sealed_subject BLOB, commitment TEXT NOT NULL, stage TEXT NOT NULL,
+    status TEXT NOT NULL, details TEXT NOT NULL, statement BLOB, receipt BLOB,
+    idempotency_key TEXT UNIQUE) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS one_open_request ON requests (subject_tag, purpose)
     WHERE status != 'cancelled';
 CREATE TABLE IF NOT EXISTS holds (subject_tag BLOB PRIMARY KEY, ref BLOB NOT NULL, placed_at TEXT NOT NULL,
@@ -52,6 +53,8 @@ class Request:
         request_id: also the receipt's id.
         stage: the last completed one.
         ref: the person's handle until the receipt is out.
+        sealed_subject, sealed_ref: the id, and the handle of the key that seals it: the person's own
+            until the fence, then one that is dropped with it.
     """
 
     request_id: str
@@ -61,6 +64,7 @@ class Request:
     purpose: str
     subject_tag: bytes = field(repr=False)
     ref: bytes | None = field(repr=False)
+    sealed_ref: bytes | None = field(repr=False)
     sealed_subject: bytes | None = field(repr=False)
     commitment: str
     stage: str
@@ -124,8 +128,8 @@ class Journal:
                 row = (request_id or str(uuid.uuid4()),)
                 record = [_begun("received", at) | {"finished_at": at.isoformat(), "seconds": 0.0}]
                 db.execute(
-                    "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'received', 'pending', ?, NULL, "
-                    "NULL, ?)",
+                    "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'received', 'pending', ?, "
+                    "NULL, NULL, ?)",
                     (
                         row[0],
                         at.isoformat(),
@@ -133,6 +137,7 @@ class Journal:
                         regime,
                         purpose,
                         subject_tag,
+                        ref,
                         ref,
                         sealed_subject,
                         commitment,
@@ -183,6 +188,15 @@ class Journal:
         with self._db.write() as db:
             db.execute("UPDATE requests SET status = ? WHERE request_id = ?", (status.value, request_id))
 
+    def reseal(self, request_id: str, sealed_ref: bytes, sealed_subject: bytes) -> None:
+        """Keeps the id under another key, before the person's own is fenced."""
+        with self._effects("journal.reseal"), self._db.write() as db:
+            db.execute(
+                "UPDATE requests SET sealed_ref = ?, sealed_subject = ? WHERE request_id = ?",
+                (sealed_ref, sealed_subject, request_id),
+            )
+        self._db.flush_deleted()
+
     def put_statement(self, request_id: str, statement: bytes) -> bytes:
         """Keeps the first statement of a request and returns it: a resumed run signs the same one."""
         with self._effects("journal.statement"), self._db.write() as db:
@@ -198,7 +212,8 @@ class Journal:
         """Keeps the receipt and removes what still pointed at the person."""
         with self._effects("journal.receipt"), self._db.write() as db:
             db.execute(
-                "UPDATE requests SET receipt = ?, ref = NULL, sealed_subject = NULL WHERE request_id = ?",
+                "UPDATE requests SET receipt = ?, ref = NULL, sealed_ref = NULL, sealed_subject = NULL "
+                "WHERE request_id = ?",
                 (receipt, request_id),
             )
         self._db.flush_deleted()
@@ -273,7 +288,7 @@ def _without(records: list[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
 
 
 def _request(row: tuple[Any, ...]) -> Request:
-    records = tuple(StageRecord(**record) for record in json.loads(row[11]))
+    records = tuple(StageRecord(**record) for record in json.loads(row[12]))
     ordered = tuple(sorted(records, key=lambda r: STAGES.index(r.stage)))
     return Request(
         row[0],
@@ -286,8 +301,9 @@ def _request(row: tuple[Any, ...]) -> Request:
         row[7],
         row[8],
         row[9],
-        Status(row[10]),
+        row[10],
+        Status(row[11]),
         ordered,
-        row[12],
         row[13],
+        row[14],
     )

@@ -167,15 +167,18 @@ class Purge:
     # -- holds -------------------------------------------------------------------------------------
 
     def hold(self, subject: SubjectId, why: str) -> None:
-        """Puts a person under legal hold: not destroyed, and readable by no view."""
+        """Puts a person under legal hold: not destroyed, and in no view that is built from now on."""
         ref = self._ref(subject)
         self.journal.place_hold(self._keyring.fences.subject_tag(subject), ref, why)
         self._keyring.hold(ref, True)
+        self._views.forget_people([ref])
 
     def release(self, subject: SubjectId) -> Request | None:
         """Ends a hold; a request that waited for it is returned, to be run."""
         tag = self._keyring.fences.subject_tag(subject)
-        self._keyring.hold(self._ref(subject), False)
+        ref = self._ref(subject)
+        self._keyring.hold(ref, False)
+        self._views.forget_people([ref])
         self.journal.release_hold(tag)
         found = self.journal.find(tag)
         return found if found is not None and found.status is Status.PENDING else None
@@ -206,6 +209,10 @@ class Purge:
     def _fenced(self, request: Request) -> dict[str, Any]:
         assert request.ref is not None
         subject = self._subject_of(request)
+        if request.sealed_ref == request.ref:
+            # From the fence on the person's own key opens nothing; the next stage still needs the id.
+            minted = self._keyring.mint(1, _SUBJECT_CONTEXT.purpose)[0].ref
+            self.journal.reseal(request.request_id, minted, self._seal_subject(subject, minted))
         with self.journal.unless_held(request.subject_tag) as is_free:
             if not is_free:
                 raise UnderHold("a legal hold was placed over this person")
@@ -219,6 +226,8 @@ class Purge:
     def _destroyed(self, request: Request) -> dict[str, Any]:
         assert request.ref is not None
         gone = self._keyring.destroy([request.ref], self._fences(request))
+        if request.sealed_ref is not None and request.sealed_ref != request.ref:
+            self._keyring.drop([request.sealed_ref])
         return {"key_records": gone or request.detail("destroyed").get("key_records", 1)}
 
     def _unreadable(self, request: Request) -> dict[str, Any]:
@@ -403,16 +412,22 @@ class Purge:
         return self._keyring.fences.ref_tag(ref)
 
     def _subject_of(self, request: Request) -> SubjectId:
-        """The id out of the journal; readable until the key is destroyed."""
-        assert request.ref is not None
+        """The id out of the journal; readable until its key is destroyed."""
+        assert request.sealed_ref is not None
         assert request.sealed_subject is not None
         opened = self._keyring.opener().open(
-            _SUBJECT_CONTEXT, [request.ref], [_PLAN_PLACE], [request.sealed_subject]
+            _SUBJECT_CONTEXT, [request.sealed_ref], [_PLAN_PLACE], [request.sealed_subject]
         )[0]
         if isinstance(opened, Held):
             raise UnderHold("a legal hold stands over this person")
         assert isinstance(opened, bytes), "before destruction the id opens"
         return SubjectId(opened.decode())
+
+    def _seal_subject(self, subject: SubjectId, ref: bytes) -> bytes:
+        body = subject.reveal().encode()
+        sealed = self._keyring.session().seal(_SUBJECT_CONTEXT, [ref], [_PLAN_PLACE], [body])[0]
+        assert isinstance(sealed, bytes), "a minted key is never fenced"
+        return sealed
 
     def _fences(self, request: Request) -> list[Fence]:
         return [f for f in self._keyring.fences.all() if f.request_id == request.request_id]

@@ -11,6 +11,7 @@ import base64
 import gzip
 import hashlib
 import json
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 import zstandard
 from attrs import frozen
 
-from keys import FieldContext, Keyring, KeysError, Opener, SubjectId
+from keys import FieldContext, Keyring, KeysError, Opener, SubjectId, open_forensic
 
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
@@ -77,15 +78,27 @@ def needles(subject: SubjectId) -> dict[str, bytes]:
 def scan(
     home: Path,
     subject: SubjectId,
-    keyring: Keyring | None = None,
     progress: Callable[[int], None] = lambda files: None,
 ) -> Scanned:
     """Scans every file below a folder.
 
     Args:
-        home: a lake's folder, or a copy of one.
-        keyring: the keys of that very folder; sealed values are tried with it.
+        home: a lake's folder, or a copy of one. Sealed values are tried with the keys in it, past every
+            fence: as somebody would who stole the folder.
     """
+    with tempfile.TemporaryDirectory(prefix="shredlake-scan-") as scratch:
+        has_keys = (home / "keys" / "root.key").exists()
+        keyring = open_forensic(home / "keys", Path(scratch)) if has_keys else None
+        try:
+            return _scan(home, subject, keyring, progress)
+        finally:
+            if keyring is not None:
+                keyring.close()
+
+
+def _scan(
+    home: Path, subject: SubjectId, keyring: Keyring | None, progress: Callable[[int], None]
+) -> Scanned:
     wanted = needles(subject)
     findings: dict[Finding, None] = {}
     files = total = opened = 0

@@ -25,8 +25,7 @@ from lake import EventRead, MappedFile, load_mapping
 from purge import scan
 from service.errors import BadInput
 from service.plot import plot_monthly
-from service.runtime import Runtime, initialise, open_keyring, open_runtime
-from service.settings import load_settings
+from service.runtime import Runtime, initialise, open_runtime
 
 BATCH_EVENTS: Final = 25_000
 _READ: Final = EventRead("Purchased", ("amount_cents", "customer"))
@@ -227,10 +226,8 @@ class _Story:
     def scan(self) -> None:
         _title("6. A byte scan", "every file, raw, decompressed, and behind every key that lies there")
         for label, folder in (("after the erasure", self._home), ("a copy from before", self._before)):
-            keyring = open_keyring(folder, load_settings(folder))
             with _bar("scanning", None) as update:
-                found = scan(folder, self._subject, keyring, update)
-            keyring.close()
+                found = scan(folder, self._subject, update)
             where = (
                 f"[bold]found in {len({f.path for f in found.findings})} file(s)[/], so the scan can find"
                 if found.findings

@@ -160,9 +160,9 @@ def release(context: typer.Context, subject: Subject) -> None:
 @app.command("scan")
 def scan_files(context: typer.Context, subject: Subject) -> None:
     """Look for a person in every byte of the lake's files, also behind its keys; exit code 3 if found."""
-    with opened(context) as (here, runtime):
+    with opened(context) as (here, _):
         with progress_bar(here, "files", None) as update:
-            found = scan(here.home, read_subject(subject), runtime.keyring, update)
+            found = scan(here.home, read_subject(subject), update)
         rows = [{"path": f.path, "how": f.how, "encoding": f.encoding} for f in found.findings]
         if rows:
             emit_rows(here, rows, "found")

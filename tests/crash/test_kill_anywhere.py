@@ -1,0 +1,131 @@
+"""kill -9 before and after every durable effect, then the same command again: one terminal state."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from lake import EventRead, dead_letters, verify
+from purge import Status, scan
+from service.runtime import Runtime, open_runtime
+from tests.crash import crashing
+from tests.world import make_world, publish
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(crashing.PRELOAD)
+
+
+def attempt(home: Path, job: str, kill_at: int | None, when: str) -> int | None:
+    """Runs a job in a process of its own; the number of its effects, or None where it was killed."""
+    said = CONTEXT.SimpleQueue()
+    process = CONTEXT.Process(target=crashing.run, args=(str(home), job, kill_at, when, said))
+    process.start()
+    process.join(120)
+    if process.exitcode == -signal.SIGKILL:
+        return None
+    assert process.exitcode == 0
+    count: int = said.get()
+    return count
+
+
+def _restore(tmp_path: Path, base: Path) -> None:
+    shutil.rmtree(base)
+    shutil.copytree(tmp_path / "pristine", base)
+
+
+def _base(tmp_path: Path, *, ingested: bool, published: bool) -> Path:
+    base = tmp_path / "base"
+    base.mkdir()
+    crashing.events_file(base)
+    runtime = make_world(base / "lake")
+    runtime.close()
+    if ingested:
+        assert attempt(base / "lake", "ingest", None, "") is not None
+    if published:
+        with open_runtime(base / "lake") as again:
+            publish(again)
+    shutil.copytree(base, tmp_path / "pristine")
+    return base
+
+
+def ids(runtime: Runtime) -> list[int]:
+    """Every event id of the head that can be opened."""
+    replay = runtime.lake.replay()
+    head = replay.resolve(None)
+    assert head is not None
+    frame = replay.events(replay.files(head.snapshot_id), EventRead("Paid", ("event_id",))).frame
+    return sorted(int(i) for i in frame.filter(~pl.col("shredded"))["event_id"])
+
+
+def everything_once(runtime: Runtime) -> None:
+    """29 events and one dead letter, each exactly once."""
+    assert ids(runtime) == [n for n in range(30) if n != 13]
+    assert [letter.line for letter in dead_letters(runtime.lake)] == [13]
+    assert verify(runtime.lake, deep=True).problems == ()
+
+
+def one_release(runtime: Runtime) -> None:
+    """Readers see every view, recorded once."""
+    release = runtime.views.ledger.current()
+    assert release is not None
+    assert set(release.entries) == set(runtime.views.registry.names())
+    assert all(len(runtime.views.ledger.history(name)) == 1 for name in release.entries)
+    assert runtime.views.as_reported("cents_per_day").rows["events"].sum() == 29
+    assert runtime.views.as_reported("balance").rows["events"].sum() == 29
+
+
+def one_receipt(runtime: Runtime) -> None:
+    """One completed request, one receipt, nobody brought back, nobody else lost."""
+    (request,) = runtime.purge.journal.all()
+    assert request.status is Status.COMPLETED
+    assert request.receipt is not None
+    leaves = [runtime.purge.log.data(n) for n in range(runtime.purge.log.size())]
+    assert sum(b"urn:shredlake:erasure-receipt" in leaf for leaf in leaves) == 1
+    assert len(runtime.keyring.fences.all()) == 1
+    assert runtime.keyring.gate().is_open
+    assert ids(runtime) == [n for n in range(30) if n != 13 and n % 6]
+    assert runtime.views.as_reported("cents_per_day").rows["events"].sum() == 29
+    assert runtime.views.as_reported("people_per_day").rows["people"].sum() == 5
+    assert verify(runtime.lake, deep=True).problems == ()
+    assert scan(runtime.home, crashing.SECRET).findings == ()
+
+
+def still_readable(runtime: Runtime) -> None:
+    """Closing an epoch loses nobody."""
+    everything_once(runtime)
+    assert runtime.keyring.stats()["oldest_root_version"] == runtime.keyring.stats()["root_version"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("job", "ingested", "published", "check"),
+    [
+        ("ingest", False, False, everything_once),
+        ("compact", True, False, everything_once),
+        ("publish", True, False, one_release),
+        ("close", True, False, still_readable),
+        ("erase", True, True, one_receipt),
+    ],
+)
+def test_a_kill_at_any_effect_changes_nothing_in_the_end(
+    tmp_path: Path, job: str, ingested: bool, published: bool, check: Callable[[Runtime], None]
+) -> None:
+    """Killed before and after the n-th effect, for all n, and resumed."""
+    base = _base(tmp_path, ingested=ingested, published=published)
+    effects = attempt(base / "lake", job, None, "")
+    assert effects, "the job has durable effects"
+    with open_runtime(base / "lake") as runtime:
+        check(runtime)
+    for at in range(1, effects + 1):
+        for when in ("before", "after"):
+            _restore(tmp_path, base)
+            assert attempt(base / "lake", job, at, when) is None, f"effect {at} was not reached"
+            assert attempt(base / "lake", job, None, "") is not None
+            with open_runtime(base / "lake") as runtime:
+                check(runtime)
