@@ -6,7 +6,7 @@ import logging
 import threading
 
 from keys import ShredlakeError
-from purge import Purge, Status
+from purge import Purge, Status, UnderHold
 
 _IDLE_SECONDS = 1.0
 _log = logging.getLogger("shredlake.worker")
@@ -50,6 +50,8 @@ class ErasureWorker:
         try:
             done = self._purge.run(request_id)
             _log.info("erasure %s: %s", request_id, done.status.value)
+        except UnderHold:
+            _log.info("erasure %s waits for a legal hold", request_id)
         except ShredlakeError as error:
             _log.error("erasure %s: %s: %s", request_id, type(error).__name__, error)
             if not error.retry_helps:

@@ -1,0 +1,153 @@
+"""Settings, the bind rule, and the scheduler."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import BadSettings, UnsafeBind
+from service.jobs import job_scheduler
+from service.runtime import Runtime, initialise, open_runtime
+from service.scheduler import Scheduler, due_times
+from service.server import is_loopback, make_server
+from service.settings import Job, load_settings
+from tests.world import Clock, paid, send
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[server]\nprot = 1\n", "server.prot"),
+        ("[surprise]\n", "surprise"),
+        ("[server]\nport = 99999\n", "server.port"),
+        ("[server", "not valid TOML"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, what: str) -> None:
+    """Nothing is silently ignored."""
+    (tmp_path / "shredlake.toml").write_text(text)
+    with pytest.raises(BadSettings, match=what):
+        load_settings(tmp_path)
+
+
+def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And an unknown variable of ours is refused."""
+    (tmp_path / "shredlake.toml").write_text("[server]\nport = 1000\n")
+    assert load_settings(tmp_path).server.port == 1000
+    monkeypatch.setenv("SHREDLAKE_SERVER__PORT", "2000")
+    assert load_settings(tmp_path).server.port == 2000
+    monkeypatch.setenv("SHREDLAKE_SURPRISE", "1")
+    with pytest.raises(BadSettings, match="SHREDLAKE_SURPRISE"):
+        load_settings(tmp_path)
+
+
+def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    """Token and root key have mode 0600; a second init changes nothing."""
+    assert initialise(tmp_path / "l")
+    token = (tmp_path / "l" / "token").read_text()
+    for name in ("token", "keys/root.key"):
+        assert (tmp_path / "l" / name).stat().st_mode & 0o777 == 0o600
+    assert not initialise(tmp_path / "l")
+    assert (tmp_path / "l" / "token").read_text() == token
+
+
+def test_beyond_loopback_only_with_tls_or_the_flag(world: Runtime) -> None:
+    """The default is safe, and the refusal says how."""
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("::1")
+    assert not is_loopback("0.0.0.0")
+    with pytest.raises(UnsafeBind) as refused:
+        make_server(world, host="0.0.0.0", port=0)
+    assert "--allow-insecure-bind" in refused.value.next_step
+    _, listener = make_server(world, port=0)
+    assert listener.getsockname()[0] == "127.0.0.1"
+    listener.close()
+
+
+@given(st.integers(1, 59), st.integers(0, 3000))
+def test_due_times_lie_in_the_interval_and_in_order(minutes: int, length: int) -> None:
+    """Every one is after the start, none after the end."""
+    until = NOON + timedelta(minutes=length)
+    found = due_times(f"*/{minutes} * * * *", NOON, until)
+    assert found == sorted(set(found))
+    assert all(NOON < moment <= until for moment in found)
+    assert len(found) >= length // 60
+
+
+def test_a_wrong_cron_expression_is_refused_at_once(tmp_path: Path) -> None:
+    """Before anything runs."""
+    with pytest.raises(BadSettings, match="cron"):
+        Scheduler(tmp_path / "s.db", [Job(name="j", cron="61 * * * *")], lambda job: "")
+
+
+def test_missed_runs_are_made_up_for_once(tmp_path: Path) -> None:
+    """Four missed hours are one run that says so."""
+    clock = Clock([NOON])
+    ran: list[str] = []
+    scheduler = Scheduler(
+        tmp_path / "s.db",
+        [Job(name="j", cron="0 * * * *")],
+        lambda job: ran.append(job.name) or "done",
+        clock=clock,
+    )
+    assert scheduler.tick() == []
+    clock.forward(hours=4, minutes=30)
+    (run,) = scheduler.tick()
+    assert (run.missed, run.outcome, ran) == (3, "done", ["j"])
+    assert scheduler.tick() == []
+
+
+def test_two_schedulers_do_not_run_the_same_time_twice(tmp_path: Path) -> None:
+    """The first to claim it runs it; a run under way keeps the next from starting."""
+    clock = Clock([NOON])
+    ran: list[str] = []
+
+    def work(job: Job) -> str:
+        ran.append("start")
+        clock.forward(hours=1)
+        assert second.tick() == [], "no overlap"
+        return "done"
+
+    jobs = [Job(name="j", cron="0 * * * *")]
+    first = Scheduler(tmp_path / "s.db", jobs, work, clock=clock)
+    second = Scheduler(tmp_path / "s.db", jobs, work, clock=clock)
+    clock.forward(hours=1)
+    assert len(first.tick()) == 1
+    assert ran == ["start"]
+
+
+def test_a_failed_run_is_in_the_history(world: Runtime) -> None:
+    """With its error; the next time runs again."""
+    clock = Clock([NOON])
+    scheduler = Scheduler(
+        world.home / "service" / "schedule.db",
+        [Job(name="j", cron="0 * * * *", views=["nope"])],
+        lambda job: world.views.build(job.views) and "",
+        clock=clock,
+    )
+    clock.forward(hours=1)
+    (run,) = scheduler.tick()
+    assert run.outcome is not None
+    assert run.outcome.startswith("failed: UnknownView")
+
+
+def test_a_scheduled_job_publishes(tmp_path: Path, clock: Clock) -> None:
+    """From settings to a release."""
+    from tests.world import PAID, VIEWS
+
+    initialise(tmp_path / "lake", [VIEWS])
+    with (tmp_path / "lake" / "shredlake.toml").open("a") as file:
+        file.write('[[jobs]]\nname = "hourly"\ncron = "0 * * * *"\nviews = ["cents_per_day"]\n')
+    with open_runtime(tmp_path / "lake", clock=clock) as runtime:
+        runtime.lake.types.register(PAID)
+        send(runtime, [paid("ann", event_id="1")])
+        scheduler = job_scheduler(runtime)
+        clock.forward(hours=2)
+        scheduler.tick()
+        assert runtime.views.as_reported("cents_per_day").rows["events"].sum() == 1
