@@ -11,12 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Figure
+from bench.readme import update
 
 SUITES = ("path",)
 
 
 def main() -> int:
     """Runs the named suites, or all."""
+    if sys.argv[1:] == ["readme"]:
+        update(Path("README.md"), Path("build/bench"))
+        return 0
     for name in sys.argv[1:] or SUITES:
         if name not in SUITES:
             print(f"no suite `{name}`; there are {', '.join(SUITES)}", file=sys.stderr)

@@ -7,6 +7,7 @@ lines is ingested exactly once, whoever reads it.
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -94,6 +95,7 @@ def parse_cloud_events(
     """CloudEvents 1.0 in structured JSON, one per line."""
     rejected: list[Rejected] = []
     groups: dict[tuple[str, int], list[_Candidate]] = {}
+    versions_of = functools.cache(types.versions)  # the registry is a folder: asked once a batch
     blank = 0
     for line, raw in lines:
         if not raw.strip():
@@ -101,7 +103,7 @@ def parse_cloud_events(
             continue
         event, flaw = _decode(raw)
         if flaw is None:
-            key, flaw = _type_of(event, types)
+            key, flaw = _type_of(event, versions_of)
             if flaw is None:
                 groups.setdefault(key, []).append(_Candidate(line, raw, event))
                 continue
@@ -133,7 +135,9 @@ def _decode(raw: bytes) -> tuple[dict[str, Any], Flaw | None]:
     return (event, None) if isinstance(event, dict) else ({}, Flaw("not_an_object"))
 
 
-def _type_of(event: dict[str, Any], types: TypeRegistry) -> tuple[tuple[str, int], Flaw | None]:
+def _type_of(
+    event: dict[str, Any], versions_of: Callable[[str], list[int]]
+) -> tuple[tuple[str, int], Flaw | None]:
     none = ("", 0)
     if event.get("specversion", "1.0") != "1.0":
         return none, Flaw("unknown_specversion", "specversion")
@@ -150,7 +154,7 @@ def _type_of(event: dict[str, Any], types: TypeRegistry) -> tuple[tuple[str, int
     if type(revision) is not int or not 0 <= revision < 2**31:
         return none, Flaw("wrong_type", "revision")
     version = event.get("schemaversion")
-    versions = types.versions(event["type"]) if event["type"] != DEAD_LETTER else []
+    versions = versions_of(event["type"]) if event["type"] != DEAD_LETTER else []
     if not versions:
         return none, Flaw("unknown_event_type", "type")
     if version is None:

@@ -1,0 +1,28 @@
+"""Puts the figures of build/bench/*.json into README's performance table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+START, END = "<!-- figures -->", "<!-- /figures -->"
+
+
+def render(folder: Path) -> str:
+    """The table of every suite that was run."""
+    lines = ["| figure | value | goal | met | command |", "|---|---:|---|---|---|"]
+    for path in sorted(folder.glob("*.json")):
+        for one in json.loads(path.read_text()):
+            value = f"{one['value']:,.0f}" if one["value"] >= 100 else f"{one['value']:,.2f}"
+            met = {True: "yes", False: "**no**", None: ""}[one["met"]]
+            lines.append(
+                f"| {one['name']} | {value} {one['unit']} | {one['goal']} | {met} | `make bench SUITE={path.stem}` |"
+            )
+    return "\n".join(lines)
+
+
+def update(readme: Path, folder: Path) -> None:
+    """Writes the table between its two marks."""
+    head, _, rest = readme.read_text().partition(START)
+    _, _, tail = rest.partition(END)
+    readme.write_text(f"{head}{START}\n{render(folder)}\n{END}{tail}")
