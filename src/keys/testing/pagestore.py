@@ -1,0 +1,77 @@
+"""What every `keys.PageStore` must do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keys.errors import StaleWrite
+from keys.pagestore import BlindRow, NodeRow, PageRow, PageStore
+
+
+class PageStoreContract:
+    """Subclass it and implement `make`."""
+
+    def make(self, folder: Path) -> PageStore:
+        """A store that lies in `folder`; the same folder gives the same content."""
+        raise NotImplementedError
+
+    def test_what_was_written_is_read_by_another_opening(self, tmp_path: Path) -> None:
+        """Nodes, pages, index rows, settings."""
+        store = self.make(tmp_path)
+        with store.transaction() as writer:
+            writer.put_node(NodeRow(0, 1, b"w", b"n"), None)
+            writer.put_page(PageRow(3, 1, 2, b"p"), None)
+            writer.add_blind([BlindRow(b"b" * 16, 3, b"n" * 16)])
+            writer.add_refs([(b"r" * 16, 3)])
+            writer.set_meta("k", "v")
+            writer.mark_destroyed([5])
+        other = self.make(tmp_path)
+        assert other.nodes() == other.nodes([0]) == [NodeRow(0, 1, b"w", b"n")]
+        assert other.pages([3]) == [other.last_page()] == [PageRow(3, 1, 2, b"p")]
+        assert other.find_blind([b"b" * 16, b"x" * 16]) == {b"b" * 16: BlindRow(b"b" * 16, 3, b"n" * 16)}
+        assert other.pages_of([b"r" * 16]) == list(other.all_refs()) == [(b"r" * 16, 3)]
+        assert (other.meta("k"), other.meta("none"), other.destroyed_epochs()) == ("v", None, {5})
+
+    def test_a_failed_transaction_leaves_nothing(self, tmp_path: Path) -> None:
+        """All or none."""
+        store = self.make(tmp_path)
+        with pytest.raises(StaleWrite), store.transaction() as writer:
+            writer.put_page(PageRow(0, 1, 0, b"p"), None)
+            writer.put_page(PageRow(9, 0, 0, b"p"), 3)
+        assert store.page_ids() == []
+
+    def test_a_stale_write_is_refused(self, tmp_path: Path) -> None:
+        """Compare-and-set on nodes and pages; the winner's bytes stay."""
+        store = self.make(tmp_path)
+        with store.transaction() as writer:
+            writer.put_node(NodeRow(0, 1, b"w", b"n"), None)
+            writer.put_page(PageRow(0, 1, 0, b"p"), None)
+        with store.transaction() as writer:
+            writer.put_node(NodeRow(0, 0, b"w2", b"n2"), 1)
+            writer.put_page(PageRow(0, 0, 1, b"p2"), 1)
+        with pytest.raises(StaleWrite), store.transaction() as writer:
+            writer.put_page(PageRow(0, 0, 1, b"p3"), 1)
+        with pytest.raises(StaleWrite), store.transaction() as writer:
+            writer.put_node(NodeRow(0, 0, b"w3", b"n3"), 1)
+        assert (store.pages([0])[0].body, store.nodes([0])[0].body) == (b"p2", b"n2")
+
+    def test_dropped_handles_take_their_names_along(self, tmp_path: Path) -> None:
+        """And only theirs."""
+        store = self.make(tmp_path)
+        with store.transaction() as writer:
+            writer.add_refs([(b"a" * 16, 0), (b"b" * 16, 0)])
+            writer.add_blind([BlindRow(bytes([n]) * 16, 0, (b"a" if n < 2 else b"b") * 16) for n in range(3)])
+        with store.transaction() as writer:
+            writer.drop_refs([b"a" * 16], [b"a" * 16])
+        assert list(store.all_refs()) == [(b"b" * 16, 0)]
+        assert list(store.find_blind([bytes([n]) * 16 for n in range(3)])) == [b"\2" * 16]
+
+    def test_many_look_ups_are_one_call(self, tmp_path: Path) -> None:
+        """More than any statement takes parameters."""
+        store = self.make(tmp_path)
+        refs = [n.to_bytes(16, "big") for n in range(3000)]
+        with store.transaction() as writer:
+            writer.add_refs((ref, 1) for ref in refs)
+        assert len(store.pages_of(refs)) == 3000

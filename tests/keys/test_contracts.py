@@ -1,0 +1,74 @@
+"""Every adapter of the two ports passes its contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keys import CustodianUnavailable, EmbeddedCustodian, SqlitePageStore
+from keys.custodian import Custodian
+from keys.pagestore import PageStore
+from keys.testing import CustodianContract, PageStoreContract
+
+
+class TestEmbeddedCustodian(CustodianContract):
+    """A root key file."""
+
+    def make(self, folder: Path) -> Custodian:
+        return EmbeddedCustodian.create(folder / "root.key")
+
+    def test_the_file_is_for_its_owner_only(self, tmp_path: Path) -> None:
+        """Also after it was rewritten."""
+        custodian = self.make(tmp_path)
+        custodian.rotate()
+        assert (tmp_path / "root.key").stat().st_mode & 0o777 == 0o600
+
+    def test_a_retired_version_is_in_no_file_of_the_folder(self, tmp_path: Path) -> None:
+        """Neither in the root file nor in one left over."""
+        import json
+
+        custodian = self.make(tmp_path)
+        old = json.loads((tmp_path / "root.key").read_text())["versions"]["1"].encode()
+        custodian.retire(custodian.rotate())
+        assert all(old not in path.read_bytes() for path in tmp_path.iterdir())
+
+    def test_the_overwrite_of_a_killed_process_is_finished_at_start(self, tmp_path: Path) -> None:
+        """What it left behind is gone once anybody opens the root."""
+        self.make(tmp_path)
+        (tmp_path / "root.key.retired").write_bytes(b"an old root")
+        self.make(tmp_path)
+        assert not (tmp_path / "root.key.retired").exists()
+
+    @pytest.mark.parametrize("content", [None, b"", b'{"format": 1', b"[]", b'{"format": 1}'])
+    def test_an_absent_or_damaged_root_is_unavailable(self, tmp_path: Path, content: bytes | None) -> None:
+        """Out of reach, which says nothing about any key."""
+        if content is not None:
+            (tmp_path / "root.key").write_bytes(content)
+        with pytest.raises(CustodianUnavailable):
+            EmbeddedCustodian(tmp_path / "root.key")
+
+    def test_another_process_s_rotation_is_seen(self, tmp_path: Path) -> None:
+        """Without opening anew."""
+        one, other = self.make(tmp_path), self.make(tmp_path)
+        other.rotate()
+        (wrapped,) = other.wrap([(b"c", b"k" * 32)])
+        assert one.unwrap([(b"c", wrapped)]) == [b"k" * 32]
+
+
+class TestSqlitePageStore(PageStoreContract):
+    """One SQLite file."""
+
+    def make(self, folder: Path) -> PageStore:
+        return SqlitePageStore(folder / "pages.db")
+
+    def test_deleted_bytes_are_overwritten(self, tmp_path: Path) -> None:
+        """secure_delete, and the write-ahead log emptied."""
+        store = self.make(tmp_path)
+        ref = b"\xaaTHE-HANDLE-16\xbb"
+        with store.transaction() as writer:
+            writer.add_refs([(ref, 0)])
+        with store.transaction() as writer:
+            writer.drop_refs([ref], [])
+        assert store.flush_deleted()
+        assert all(ref not in path.read_bytes() for path in tmp_path.iterdir())
