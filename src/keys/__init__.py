@@ -32,10 +32,12 @@ from keys.errors import (
     WrongKey,
 )
 from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
-from keys.keyring import GateStatus, Keyring, Opener, Provisioned, SealSession, open_embedded, open_forensic
+from keys.keyring import GateStatus, Keyring, Provisioned
 from keys.keytree import EpochClose, KeyTree
 from keys.leases import Lease, LeaseBook
+from keys.opening import open_embedded, open_forensic
 from keys.pagestore import PageStore, SqlitePageStore
+from keys.sealing import Opener, SealSession
 from keys.signing import signature_is_valid
 from keys.sqlite import Database
 from keys.subjects import (
@@ -46,6 +48,7 @@ from keys.subjects import (
     SubjectId,
     SubjectRef,
     check_purpose,
+    is_subject_id,
 )
 
 __all__ = [
@@ -99,6 +102,7 @@ __all__ = [
     "TamperedEnvelope",
     "WrongKey",
     "check_purpose",
+    "is_subject_id",
     "open_embedded",
     "open_forensic",
     "signature_is_valid",

@@ -45,6 +45,7 @@ HEADER_BYTES: Final = 65
 COMPRESS_ABOVE_BYTES: Final = 256
 MAX_PLAINTEXT_BYTES: Final = 64 * 1024 * 1024
 _GENERATION = struct.Struct(">H")
+_TAIL = struct.Struct(">BHH")
 
 
 class Aead(Protocol):
@@ -134,7 +135,9 @@ def derive(dek: bytes, info: bytes, salt: bytes, suite: int = SUITE_AES_GCM) -> 
 
 def associated_data(prefix: bytes, flags: int, generation: int, ref: bytes, block_id: bytes) -> bytes:
     """The whole associated data: shared prefix, flags, generation, SubjectRef and block id."""
-    return prefix + bytes((flags,)) + _GENERATION.pack(generation) + prefixed(ref, block_id)
+    # `prefixed(ref, block_id)` written out: this runs once per block
+    head = _TAIL.pack(flags, generation, len(ref))
+    return b"".join((prefix, head, ref, len(block_id).to_bytes(2, "big"), block_id))
 
 
 def padme_length(length: int) -> int:

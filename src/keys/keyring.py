@@ -6,42 +6,32 @@ alone; a missing page, a silent custodian or a damaged envelope is an error.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-import zstandard
 from attrs import frozen
 
-from keys import envelope as cse1
 from keys import lifecycle, tree
 from keys.custodian import Custodian, Signature
 from keys.effects import Effects
-from keys.embedded import EmbeddedCustodian
-from keys.envelope import FieldContext, Subkey
 from keys.errors import (
     InvalidTransition,
     KeyRecordMissing,
     RestoreGateClosed,
     SubjectErased,
-    WrongKey,
 )
 from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
 from keys.keytree import EpochClose, KeyTree, NewKey, page_ids_of
 from keys.leases import Lease, LeaseBook
 from keys.lifecycle import Life
-from keys.pagestore import BlindRow, PageStore, PageWriter, SqlitePageStore
-from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId, check_purpose
+from keys.pagestore import BlindRow, PageStore, PageWriter
+from keys.sealing import Dek, Opener, SealSession
+from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Identity, Shredded, SubjectId, check_purpose
 
 MAX_CACHED_KEYS: Final = 4_000_000
-MAX_SEALS_PER_SESSION: Final = 2**20
-SESSION_SECONDS: Final = 3600.0
-OPEN_BATCH: Final = 4096
 _HOLDS: Final = "hold_changes"
 GATE_WAIT_SECONDS: Final = 2.0
 _BULK_FROM: Final = 256
@@ -79,17 +69,6 @@ class GateStatus:
     def is_open(self) -> bool:
         """Whether it is safe to read."""
         return not self.pending_epochs and not self.fence_log_behind
-
-
-class Dek(NamedTuple):
-    """A data encryption key in the cache; a tuple because millions are made."""
-
-    key: bytes
-    generation: int
-    held: bool
-
-    def __repr__(self) -> str:
-        return "Dek(…)"
 
 
 class Keyring:
@@ -138,21 +117,21 @@ class Keyring:
         """
         check_purpose(purpose)
         values = [subject.reveal() for subject in subjects]
-        found = self._active(self.tree.find("subject", values), purpose)
+        blinds = self.tree.blind("subject", values)
+        found = self._active(self.tree.find_blinds(blinds), purpose)
         if all(item is not None for item in found):
             return [item for item in found if item is not None]
         with self._store.transaction() as writer:
             code = self._purpose_code(purpose, writer)
-            refs = self.tree.find("subject", values)
+            refs = self.tree.find_blinds(blinds)
             found = self._active(refs, purpose)
-            missing: dict[str, tuple[SubjectId, bytes | None]] = {}
-            for subject, value, ref, item in zip(subjects, values, refs, found, strict=True):
+            missing: dict[str, tuple[SubjectId, bytes, bytes | None]] = {}
+            for subject, value, blind, ref, item in zip(subjects, values, blinds, refs, found, strict=True):
                 if item is None:
-                    missing.setdefault(value, (subject, ref))
+                    missing.setdefault(value, (subject, blind, ref))
             check_fences = not self.fences.is_empty()
             plan: dict[str, NewKey | SubjectErased] = {}
-            blinds = self.tree.blind("subject", list(missing))
-            for (value, (subject, ref)), blind in zip(missing.items(), blinds, strict=True):
+            for value, (subject, blind, ref) in missing.items():
                 life = self.fences.life(subject, purpose) if check_fences else Life()
                 try:
                     life = lifecycle.provision(life)
@@ -442,176 +421,6 @@ class Keyring:
                 writer.set_meta("purposes", " ".join(known))
             self._purposes = {name: number for number, name in enumerate(known, start=1)}
         return self._purposes.get(purpose, 0)
-
-
-class SealSession:
-    """A writer session: one salt; ends after an hour or 2^20 seals."""
-
-    def __init__(
-        self, keyring: Keyring, random_bytes: Callable[[int], bytes], clock_seconds: Callable[[], float]
-    ) -> None:
-        self._keyring = keyring
-        self._random = random_bytes
-        self._clock_seconds = clock_seconds
-        self._compressor = zstandard.ZstdCompressor(level=3)
-        self._restart()
-
-    def seal(
-        self,
-        context: FieldContext,
-        refs: Sequence[bytes],
-        block_ids: Sequence[bytes],
-        bodies: Sequence[bytes],
-    ) -> list[bytes | Shredded]:
-        """Seals body i under the DEK of ref i, bound to block id i. A fenced ref gives `Shredded`."""
-        age_seconds = self._clock_seconds() - self._since
-        if age_seconds > SESSION_SECONDS or self._seals + len(bodies) > MAX_SEALS_PER_SESSION:
-            self._restart()
-        self._seals += len(bodies)
-        deks = self._keyring.deks(refs, context.purpose)
-        info = context.derivation_info(cse1.SUITE_AES_GCM)
-        prefix = context.associated_prefix()
-        nonces = self._random(cse1.NONCE_BYTES * len(bodies))
-        salt, compressor = self._salt, self._compressor
-        sealed: list[bytes | Shredded] = []
-        subkeys: dict[bytes, Subkey] = {}
-        for at, (ref, block_id, body) in enumerate(zip(refs, block_ids, bodies, strict=True)):
-            dek = deks[ref]
-            if isinstance(dek, Shredded):
-                sealed.append(dek)
-                continue
-            subkey = subkeys.get(ref)
-            if subkey is None:
-                subkey = subkeys[ref] = cse1.derive(dek.key, info, salt)
-            sealed.append(
-                cse1.seal(
-                    subkey,
-                    body,
-                    prefix=prefix,
-                    ref=ref,
-                    block_id=block_id,
-                    generation=dek.generation,
-                    salt=salt,
-                    nonce=nonces[at * 12 : at * 12 + 12],
-                    compressor=compressor,
-                )
-            )
-        return sealed
-
-    def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
-        """ref → 32 bytes for keyed event tags of that subject (BLAKE2b, RFC 7693, keyed by the DEK)."""
-        deks = self._keyring.deks(refs, DEFAULT_PURPOSE)
-        return {
-            ref: hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()[:32]
-            for ref, dek in deks.items()
-            if isinstance(dek, Dek)
-        }
-
-    def _restart(self) -> None:
-        self._salt = self._random(cse1.SALT_BYTES)
-        self._since = self._clock_seconds()
-        self._seals = 0
-
-
-class Opener:
-    """Opens sealed values in bulk; one per thread."""
-
-    def __init__(self, keyring: Keyring) -> None:
-        self._keyring = keyring
-        self._decompressor = zstandard.ZstdDecompressor()
-
-    def open(
-        self,
-        context: FieldContext,
-        refs: Sequence[bytes],
-        block_ids: Sequence[bytes],
-        envelopes: Sequence[bytes],
-    ) -> list[bytes | Shredded | Held]:
-        """The body of each envelope, `Shredded`, or `Held`.
-
-        Raises:
-            EnvelopeError: malformed, foreign or tampered; never an erasure.
-            KeyRecordMissing, PageMissing, PageDamaged: the page store is incomplete.
-            CustodianUnavailable: the root is out of reach; a retry may help.
-            LeaseExpired: the process was paused meanwhile; repeat the read.
-        """
-        opened: list[bytes | Shredded | Held] = []
-        prefix = context.associated_prefix()
-        infos = {suite: context.derivation_info(suite) for suite in (1, 2, 3)}
-        for at in range(0, len(refs), OPEN_BATCH):
-            end = at + OPEN_BATCH
-            deks = self._keyring.deks(refs[at:end], context.purpose)
-            batch: list[bytes | Shredded | Held] = []
-            for ref, block_id, envelope in zip(
-                refs[at:end], block_ids[at:end], envelopes[at:end], strict=True
-            ):
-                header = cse1.parse(envelope)
-                dek = deks[ref]
-                if isinstance(dek, Shredded):
-                    batch.append(dek)
-                    continue
-                if dek.held:
-                    batch.append(Held())
-                    continue
-                if header.generation != dek.generation:
-                    batch.append(self._other_generation(ref, context.purpose, header.generation))
-                    continue
-                subkey = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite)
-                batch.append(
-                    cse1.open_sealed(
-                        subkey,
-                        envelope,
-                        prefix=prefix,
-                        ref=ref,
-                        block_id=block_id,
-                        decompressor=self._decompressor,
-                    )
-                )
-            self._keyring.check_lease()
-            opened.extend(batch)
-        return opened
-
-    def _other_generation(self, ref: bytes, purpose: str, generation: int) -> Shredded:
-        fence = self._keyring.fences.of_ref(ref, purpose, generation)
-        if fence is None:
-            raise WrongKey(f"the envelope names generation {generation}, which this subject has not")
-        return Shredded(fence.request_id, fence.epoch)
-
-
-def open_embedded(
-    home: Path,
-    *,
-    fence_path: Path | None = None,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    effects: Effects | None = None,
-) -> Keyring:
-    """The keyring of a folder: root file, page store, fence log and leases.
-
-    Args:
-        home: the folder of keys, made with mode 0700.
-        fence_path: where the fence log lies; put it on another disk than the page store.
-        clock: gives the time of fences.
-        effects: the gate of durable effects.
-    """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    custodian = EmbeddedCustodian.create(home / "root.key")
-    fences = FenceLog(fence_path or home / "fences.db", custodian.secret("fence"), clock)
-    store = SqlitePageStore(home / "pages.db")
-    return Keyring(custodian, store, fences, LeaseBook(home / "leases.db"), effects=effects)
-
-
-def open_forensic(home: Path, scratch: Path) -> Keyring:
-    """A keyring that knows no fence: what somebody holding these very files could open.
-
-    Only to prove that a person cannot be found; nothing else may read with it.
-
-    Args:
-        home: a folder of keys, or a copy of one.
-        scratch: an empty folder for the fence log and leases that it leaves empty.
-    """
-    custodian = EmbeddedCustodian(home / "root.key")
-    fences = FenceLog(scratch / "fences.db", bytes(32), lambda: datetime.now(UTC))
-    return Keyring(custodian, SqlitePageStore(home / "pages.db"), fences, LeaseBook(scratch / "leases.db"))
 
 
 def _outcome(planned: NewKey | SubjectErased) -> Provisioned | SubjectErased:

@@ -91,7 +91,10 @@ class KeyTree:
 
     def find(self, kind: str, values: Sequence[str]) -> list[bytes | None]:
         """The ref of each name, or None."""
-        blinds = self.blind(kind, values)
+        return self.find_blinds(self.blind(kind, values))
+
+    def find_blinds(self, blinds: Sequence[bytes]) -> list[bytes | None]:
+        """The ref behind each index key, or None."""
         rows = self.store.find_blind(blinds)
         found = [rows[b].name if b in rows else None for b in blinds]
         opened = iter(self._unpermute(b"".join(name for name in found if name is not None)))

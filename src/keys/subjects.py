@@ -29,6 +29,15 @@ def _check_value(value: str) -> str:
     return value
 
 
+def is_subject_id(value: str) -> bool:
+    """Whether a text can name a data subject."""
+    try:
+        _check_value(value)
+    except InvalidName:
+        return False
+    return True
+
+
 @frozen(repr=False, eq=True, hash=True)
 class SubjectId:
     """The caller's opaque id of a data subject.

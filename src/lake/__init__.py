@@ -5,6 +5,7 @@ pinned snapshots.
 """
 
 from lake.blocks import bucket_of
+from lake.cloudevents import Rejected
 from lake.deadletters import DeadLetter, dead_letters, redrive
 from lake.errors import (
     CommitConflict,
@@ -34,7 +35,7 @@ from lake.replay import (
     local_path,
     stored_events,
 )
-from lake.sources import HttpBatch, JsonLinesFile, MappedFile, Rejected, Source
+from lake.sources import HttpBatch, JsonLinesFile, MappedFile, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.upkeep import Compacted, Upkeep
 from lake.verify import Verified, privacy_lint, verify

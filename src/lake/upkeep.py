@@ -59,6 +59,14 @@ class Compacted:
 
 
 @frozen
+class Severed:
+    """Dead blocks taken out of a day's live files, and the bytes written for it."""
+
+    blocks: int
+    bytes_written: int
+
+
+@frozen
 class _Rewritten:
     rows: pl.DataFrame
     severed: int
@@ -115,6 +123,35 @@ class Upkeep:
                 rewritten.severed,
                 rewritten.superseded,
             )
+
+    def sever(self, day: date, refs: Sequence[bytes]) -> Severed:
+        """Takes sealed bytes and handles of these people's dead blocks out of a day's live files.
+
+        Opens nothing of anybody else: the other rows are copied as they are.
+
+        Raises:
+            ConservationBroken: counts would change; nothing was committed.
+        """
+        while True:
+            files = [f for f in self.days().get(day, []) if block_rows([f], None, refs).height]
+            rows = block_rows(files, None)
+            mine = rows.filter(pl.col("subject_ref").is_in(list(refs)) & pl.col("sealed").is_not_null())
+            dead: list[bytes] = []
+            for (name, version, facet), group in mine.group_by("event_type", "schema_version", "facet"):
+                role, _, purpose = str(facet).partition("/")
+                event_type = self._types.get(str(name), int(str(version)))
+                gone = self._open_group(group, event_type, Facet(role, purpose)).shredded_refs
+                dead += group.filter(pl.col("subject_ref").is_in(list(gone)))["block_id"].to_list()
+            if not dead:
+                return Severed(0, 0)
+            is_dead = pl.col("block_id").is_in(dead)
+            after = pl.concat([rows.filter(~is_dead).select(BLOCK_COLUMNS), _sever(rows.filter(is_dead))])
+            _check_conservation(rows, after, 0)
+            try:
+                fresh, _ = self._replace(day, files, after)
+            except (EpochMoved, ValidationException):
+                continue
+            return Severed(len(dead), fresh.file_size_in_bytes)
 
     def days_of(self, refs: Sequence[bytes]) -> list[date]:
         """Ingest days whose live files hold blocks of these handles."""

@@ -15,7 +15,7 @@ import orjson
 import polars as pl
 from attrs import frozen
 
-from keys import InvalidName, SubjectId
+from keys import is_subject_id
 from lake.eventtypes import VECTOR_RULES, EventType, Field
 
 MAX_FIELD_BYTES: Final = 1024 * 1024
@@ -127,11 +127,7 @@ def subject_flaw(value: object) -> str | None:
         return "missing_subject"
     if not isinstance(value, str):
         return "wrong_type"
-    try:
-        SubjectId(value)
-    except InvalidName:
-        return "invalid_subject"
-    return None
+    return None if is_subject_id(value) else "invalid_subject"
 
 
 def _column(event_type: EventType, field: Field, values: list[Any], flaws: Flaws) -> pl.Series:

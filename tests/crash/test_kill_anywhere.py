@@ -102,7 +102,7 @@ def still_readable(runtime: Runtime) -> None:
     assert runtime.keyring.stats()["oldest_root_version"] == runtime.keyring.stats()["root_version"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("job", "ingested", "published", "check"),
     [

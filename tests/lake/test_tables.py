@@ -183,6 +183,28 @@ def test_compaction_severs_the_dead_and_totals_do_not_move(world: Runtime) -> No
     assert anonymous["cents"].sum() == 12, "the duplicate of a dead person is still known as one"
 
 
+def test_severing_copies_everybody_else_s_rows_as_they_are(world: Runtime) -> None:
+    """No other block is opened or sealed again; files without the person are not touched."""
+    send(world, [paid("ann", 5, event_id="1"), paid("bob", 7, event_id="2")])
+    send(world, [paid("cid", 9, event_id="3")])
+    ref = world.keyring.ref_of(SubjectId("ann"))
+    assert ref is not None
+    before = block_rows(world.lake.events.files(), None).filter(pl.col("subject_ref") != ref)
+    untouched = {f.file_path for f in world.lake.events.files()}
+    upkeep = Upkeep(world.lake)
+    (day,) = upkeep.days()
+    assert upkeep.sever(day, [ref]).blocks == 0, "nobody is severed who can be read"
+    shred(world, "ann")
+    assert upkeep.sever(day, [ref]).blocks == 1
+    assert upkeep.sever(day, [ref]).blocks == 0
+    after = block_rows(world.lake.events.files(), None)
+    alive = after.filter(pl.col("sealed").is_not_null())
+    assert alive.sort("block_id").drop("_n").equals(before.sort("block_id").drop("_n"))
+    assert ref not in after["subject_ref"].to_list()
+    assert len(untouched & {f.file_path for f in world.lake.events.files()}) == 1
+    assert head_frame(world, EventRead("Paid", ("cents",)))["cents"].sum() == 21
+
+
 def test_ingest_during_compaction_loses_nothing(world: Runtime) -> None:
     """A commit that lands while a day is rewritten stays."""
     send(world, [paid("ann", event_id="1")])

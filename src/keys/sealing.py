@@ -1,0 +1,174 @@
+"""Sealing and opening in bulk: writer sessions with a salt of their own, openers under the lease."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import zstandard
+
+from keys import envelope as cse1
+from keys.envelope import FieldContext, Subkey
+from keys.errors import WrongKey
+from keys.fencelog import FenceLog
+from keys.subjects import DEFAULT_PURPOSE, Held, Shredded
+
+MAX_SEALS_PER_SESSION: Final = 2**20
+SESSION_SECONDS: Final = 3600.0
+OPEN_BATCH: Final = 4096
+
+
+class Dek(NamedTuple):
+    """A data encryption key in the cache; a tuple because millions are made."""
+
+    key: bytes
+    generation: int
+    held: bool
+
+    def __repr__(self) -> str:
+        return "Dek(…)"
+
+
+class DekSource(Protocol):
+    """Gives out keys under a lease; the keyring."""
+
+    fences: FenceLog
+
+    def deks(self, refs: Sequence[bytes], purpose: str) -> dict[bytes, Dek | Shredded]: ...
+
+    def check_lease(self) -> None: ...
+
+
+class SealSession:
+    """A writer session: one salt; ends after an hour or 2^20 seals."""
+
+    def __init__(
+        self, keyring: DekSource, random_bytes: Callable[[int], bytes], clock_seconds: Callable[[], float]
+    ) -> None:
+        self._keyring = keyring
+        self._random = random_bytes
+        self._clock_seconds = clock_seconds
+        self._compressor = zstandard.ZstdCompressor(level=3)
+        self._restart()
+
+    def seal(
+        self,
+        context: FieldContext,
+        refs: Sequence[bytes],
+        block_ids: Sequence[bytes],
+        bodies: Sequence[bytes],
+    ) -> list[bytes | Shredded]:
+        """Seals body i under the DEK of ref i, bound to block id i. A fenced ref gives `Shredded`."""
+        age_seconds = self._clock_seconds() - self._since
+        if age_seconds > SESSION_SECONDS or self._seals + len(bodies) > MAX_SEALS_PER_SESSION:
+            self._restart()
+        self._seals += len(bodies)
+        deks = self._keyring.deks(refs, context.purpose)
+        info = context.derivation_info(cse1.SUITE_AES_GCM)
+        prefix = context.associated_prefix()
+        nonces = self._random(cse1.NONCE_BYTES * len(bodies))
+        salt, compressor = self._salt, self._compressor
+        sealed: list[bytes | Shredded] = []
+        subkeys: dict[bytes, Subkey] = {}
+        for at, (ref, block_id, body) in enumerate(zip(refs, block_ids, bodies, strict=True)):
+            dek = deks[ref]
+            if isinstance(dek, Shredded):
+                sealed.append(dek)
+                continue
+            subkey = subkeys.get(ref)
+            if subkey is None:
+                subkey = subkeys[ref] = cse1.derive(dek.key, info, salt)
+            sealed.append(
+                cse1.seal(
+                    subkey,
+                    body,
+                    prefix=prefix,
+                    ref=ref,
+                    block_id=block_id,
+                    generation=dek.generation,
+                    salt=salt,
+                    nonce=nonces[at * 12 : at * 12 + 12],
+                    compressor=compressor,
+                )
+            )
+        return sealed
+
+    def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
+        """ref → 32 bytes for keyed event tags of that subject (BLAKE2b, RFC 7693, keyed by the DEK)."""
+        deks = self._keyring.deks(refs, DEFAULT_PURPOSE)
+        return {
+            ref: hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()[:32]
+            for ref, dek in deks.items()
+            if isinstance(dek, Dek)
+        }
+
+    def _restart(self) -> None:
+        self._salt = self._random(cse1.SALT_BYTES)
+        self._since = self._clock_seconds()
+        self._seals = 0
+
+
+class Opener:
+    """Opens sealed values in bulk; one per thread."""
+
+    def __init__(self, keyring: DekSource) -> None:
+        self._keyring = keyring
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def open(
+        self,
+        context: FieldContext,
+        refs: Sequence[bytes],
+        block_ids: Sequence[bytes],
+        envelopes: Sequence[bytes],
+    ) -> list[bytes | Shredded | Held]:
+        """The body of each envelope, `Shredded`, or `Held`.
+
+        Raises:
+            EnvelopeError: malformed, foreign or tampered; never an erasure.
+            KeyRecordMissing, PageMissing, PageDamaged: the page store is incomplete.
+            CustodianUnavailable: the root is out of reach; a retry may help.
+            LeaseExpired: the process was paused meanwhile; repeat the read.
+        """
+        opened: list[bytes | Shredded | Held] = []
+        prefix = context.associated_prefix()
+        infos = {suite: context.derivation_info(suite) for suite in (1, 2, 3)}
+        for at in range(0, len(refs), OPEN_BATCH):
+            end = at + OPEN_BATCH
+            deks = self._keyring.deks(refs[at:end], context.purpose)
+            batch: list[bytes | Shredded | Held] = []
+            for ref, block_id, envelope in zip(
+                refs[at:end], block_ids[at:end], envelopes[at:end], strict=True
+            ):
+                header = cse1.parse(envelope)
+                dek = deks[ref]
+                if isinstance(dek, Shredded):
+                    batch.append(dek)
+                    continue
+                if dek.held:
+                    batch.append(Held())
+                    continue
+                if header.generation != dek.generation:
+                    batch.append(self._other_generation(ref, context.purpose, header.generation))
+                    continue
+                subkey = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite)
+                batch.append(
+                    cse1.open_sealed(
+                        subkey,
+                        envelope,
+                        prefix=prefix,
+                        ref=ref,
+                        block_id=block_id,
+                        decompressor=self._decompressor,
+                    )
+                )
+            self._keyring.check_lease()
+            opened.extend(batch)
+        return opened
+
+    def _other_generation(self, ref: bytes, purpose: str, generation: int) -> Shredded:
+        fence = self._keyring.fences.of_ref(ref, purpose, generation)
+        if fence is None:
+            raise WrongKey(f"the envelope names generation {generation}, which this subject has not")
+        return Shredded(fence.request_id, fence.epoch)

@@ -1,0 +1,180 @@
+"""CloudEvents 1.0 in structured JSON, parsed and validated a batch at a time. Pure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import orjson
+import polars as pl
+from attrs import field, frozen
+
+from lake.eventtypes import DEAD_LETTER, EventType, TypeRegistry
+from lake.validate import (
+    Flaw,
+    Flaws,
+    parse_time,
+    rule_flaws,
+    schema_flaws,
+    subject_flaw,
+    typed_columns,
+)
+
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+HEAD_COLUMNS: Final = ("subject", "source", "event_id", "occurred_at", "revision", "position")
+
+
+@frozen
+class Rejected:
+    """An event that did not fit; `raw` goes to the dead letters, sealed."""
+
+    line: int
+    flaw: Flaw
+    raw: bytes = field(repr=False)
+    subject: str | None = field(default=None, repr=False)
+
+
+@frozen
+class Parsed:
+    """Lines [start, end) of a source.
+
+    Attributes:
+        accepted: per event type a frame of `HEAD_COLUMNS` and its fields.
+        rejected: what goes to the dead letters.
+        blank: empty lines and the header: neither events nor errors.
+    """
+
+    start: int
+    end: int
+    accepted: tuple[tuple[EventType, pl.DataFrame], ...] = field(repr=False)
+    rejected: tuple[Rejected, ...]
+    blank: int
+
+
+@frozen
+class _Candidate:
+    line: int
+    raw: bytes
+    event: dict[str, Any]
+
+
+def parse_cloud_events(
+    lines: Sequence[tuple[int, bytes]], types: TypeRegistry, start: int, end: int
+) -> Parsed:
+    """CloudEvents 1.0 in structured JSON, one per line."""
+    rejected: list[Rejected] = []
+    groups: dict[tuple[str, int], list[_Candidate]] = {}
+    versions_of = functools.cache(types.versions)  # the registry is a folder: asked once a batch
+    blank = 0
+    for line, raw in lines:
+        if not raw.strip():
+            blank += 1
+            continue
+        event, flaw = _decode(raw)
+        if flaw is None:
+            key, flaw = _type_of(event, versions_of)
+            if flaw is None:
+                groups.setdefault(key, []).append(_Candidate(line, raw, event))
+                continue
+        subject = event.get("subject")
+        usable = subject if subject_flaw(subject) is None else None
+        rejected.append(Rejected(line, flaw, raw, usable))
+    accepted = []
+    for (name, version), candidates in groups.items():
+        event_type = types.get(name, version)
+        frame, refused = _group(event_type, candidates)
+        rejected.extend(refused)
+        if frame.height:
+            accepted.append((event_type, frame))
+    rejected.sort(key=lambda r: r.line)
+    return Parsed(start, end, tuple(accepted), tuple(rejected), blank)
+
+
+def _decode(raw: bytes) -> tuple[dict[str, Any], Flaw | None]:
+    if len(raw) > MAX_LINE_BYTES:
+        return {}, Flaw("line_too_large")
+    try:
+        event = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return {}, Flaw("invalid_utf8")
+        return {}, Flaw("malformed_json")
+    return (event, None) if isinstance(event, dict) else ({}, Flaw("not_an_object"))
+
+
+def _type_of(
+    event: dict[str, Any], versions_of: Callable[[str], list[int]]
+) -> tuple[tuple[str, int], Flaw | None]:
+    none = ("", 0)
+    if event.get("specversion", "1.0") != "1.0":
+        return none, Flaw("unknown_specversion", "specversion")
+    for name in ("id", "source", "type"):
+        value = event.get(name)
+        if not isinstance(value, str) or not value:
+            return none, Flaw("missing_attribute" if not value else "wrong_type", name)
+    flaw = subject_flaw(event.get("subject"))
+    if flaw is not None:
+        return none, Flaw(flaw, "subject")
+    if not isinstance(event.get("data"), dict):
+        return none, Flaw("missing_attribute", "data")
+    revision = event.get("revision", 0)
+    if type(revision) is not int or not 0 <= revision < 2**31:
+        return none, Flaw("wrong_type", "revision")
+    version = event.get("schemaversion")
+    versions = versions_of(event["type"]) if event["type"] != DEAD_LETTER else []
+    if not versions:
+        return none, Flaw("unknown_event_type", "type")
+    if version is None:
+        return (event["type"], versions[-1]), None
+    if type(version) is not int or version not in versions:
+        return none, Flaw("unknown_schema_version", "schemaversion")
+    return (event["type"], version), None
+
+
+def _group(event_type: EventType, candidates: list[_Candidate]) -> tuple[pl.DataFrame, list[Rejected]]:
+    records = [c.event["data"] for c in candidates]
+    times = [parse_time(c.event.get("time")) for c in candidates]
+    frame, flaws = typed_columns(event_type, records)
+    flaws = {**rule_flaws(event_type, frame), **flaws}
+    flaws = {**schema_flaws(event_type, enumerate(records)), **flaws}
+    for row, moment in enumerate(times):
+        if moment is None:
+            flaws.setdefault(row, Flaw("invalid_time", "time"))
+    _check_roles(event_type, frame, flaws)
+    head = pl.DataFrame(
+        {
+            "subject": [c.event["subject"] for c in candidates],
+            "source": [c.event["source"] for c in candidates],
+            "event_id": [c.event["id"] for c in candidates],
+            "occurred_at": pl.Series(times, dtype=pl.Datetime("us", "UTC")),
+            "revision": pl.Series([c.event.get("revision", 0) for c in candidates], dtype=pl.Int64),
+            "position": pl.Series([c.line for c in candidates], dtype=pl.Int64),
+        }
+    )
+    refused = [
+        Rejected(candidates[row].line, flaw, candidates[row].raw, candidates[row].event["subject"])
+        for row, flaw in flaws.items()
+    ]
+    return without(pl.concat([head, frame], how="horizontal"), flaws), refused
+
+
+def _check_roles(event_type: EventType, frame: pl.DataFrame, flaws: Flaws) -> None:
+    """Whoever a facet belongs to must be named where the facet has a value."""
+    for facet in event_type.facets:
+        name = event_type.subject_field(facet.role)
+        if name is not None:
+            for row, value in enumerate(frame.get_column(name)):
+                if value is not None and subject_flaw(value) is not None:
+                    flaws.setdefault(row, Flaw("invalid_subject", name))
+
+
+def without(frame: pl.DataFrame, flaws: Flaws) -> pl.DataFrame:
+    """The frame without its flawed rows."""
+    if not flaws:
+        return frame
+    keep = pl.Series([True] * frame.height)
+    keep = keep.scatter(list(flaws), False)
+    return frame.filter(keep)

@@ -1,0 +1,116 @@
+"""The command line: exit codes, streams, and errors that say what to do next."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.runtime import Runtime, initialise
+from tests.world import PAID, paid, publish, send
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def shredlake(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "from service.cli import main; main()", "--home", str(home), *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "120"},
+    )
+
+
+@pytest.fixture
+def home(world: Runtime) -> Path:
+    """A lake with two people in it."""
+    send(world, [paid("ann", 5, event_id="1"), paid("bob", 7, event_id="2")])
+    publish(world)
+    return world.home
+
+
+def test_done_is_zero_and_data_is_on_stdout_alone(home: Path) -> None:
+    """So that it can be piped."""
+    done = shredlake(home, "--output", "json", "views", "show", "cents_per_day")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)[0]["cents"] == 12
+
+
+def test_an_error_is_one_and_says_what_to_do(home: Path, tmp_path: Path) -> None:
+    """One sentence, one next step, no trace."""
+    done = shredlake(home, "views", "show", "nope")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cents_per_day" in done.stderr
+    assert "→ List the views" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = shredlake(tmp_path / "none", "views", "list")
+    assert (done.returncode, "shredlake init" in done.stderr) == (1, True)
+
+
+def test_wrong_use_is_two(home: Path) -> None:
+    """As everywhere."""
+    assert shredlake(home, "views", "show").returncode == 2
+    assert shredlake(home, "surprise").returncode == 2
+
+
+def test_incomplete_is_three(home: Path, tmp_path: Path) -> None:
+    """A dead letter; a request that is not done."""
+    path = tmp_path / "x.jsonl"
+    path.write_text("{bad\n" + json.dumps(paid("cid", event_id="3")))
+    done = shredlake(home, "ingest", str(path))
+    assert (done.returncode, "1 events" in done.stdout) == (3, True)
+    assert "dead letters: 1 × malformed_json" in done.stderr
+
+
+def test_blocked_by_a_hold_is_four(home: Path) -> None:
+    """And goes on when it is released."""
+    assert shredlake(home, "erase", "hold", "ann", "--why", "court").returncode == 0
+    assert shredlake(home, "erase", "apply", "ann", "--yes").returncode == 4
+    request = json.loads(shredlake(home, "--output", "json", "erase", "list").stdout)[0]
+    assert shredlake(home, "erase", "status", request["request"]).returncode == 4
+    done = shredlake(home, "erase", "release", "ann")
+    assert (done.returncode, "an erasure waited" in done.stderr) == (0, True)
+    assert shredlake(home, "erase", "status", request["request"]).returncode == 0
+
+
+def test_a_dry_run_changes_nothing(home: Path) -> None:
+    """The plan, and everybody still there."""
+    done = shredlake(home, "erase", "apply", "-", "--dry-run", stdin="ann\n")
+    assert (done.returncode, "1 events in 1 blocks" in done.stdout) == (0, True)
+    assert json.loads(shredlake(home, "--output", "json", "keys", "stats").stdout)["epoch"] == 0
+
+
+def test_schema_check_says_what_would_break(home: Path, tmp_path: Path) -> None:
+    """For CI: exit code 1 and the reason, nothing registered."""
+    changed = PAID | {"version": 2, "properties": PAID["properties"] | {"cents": {"type": "string"}}}  # type: ignore[operator]
+    (tmp_path / "s.json").write_text(json.dumps(changed))
+    done = shredlake(home, "events", "check", str(tmp_path / "s.json"))
+    assert (done.returncode, "changes its type" in done.stdout) == (1, True)
+    assert shredlake(home, "events", "register", str(tmp_path / "s.json")).returncode == 1
+
+
+def test_a_second_init_changes_nothing(tmp_path: Path) -> None:
+    """And says so."""
+    assert initialise(tmp_path / "lake")
+    done = shredlake(tmp_path / "lake", "init")
+    assert (done.returncode, "there already" in done.stderr) == (0, True)
+
+
+def test_make_help_prints_every_target() -> None:
+    """Itself included."""
+    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[1] for line in told.splitlines()} >= {
+        "help",
+        "demo",
+        "test",
+        "bench",
+        "lock",
+        "clean",
+    }
