@@ -192,8 +192,8 @@ class Keyring:
         self._store.flush_deleted()
         with self._mutex:
             for ref in refs:
-                for locator in [loc for loc in self._keys if loc.startswith(ref)]:
-                    del self._keys[locator]
+                for code in range(1, len(self._purposes) + 1):
+                    self._keys.pop(tree.locator(ref, code), None)
         return gone
 
     # -- destroying --------------------------------------------------------------------------------

@@ -249,8 +249,7 @@ class Builder:
         epoch: int,
     ) -> set[int]:
         """Merges news into touched buckets; returns those that a correction asks to derive anew."""
-        known = self._states.known(plan.version)
-        older = self._states.load(plan.version, {b: known[b] for b in touched})
+        older = self._states.load(plan.version, touched)
         corrected: set[int] = set()
         fresh: dict[EventRead, Events] = {}
         totals: dict[EventRead, pl.DataFrame] = {}

@@ -6,7 +6,7 @@ dies with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +37,6 @@ class BucketState:
     snapshot_id: int
     epoch: int
     ref: bytes = field(repr=False)
-    sealed: bytes = field(repr=False)
 
 
 class StateStore:
@@ -55,7 +54,7 @@ class StateStore:
 
     def known(self, version: str) -> dict[int, BucketState]:
         """Buckets of a version that have a state."""
-        sql = "SELECT bucket, snapshot_id, epoch, ref, parts FROM states WHERE version = ?"
+        sql = "SELECT bucket, snapshot_id, epoch, ref FROM states WHERE version = ?"
         return {row[0]: BucketState(*row) for row in self._db.read(sql, (version,))}
 
     def versions(self) -> list[str]:
@@ -95,18 +94,20 @@ class StateStore:
                 [(snapshot_id, epoch, version, bucket) for bucket in buckets],
             )
 
-    def load(self, version: str, states: Mapping[int, BucketState]) -> Partial:
-        """The opened states, put together.
+    def load(self, version: str, buckets: Iterable[int]) -> Partial:
+        """The opened states of some buckets, put together.
 
         Raises:
             StateDamaged: one of them has lost its key.
         """
-        ordered = sorted(states.values(), key=lambda state: state.bucket)
+        sql = "SELECT bucket, ref, parts FROM states WHERE version = ? ORDER BY bucket"
+        wanted = set(buckets)
+        stored = [row for row in self._db.read(sql, (version,)) if row[0] in wanted]
         opened = self._keyring.opener().open(
             _CONTEXT,
-            [state.ref for state in ordered],
-            [_place(version, state.bucket) for state in ordered],
-            [state.sealed for state in ordered],
+            [ref for _, ref, _ in stored],
+            [_place(version, bucket) for bucket, _, _ in stored],
+            [sealed for _, _, sealed in stored],
         )
         triples = []
         for body in opened:

@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 
 import purge.verifier
-from keys import FenceLog, KeysError, LeaseBook, Shredded, SqlitePageStore, SubjectId
+from keys import Effects, FenceLog, KeysError, LeaseBook, Shredded, SqlitePageStore, SubjectId
 from keys.embedded import EmbeddedCustodian
 from keys.keyring import Keyring
 from lake import EventRead, dead_letters
+from projections import StateStore
 from purge import (
     STAGES,
     IdempotencyConflict,
@@ -342,9 +343,12 @@ def test_states_of_every_version_lose_the_person(world: Runtime, tmp_path: Path)
     ref = world.keyring.ref_of(ANN)
     assert ref is not None
     bucket = ref[0]
-    copy = tmp_path / "states.db"
-    shutil.copy(world.home / "views" / "states.db", copy)
+    copy = tmp_path / "states"
+    copy.mkdir()
+    states._db.flush_deleted()
+    shutil.copy(world.home / "views" / "states.db", copy / "states.db")
     erase(world, ANN.reveal())
+    before = StateStore(copy / "states.db", world.keyring, Effects())
     with pytest.raises(KeysError):
-        states.load(version, {bucket: old[bucket]})
-    assert states.load(version, {b: s for b, s in old.items() if b != bucket}).rows.height <= 1
+        before.load(version, [bucket])
+    assert before.load(version, old.keys() - {bucket}).rows.height <= 1
