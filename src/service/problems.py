@@ -73,6 +73,10 @@ def install(app: FastAPI) -> None:
         ]
         return problem(422, "InvalidRequest", "the request does not fit its schema", errors=errors)
 
+    @app.exception_handler(Exception)
+    def _unexpected(_: Request, error: Exception) -> JSONResponse:
+        return problem(500, "UnexpectedError", f"{type(error).__name__}; the log has the place")
+
     @app.exception_handler(HTTPException)
     def _http(_: Request, error: HTTPException) -> JSONResponse:
         answer = problem(error.status_code, "HTTPError", str(error.detail))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import os
 import secrets
+import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from attrs import field, frozen
 
@@ -132,12 +134,28 @@ def open_deriver(home: Path) -> Deriver:
     return Deriver(lake, ViewRegistry.load(settings.projections.files))
 
 
+class SafeFormatter(logging.Formatter):
+    """Writes of an exception its type and its frames: a foreign library's message may quote a value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A line; the text that another handler cached for the exception is not used."""
+        own = copy.copy(record)
+        own.exc_text = None
+        return super().format(own)
+
+    def formatException(self, ei: Any) -> str:
+        """Type and frames, without the message."""
+        kind, _, trace = ei
+        frames = "".join(traceback.format_tb(trace))
+        return f"{frames}{kind.__name__ if kind is not None else ''}"
+
+
 def log_to_file(home: Path) -> None:
     """Sends log lines to logs/shredlake.log; they never hold an identifier."""
     folder = home / "logs"
     folder.mkdir(exist_ok=True)
     handler = logging.FileHandler(folder / "shredlake.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)

@@ -167,6 +167,26 @@ def test_no_identifier_reaches_a_log_line_or_an_error(
     assert [r for r in caplog.records if CANARY in r.getMessage() or CANARY in str(r.args)] == []
 
 
+def test_an_unexpected_error_shows_its_place_and_not_its_words(client: TestClient, world: Runtime) -> None:
+    """A foreign library may quote a value in its message; neither answer nor log file repeats it."""
+    from service.runtime import log_to_file
+
+    log_to_file(world.home)
+
+    def explode(*_: object) -> None:
+        raise ValueError(f"cannot parse {CANARY}")
+
+    world.purge.journal.get = explode  # type: ignore[method-assign,assignment]
+    answer = client.get("/v1/erasure-requests/x")
+    assert (answer.status_code, answer.json()["detail"].split(";")[0]) == (500, "ValueError")
+    logging.getLogger("uvicorn.error").error("failed", exc_info=ValueError(CANARY))
+    logging.getLogger().handlers[-1].close()
+    logging.getLogger().removeHandler(logging.getLogger().handlers[-1])
+    text = (world.home / "logs" / "shredlake.log").read_text()
+    assert "ValueError" in text
+    assert CANARY not in text + answer.text
+
+
 def test_ready_says_when_it_is_not_safe_to_read(client: TestClient, world: Runtime) -> None:
     """A fence without its destruction shuts the gate; converging opens it."""
     from keys import SubjectId
