@@ -20,9 +20,10 @@ _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 def _check_value(value: str) -> str:
-    if not value or not value.strip():
+    if not value or (value[0].isspace() and not value.strip()):
         raise InvalidName("the id of a data subject is empty")
-    if len(value.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+    # a character has at most four bytes: short ids, nearly all, are not encoded to be measured
+    if len(value) * 4 > MAX_ID_BYTES and len(value.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
         raise InvalidName(f"the id of a data subject is longer than {MAX_ID_BYTES} bytes")
     if not value.isprintable():
         raise InvalidName("the id of a data subject holds control characters")

@@ -41,6 +41,31 @@ from service.worker import ErasureWorker
 MAX_BATCH_EVENTS: Final = 10_000
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 DEFAULT_ROWS: Final = 1000
+_CLOUD_EVENT: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["id", "source", "type", "subject", "time", "data"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "id": {"type": "string", "description": "known together with source: duplicates are dropped"},
+        "source": {"type": "string"},
+        "type": {"type": "string", "description": "a registered event type"},
+        "subject": {"type": "string", "description": "id of the data subject"},
+        "time": {"type": "string", "format": "date-time"},
+        "schemaversion": {"type": "integer", "description": "default: the newest"},
+        "revision": {"type": "integer", "description": "orders corrections of one id; default 0"},
+        "data": {"type": "object"},
+    },
+}
+_EVENTS_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"oneOf": [_CLOUD_EVENT, {"type": "array", "items": _CLOUD_EVENT}]}
+            }
+        },
+    }
+}
 _BEARER: Final = HTTPBearer(auto_error=False, description="the token that `shredlake init` made")
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     code: {"description": text, "content": {problems.MEDIA_TYPE: {}}}
@@ -73,7 +98,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         version="1",
         description="An event lake that can forget.",
         lifespan=lifespan,
-        docs_url="/docs",
+        docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
     )
     problems.install(app)
@@ -120,7 +145,7 @@ def _health(runtime: Runtime) -> APIRouter:
 def _events(runtime: Runtime) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/events", status_code=202)
+    @router.post("/events", status_code=202, openapi_extra=_EVENTS_BODY)
     async def post_events(
         request: Request, idempotency_key: Annotated[str | None, Header(max_length=200)] = None
     ) -> EventsAccepted:

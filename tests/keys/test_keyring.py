@@ -36,6 +36,7 @@ from keys import (
     SubjectId,
     TamperedEnvelope,
     open_embedded,
+    open_forensic,
 )
 from keys.leases import Lease, LeaseBook
 
@@ -305,6 +306,41 @@ def test_after_an_epoch_close_older_pages_open_nothing(keyring: Keyring, tmp_pat
         open_embedded(old)
     assert unseal(reader, other, theirs) == b"word"
     reader.close()
+
+
+@pytest.mark.parametrize("columns", [("pages", "body"), ("pages", "body", "nodes", "body")])
+def test_old_records_do_not_open_with_what_is_live(
+    keyring: Keyring, tmp_path: Path, columns: tuple[str, ...]
+) -> None:
+    """A destruction changes the page's key and the node's key, not only their contents.
+
+    Old pages are put under today's node records, and old pages with old node records under today's
+    wrapped node keys: what a thief of an older backup would try with a running lake.
+    """
+    handle, other = ref(keyring), ref(keyring, BOB)
+    sealed = seal(keyring, handle)
+    keyring._store.flush_deleted()
+    shutil.copy(tmp_path / "keys" / "pages.db", tmp_path / "old.db")
+    shred(keyring, ANN, handle)
+    keyring.close_epoch()
+    keyring._store.flush_deleted()
+    keyring.close()
+    with sqlite3.connect(tmp_path / "keys" / "pages.db") as db:
+        db.execute("ATTACH ? AS old", (str(tmp_path / "old.db"),))
+        for table, column in zip(columns[::2], columns[1::2], strict=True):
+            key = {"pages": "page_id", "nodes": "node_id"}[table]
+            db.execute(
+                f"UPDATE main.{table} SET {column} = "
+                f"(SELECT {column} FROM old.{table} AS o WHERE o.{key} = main.{table}.{key}) WHERE {key} >= 0"
+            )
+        db.execute("INSERT OR IGNORE INTO main.refs SELECT * FROM old.refs")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    thief = open_forensic(tmp_path / "keys", scratch)
+    for one in (handle, other):
+        with pytest.raises(PageDamaged):
+            unseal(thief, one, sealed)
+    thief.close()
 
 
 def _provision(folder: str, start: Any, said: Any) -> None:

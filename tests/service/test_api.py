@@ -217,4 +217,6 @@ def test_the_openapi_document_describes_every_answer(client: TestClient) -> None
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
             assert operation.get("description"), (method, path)
+            if method == "post" and not path.endswith("/cancel"):
+                assert operation["requestBody"]["content"], (method, path)
             assert any(code.startswith("2") for code in operation["responses"]), (method, path)
