@@ -174,7 +174,7 @@ class EmbeddedCustodian:
         """Finishes the overwrite that a killed process left half done."""
         if _retired_name(self._path).exists():
             with _locked(self._path):
-                _wipe(_retired_name(self._path))
+                _wipe_retired(self._path)
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
@@ -199,17 +199,25 @@ def _replace(path: Path, root: dict[str, Any]) -> None:
         file.write(json.dumps(root, indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
-    retired = _retired_name(path)
     if path.exists():
-        _wipe(retired)
-        os.link(path, retired)
+        _wipe_retired(path)
+        os.link(path, _retired_name(path))
     fresh.replace(path)
     _sync_folder(path.parent)
-    _wipe(retired)
+    _wipe_retired(path)
 
 
-def _wipe(path: Path) -> None:
+def _wipe_retired(root: Path) -> None:
+    """Overwrites what was replaced; but a second name of the living root is only taken away.
+
+    The latter is what a process leaves that is killed between giving the old file its second name and
+    putting the new one in its place.
+    """
+    path = _retired_name(root)
     if not path.exists():
+        return
+    if root.exists() and path.samefile(root):
+        path.unlink()
         return
     with path.open("r+b") as file:
         file.write(b"\0" * path.stat().st_size)

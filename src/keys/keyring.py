@@ -102,7 +102,8 @@ class Keyring:
         self._clock_seconds = clock_seconds
         self._mutex = threading.RLock()
         self._keys: dict[bytes, Dek] = {}  # by locator
-        self._lease = Lease(leases, self.fences.refresh, self._evict)
+        self._lease = Lease(leases, self._look_around, self._evict)
+        self._seen_holds = 0
         self._purposes: dict[str, int] = {}
 
     # -- provisioning ------------------------------------------------------------------------------
@@ -150,16 +151,16 @@ class Keyring:
         ]
 
     def add_identities(self, pairs: Sequence[tuple[bytes, Identity]]) -> None:
-        """Names a provisioned subject's further identities in the blind index."""
-        pages = dict(self._store.pages_of([ref for ref, _ in pairs]))
+        """Names a provisioned subject's further identities in the blind index; none of a destroyed one."""
         names = self.tree.sealed_names([ref for ref, _ in pairs])
-        rows = []
-        for (ref, identity), name in zip(pairs, names, strict=True):
-            blind = self.tree.blind(identity.kind, [identity.normalised()])[0]
-            if ref in pages:
-                rows.append(BlindRow(blind, pages[ref], name))
+        blinds = [self.tree.blind(one.kind, [one.normalised()])[0] for _, one in pairs]
         with self._store.transaction() as writer:
-            writer.add_blind(rows)
+            pages = dict(self._store.pages_of([ref for ref, _ in pairs]))
+            writer.add_blind(
+                BlindRow(blind, pages[ref], name)
+                for (ref, _), blind, name in zip(pairs, blinds, names, strict=True)
+                if ref in pages
+            )
 
     def ref_of(self, subject: SubjectId | Identity) -> bytes | None:
         """The handle of a subject or identity; None when unknown or destroyed."""
@@ -205,6 +206,18 @@ class Keyring:
             self.tree.set_state(writer, [ref], tree.STATE_HELD if held else tree.STATE_ACTIVE)
         with self._mutex:
             self._keys.clear()
+
+    def purposes_of(self, ref: bytes) -> list[str]:
+        """Purposes a handle still has key records for, read from the pages themselves, past every fence."""
+        known = (self._store.meta("purposes") or "").split()
+        pages = page_ids_of(self._store.pages_of([ref]))
+        records = [
+            tree.decode(record)
+            for _, page in self.tree.open_pages(pages)
+            for record in tree.records(page)
+            if record[:16] == ref
+        ]
+        return [known[record.purpose_code - 1] for record in records]
 
     def hold_changes(self) -> int:
         """How often a hold was placed or released: what is derived from the lake depends on it."""
@@ -336,6 +349,10 @@ class Keyring:
             keys = self._keys
             return {ref: keys.get(ref + suffix) or self._absent(ref, purpose) for ref in wanted}
 
+    def lease_epoch(self) -> int:
+        """The epoch this process acknowledged last."""
+        return self._lease.epoch
+
     def check_lease(self) -> None:
         """See `Lease.check`."""
         self._lease.check()
@@ -406,6 +423,15 @@ class Keyring:
                 self._keys[record[:18]] = Dek(
                     record[22:54], int.from_bytes(record[18:20], "big"), record[20] == tree.STATE_HELD
                 )
+
+    def _look_around(self) -> int:
+        """The epoch; on the way, keys are dropped when a legal hold came or went elsewhere."""
+        holds = self.hold_changes()
+        if holds != self._seen_holds:
+            self._seen_holds = holds
+            with self._mutex:
+                self._keys.clear()
+        return self.fences.refresh()
 
     def _evict(self, epoch: int) -> None:
         with self._mutex:

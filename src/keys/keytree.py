@@ -117,8 +117,8 @@ class KeyTree:
                 key = self._new_page_key(writer, page_id)
             else:
                 page_id, version, count = last.page_id, last.version, last.count
+                body = self._open_page(last)  # first: it notices when the node was re-keyed elsewhere
                 key = self._page_key(page_id)
-                body = tree.open_record(key, last.body, tree.page_context(self.tree_id, page_id))
             batch, todo = todo[: tree.PAGE_RECORDS - count], todo[tree.PAGE_RECORDS - count :]
             body += b"".join(record.encode() for _, record in batch)
             last = self._sealed_page(key, page_id, body)
@@ -178,6 +178,7 @@ class KeyTree:
 
         Resumable: a killed close leaves wraps of a live version; the next one does all of it.
         """
+        first_time = self.store.meta(_CANARY) is None
         kept_context, kept = self._canary()
         with effects("keys.rotate"), self.store.transaction() as writer:
             version = self.custodian.rotate()
@@ -190,7 +191,9 @@ class KeyTree:
         self.store.flush_deleted()
         with effects("keys.retire"), self.store.transaction():  # nobody wraps meanwhile
             self.custodian.retire(version)
-        return EpochClose(version, len(rows), 5, self._is_refused(kept_context, kept))
+        refused = self._is_refused(kept_context, kept)
+        calls = 6 if first_time else 5  # rotate, rewrap, wrap a canary (two at first), retire, unwrap
+        return EpochClose(version, len(rows), calls, refused)
 
     def forget_cached(self) -> None:
         """Drops opened node records; they are read again when needed."""

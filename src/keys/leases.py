@@ -97,6 +97,11 @@ class Lease:
         self._expires_at = 0.0
         self._epoch = -1
 
+    @property
+    def epoch(self) -> int:
+        """The epoch acknowledged last; -1 before the first."""
+        return self._epoch
+
     def ensure(self) -> int:
         """Renews where due, evicting first; returns the acknowledged epoch."""
         renew_at = self._expires_at - self._seconds + RENEW_AFTER_SECONDS

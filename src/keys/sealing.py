@@ -37,6 +37,8 @@ class DekSource(Protocol):
 
     def deks(self, refs: Sequence[bytes], purpose: str) -> dict[bytes, Dek | Shredded]: ...
 
+    def lease_epoch(self) -> int: ...
+
     def check_lease(self) -> None: ...
 
 
@@ -134,8 +136,10 @@ class Opener:
         opened: list[bytes | Shredded | Held] = []
         prefix = context.associated_prefix()
         infos = {suite: context.derivation_info(suite) for suite in (1, 2, 3)}
-        for at in range(0, len(refs), OPEN_BATCH):
+        at = 0
+        while at < len(refs):
             end = at + OPEN_BATCH
+            epoch = self._keyring.lease_epoch()
             deks = self._keyring.deks(refs[at:end], context.purpose)
             batch: list[bytes | Shredded | Held] = []
             for ref, block_id, envelope in zip(
@@ -164,7 +168,10 @@ class Opener:
                     )
                 )
             self._keyring.check_lease()
+            if self._keyring.lease_epoch() != epoch:
+                continue  # another thread acknowledged an erasure meanwhile: open these again
             opened.extend(batch)
+            at = end
         return opened
 
     def _other_generation(self, ref: bytes, purpose: str, generation: int) -> Shredded:

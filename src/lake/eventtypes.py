@@ -166,6 +166,8 @@ def _field(name: str, body: dict[str, Any], required: bool) -> Field:
         raise SchemaError(f"property `{name}`: {error}") from None
     if anonymous and ("identity" in body or "subject_of" in body):
         raise SchemaError(f"property `{name}`: what names a person cannot be anonymous")
+    if kind != "string" and ("identity" in body or "subject_of" in body):
+        raise SchemaError(f"property `{name}`: what names a person must be a string")
     dtype = pl.Date() if kind == "string" and body.get("format") == "date" else _DTYPES[kind]
     return Field(
         name,

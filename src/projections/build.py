@@ -21,8 +21,8 @@ from lake import EventRead, Events, Lake, SnapshotGone, bucket_of, stored_events
 from lake.offsets import offsets_of
 from lake.table import summary_of
 from projections.compute import BUCKET, Partial, forget, merge, novelty, result
-from projections.definition import SUBJECT, Fold, View, event_reads, grain
-from projections.derive import DeriveTask, derive_view, runs, shared_reads, view_is_personal
+from projections.definition import SUBJECT, Fold, View, event_reads, grain, refuse_names_in_clear
+from projections.derive import DeriveTask, derive_view, runs, shared_reads, types_of, view_is_personal
 from projections.errors import GateClosed
 from projections.executors import Executor
 from projections.fingerprint import fingerprint, library_versions
@@ -95,8 +95,9 @@ class Builder:
 
     def version_of(self, view: View) -> str:
         """Fingerprint of a view as it is now."""
-        names = {target.partition("/")[0] for target in view.reads}
-        return fingerprint(view, {name: self._lake.types.get(name) for name in names})
+        types = types_of(self._lake, view)
+        refuse_names_in_clear(view, types)
+        return fingerprint(view, types)
 
     def build(
         self,
@@ -142,8 +143,14 @@ class Builder:
         """See `Views.forget_people`."""
         buckets = sorted({int.from_bytes(ref[:2], "big") >> (16 - self._bits) for ref in refs})
         for version in self._states.versions():
-            self._states.forget(version, buckets)
+            bits = int(version.rpartition("/")[2])
+            own = {int.from_bytes(ref[:2], "big") >> (16 - bits) for ref in refs}
+            self._states.forget(version, own)
         return buckets
+
+    def _state_version(self, version: str) -> str:
+        """States of another number of buckets are states of another version."""
+        return f"{version}/{self._bits}"
 
     def close(self) -> None:
         """Closes the states."""
@@ -154,7 +161,7 @@ class Builder:
     def _plan(self, view: View, target: Snapshot, rebuild: bool, epoch: int) -> _Plan:
         version = self.version_of(view)
         personal = view_is_personal(self._lake, view)
-        known = {} if rebuild else self._states.known(version)
+        known = {} if rebuild else self._states.known(self._state_version(version))
         missing = set(range(1 << self._bits)) - known.keys()
         stale: set[int] = set()
         if personal and known:
@@ -203,7 +210,9 @@ class Builder:
                 span = [b for b in range(task.first, task.last + 1) if b in buckets]
                 for plan in together:
                     partial = partials[plan.view.name]
-                    self._states.save(plan.version, partial, span, target.snapshot_id, epoch)
+                    self._states.save(
+                        self._state_version(plan.version), partial, span, target.snapshot_id, epoch
+                    )
                 progress(", ".join(names), done + 1, len(tasks))
 
     # -- catching up -------------------------------------------------------------------------------
@@ -223,7 +232,9 @@ class Builder:
                     todo |= buckets
                     continue
                 touched = {b for _, totals in news.values() for b in totals["bucket"].to_list()} & buckets
-                self._states.advance(plan.version, buckets - touched, target.snapshot_id, epoch)
+                self._states.advance(
+                    self._state_version(plan.version), buckets - touched, target.snapshot_id, epoch
+                )
                 if isinstance(plan.view, Fold):
                     todo |= touched
                 elif touched:
@@ -249,7 +260,7 @@ class Builder:
         epoch: int,
     ) -> set[int]:
         """Merges news into touched buckets; returns those that a correction asks to derive anew."""
-        older = self._states.load(plan.version, touched)
+        older = self._states.load(self._state_version(plan.version), touched)
         corrected: set[int] = set()
         fresh: dict[EventRead, Events] = {}
         totals: dict[EventRead, pl.DataFrame] = {}
@@ -266,7 +277,7 @@ class Builder:
             both = merge(plan.view, older, newer)
             window_days = max(self._lake.types.get(r.event_type).dedup_window_days for r in news)
             both = evolve(both, tags=forget(both.tags, self._clock().date(), window_days))
-            self._states.save(plan.version, both, keep, target.snapshot_id, epoch)
+            self._states.save(self._state_version(plan.version), both, keep, target.snapshot_id, epoch)
         return corrected
 
     # -- finishing ---------------------------------------------------------------------------------
@@ -274,8 +285,8 @@ class Builder:
     def _finish(
         self, plan: _Plan, target: Snapshot, epoch: int, merged: Mapping[str, int], who: str, why: str
     ) -> Built:
-        states = self._states.known(plan.version)
-        whole = self._states.load(plan.version, states)
+        states = self._states.known(self._state_version(plan.version))
+        whole = self._states.load(self._state_version(plan.version), states)
         rows = result(plan.view, whole.rows)
         counts = whole.counts
         self._check_conservation(plan, target, states, counts)

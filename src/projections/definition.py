@@ -13,7 +13,7 @@ import polars as pl
 from attrs import frozen
 
 from lake import PERSONAL_HEAD, PRIMARY, EventRead, EventType, Facet, TypeRegistry
-from projections.aggregates import Aggregate, Distinct, First
+from projections.aggregates import Aggregate, Distinct, First, Max, Min
 from projections.errors import DefinitionError
 
 SUBJECT: Final = "subject_ref"
@@ -152,8 +152,8 @@ def event_reads(view: View, types: TypeRegistry) -> tuple[EventRead, ...]:
 
 
 def is_personal(view: View, types: Mapping[str, EventType]) -> bool:
-    """Whether an erasure touches the view: it reads personal fields, or has a row per person."""
-    if grain(view).subject or isinstance(view, Fold):
+    """Whether an erasure touches the view: it reads personal fields or tells people apart."""
+    if grain(view).subject or isinstance(view, Fold) or _tells_people_apart(view):
         return True
     for target, fields in view.reads.items():
         sealed = {f.name for f in types[target.partition("/")[0]].fields if not f.anonymous}
@@ -164,9 +164,40 @@ def is_personal(view: View, types: Mapping[str, EventType]) -> bool:
 
 def _order_fields(view: View) -> tuple[str, ...]:
     ordered = any(isinstance(a, First) for a in view.state.values())
-    if isinstance(view, Fold) or ordered or grain(view).subject:
+    if isinstance(view, Fold) or ordered or _tells_people_apart(view):
         return ("occurred_at", "event_id")
     return ()
+
+
+def refuse_names_in_clear(view: View, types: Mapping[str, EventType]) -> None:
+    """An aggregate view is stored in clear, so it must not show what names or describes one person.
+
+    Keys and shown values (`Min`, `Max`, `First`, `Last`) of a Projection may not be personal text.
+    What a Fold returns cannot be looked through; its author answers for it.
+
+    Raises:
+        DefinitionError: names the column.
+    """
+    if grain(view).subject or isinstance(view, Fold):
+        return
+    text = {"subject", "event_id", "source"}
+    for target in view.reads:
+        fields = types[target.partition("/")[0]].fields
+        text |= {f.name for f in fields if not f.anonymous and f.dtype == pl.String()}
+    shown = dict(view.keys)
+    shown |= {n: a.of for n, a in view.state.items() if isinstance(a, Min | Max | First)}
+    for column, expression in shown.items():
+        found = text.intersection(expression.meta.root_names())
+        if found:
+            raise DefinitionError(
+                f"view `{view.name}`: column `{column}` would show `{sorted(found)[0]}` in clear",
+                next_step="Key it by subject_ref (one sealed row per person), or count it with Distinct.",
+            )
+
+
+def _tells_people_apart(view: View) -> bool:
+    measured = [e for e in (getattr(a, "of", None) for a in view.state.values()) if e is not None]
+    return any(SUBJECT in e.meta.root_names() for e in (*view.keys.values(), *measured))
 
 
 def check_definition(view: View) -> None:

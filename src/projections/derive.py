@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 from attrs import frozen
 
-from lake import EventRead, Events, Lake, stored_events
+from lake import EventRead, Events, EventType, Lake, stored_events
 from projections.compute import BUCKET, Partial, derive
 from projections.definition import View, event_reads, is_personal
 from projections.registry import ViewRegistry
@@ -69,8 +69,13 @@ def derive_view(
 
 def view_is_personal(lake: Lake, view: View) -> bool:
     """Whether an erasure touches the view."""
+    return is_personal(view, types_of(lake, view))
+
+
+def types_of(lake: Lake, view: View) -> dict[str, EventType]:
+    """The newest version of every event type a view reads."""
     names = {target.partition("/")[0] for target in view.reads}
-    return is_personal(view, {name: lake.types.get(name) for name in names})
+    return {name: lake.types.get(name) for name in names}
 
 
 def shared_reads(lake: Lake, views: Sequence[View]) -> list[EventRead]:

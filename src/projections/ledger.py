@@ -7,7 +7,7 @@ see two views of different releases.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,12 @@ class Ledger:
             _refuse_stale(publications, epoch())
             entries = {one.view: one.publication_id for one in publications}
             return self._insert(db, self._newest_entries(db) | dict(entries), "rollback", who, why)
+
+    def withdraw(self, names: Collection[str], *, who: str, why: str) -> Release:
+        """Takes views out of what readers see; their publications stay on record."""
+        with self._effects("release"), self._db.write() as db:
+            kept = {name: one for name, one in self._newest_entries(db).items() if name not in names}
+            return self._insert(db, kept, "withdraw", who, why)
 
     def current(self, at: datetime | None = None) -> Release | None:
         """The release readers saw at a moment; the newest for None."""

@@ -6,6 +6,7 @@ dies with it.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,8 @@ from projections.errors import StateDamaged
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS states (version TEXT NOT NULL, bucket INTEGER NOT NULL,
     snapshot_id INTEGER NOT NULL, epoch INTEGER NOT NULL, ref BLOB NOT NULL, parts BLOB NOT NULL,
-    PRIMARY KEY (version, bucket)) WITHOUT ROWID
+    PRIMARY KEY (version, bucket)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS doomed (ref BLOB PRIMARY KEY) WITHOUT ROWID
 """
 _CONTEXT: Final = FieldContext(b"shredlake-state\0", 0, "state", "system", "bucket", 1)
 _LENGTH: Final = 8
@@ -51,6 +53,7 @@ class StateStore:
         self._db = Database(path, _SCHEMA)
         self._keyring = keyring
         self._effects = effects
+        self.drop_doomed()
 
     def known(self, version: str) -> dict[int, BucketState]:
         """Buckets of a version that have a state."""
@@ -63,28 +66,38 @@ class StateStore:
 
     def save(
         self, version: str, partial: Partial, buckets: Sequence[int], snapshot_id: int, epoch: int
-    ) -> None:
+    ) -> bool:
         """Replaces the states of these buckets and destroys the keys of the replaced ones.
 
         A bucket without rows gets an empty state, so that it counts as derived.
+
+        Returns:
+            False, and nothing is kept, where somebody was erased after `epoch`: an erasure forgets
+            states after its fence and under the same lock, so no state from before it survives.
         """
         if not buckets:
-            return
+            return True
         minted = self._keyring.mint(len(buckets))
         split = [_split(frame, buckets) for frame in (partial.rows, partial.tags, partial.counts)]
         bodies = [b"".join(_block(table) for table in tables) for tables in zip(*split, strict=True)]
         refs = [key.ref for key in minted]
         sealed = self._keyring.session().seal(_CONTEXT, refs, [_place(version, b) for b in buckets], bodies)
-        old = [state.ref for bucket, state in self.known(version).items() if bucket in set(buckets)]
         with self._effects("state"), self._db.write() as db:
+            is_current = self._keyring.epoch() == epoch
+            if is_current:
+                self._doom(db, version, buckets)
+            else:
+                db.executemany("INSERT OR IGNORE INTO doomed VALUES (?)", [(ref,) for ref in refs])
             db.executemany(
                 "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)",
                 [
                     (version, bucket, snapshot_id, epoch, ref, body)
                     for bucket, ref, body in zip(buckets, refs, sealed, strict=True)
+                    if is_current
                 ],
             )
-        self._drop(old)
+        self.drop_doomed()
+        return is_current
 
     def advance(self, version: str, buckets: Iterable[int], snapshot_id: int, epoch: int) -> None:
         """Notes that these buckets have nothing new up to a snapshot and epoch."""
@@ -119,22 +132,34 @@ class StateStore:
 
     def forget(self, version: str, buckets: Iterable[int]) -> None:
         """Destroys states of a version and their keys; the next build derives them anew."""
-        gone = set(buckets)
-        old = [state.ref for bucket, state in self.known(version).items() if bucket in gone]
+        gone = list(buckets)
         with self._effects("state"), self._db.write() as db:
+            self._doom(db, version, gone)
             db.executemany(
                 "DELETE FROM states WHERE version = ? AND bucket = ?", [(version, b) for b in gone]
             )
-        self._drop(old)
+        self.drop_doomed()
 
     def close(self) -> None:
         """Closes the database."""
         self._db.close()
 
-    def _drop(self, refs: Sequence[bytes]) -> None:
-        if refs:
-            self._keyring.drop(refs)
-            self._db.flush_deleted()
+    def drop_doomed(self) -> None:
+        """Destroys the keys of replaced states, also those that a killed process left to be destroyed."""
+        refs = [row[0] for row in self._db.read("SELECT ref FROM doomed")]
+        if not refs:
+            return
+        self._keyring.drop(refs)
+        with self._effects("state"), self._db.write() as db:
+            db.executemany("DELETE FROM doomed WHERE ref = ?", [(ref,) for ref in refs])
+        self._db.flush_deleted()
+
+    def _doom(self, db: sqlite3.Connection, version: str, buckets: Iterable[int]) -> None:
+        """Remembers, in the transaction that lets go of them, which keys are to be destroyed."""
+        db.executemany(
+            "INSERT OR IGNORE INTO doomed SELECT ref FROM states WHERE version = ? AND bucket = ?",
+            [(version, bucket) for bucket in buckets],
+        )
 
 
 def _place(version: str, bucket: int) -> bytes:

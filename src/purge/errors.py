@@ -23,6 +23,13 @@ class UnknownSubject(PurgeError):
     default_next_step = "Check the id; ids are compared letter by letter."
 
 
+class UnknownPurpose(PurgeError):
+    """The person has no key for the purpose that was named."""
+
+    whose_move = "caller"
+    default_next_step = "Check the purpose's spelling, or erase the whole person."
+
+
 class UnderHold(PurgeError):
     """A legal hold forbids the erasure now; it goes on by itself on release."""
 

@@ -23,20 +23,30 @@ class Store:
     protection: str
 
 
+def _database(path: str) -> tuple[str, ...]:
+    """A SQLite file and its side files."""
+    return path, f"{path}-wal", f"{path}-shm", f"{path}-journal"
+
+
+_ROOT: Final = tuple(f"keys/root.key{end}" for end in ("", ".lock", ".new", ".retired"))
 STORES: Final = (
-    Store("root key", ("keys/root.key*",), "holds no personal data"),
-    Store("key pages", ("keys/pages.db*",), "the record is destroyed; copies die with the epoch"),
-    Store("leases", ("keys/leases.db*",), "holds no personal data"),
-    Store("fence log", ("evidence/fences.db*",), "keyed hashes only"),
-    Store("transparency log", ("evidence/tlog.db*",), "content-free statements"),
-    Store("event catalog", ("lake/catalog.db*",), "holds no personal data"),
+    Store("root key", _ROOT, "holds no personal data"),
+    Store("key pages", _database("keys/pages.db"), "the record is destroyed; copies die with the epoch"),
+    Store("leases", _database("keys/leases.db"), "holds no personal data"),
+    Store("fence log", _database("evidence/fences.db"), "keyed hashes only"),
+    Store("transparency log", _database("evidence/tlog.db"), "content-free statements"),
+    Store("event catalog", _database("lake/catalog.db"), "holds no personal data"),
     Store("events table", ("lake/warehouse/lake/*",), "sealed per person"),
     Store("view tables", ("lake/warehouse/views/*",), "sealed per person, or aggregates"),
     Store("event types", ("lake/types/*",), "holds no personal data"),
-    Store("view states", ("views/states.db*",), "sealed per bucket; derived anew on erasure"),
-    Store("publication ledger", ("views/ledger.db*",), "holds no personal data"),
-    Store("request journal", ("purge/journal.db*", "purge/locks/*"), "ids sealed under the person's own key"),
-    Store("schedule", ("service/*",), "holds no personal data"),
+    Store("view states", _database("views/states.db"), "sealed per bucket; derived anew on erasure"),
+    Store("publication ledger", _database("views/ledger.db"), "holds no personal data"),
+    Store(
+        "request journal",
+        (*_database("purge/journal.db"), "purge/locks/*"),
+        "ids sealed under the person's own key",
+    ),
+    Store("schedule", _database("service/schedule.db"), "holds no personal data"),
     Store("receipts", ("receipts/*",), "content-free statements"),
     Store("logs", ("logs/*",), "identifiers never reach a log"),
     Store("settings", ("shredlake.toml", "token"), "holds no personal data"),

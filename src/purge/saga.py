@@ -25,7 +25,7 @@ from lake import Lake, Upkeep, block_rows
 from projections import Views
 from purge.attestation import predicate_of
 from purge.clocks import Regime
-from purge.errors import UnderHold, UnknownSubject, VerificationFailed
+from purge.errors import UnderHold, UnknownPurpose, UnknownSubject, VerificationFailed
 from purge.journal import Journal, Request
 from purge.receipt import commitment, pae, receipt_file, statement
 from purge.stages import Status, next_stage
@@ -106,6 +106,7 @@ class Purge:
 
         Raises:
             UnknownSubject: nothing is stored of this person and nothing was erased.
+            UnknownPurpose: the person has no key for that purpose.
             IdempotencyConflict: the key came with another person.
         """
         tag = self._keyring.fences.subject_tag(subject)
@@ -115,6 +116,8 @@ class Purge:
             if earlier is None:
                 raise UnknownSubject("nothing is stored of this person")
             return Submitted(earlier, False, None)
+        if purpose != ALL_PURPOSES and purpose not in self._keyring.purposes_of(ref):
+            raise UnknownPurpose("this person has no key for that purpose")
         salt = secrets.token_bytes(16)
         sealed = self._keyring.session().seal(
             _SUBJECT_CONTEXT, [ref], [_PLAN_PLACE], [subject.reveal().encode()]
@@ -219,7 +222,9 @@ class Purge:
             if not is_free:
                 raise UnderHold("a legal hold was placed over this person")
             fences = self._keyring.fence([(subject, request.ref)], request.request_id, request.purpose)
-        return {"epoch": fences[-1].epoch}
+        held = self._keyring.purposes_of(request.ref)
+        doomed = held if request.purpose == ALL_PURPOSES else [request.purpose]
+        return {"epoch": fences[-1].epoch, "key_records": len(doomed)}
 
     def _letters_redacted(self, request: Request) -> dict[str, Any]:
         needle = self._subject_of(request).reveal().encode()
@@ -227,10 +232,10 @@ class Purge:
 
     def _destroyed(self, request: Request) -> dict[str, Any]:
         assert request.ref is not None
-        gone = self._keyring.destroy([request.ref], self._fences(request))
+        self._keyring.destroy([request.ref], self._fences(request))
         if request.sealed_ref is not None and request.sealed_ref != request.ref:
             self._keyring.drop([request.sealed_ref])
-        return {"key_records": gone or request.detail("destroyed").get("key_records", 1)}
+        return {"key_records": request.detail("fenced")["key_records"]}
 
     def _unreadable(self, request: Request) -> dict[str, Any]:
         waited = self._keyring.wait_until_unreadable(self._fences(request)[-1].epoch)
@@ -248,12 +253,16 @@ class Purge:
         release = self._views.ledger.current()
         published = set(release.entries) if release is not None else set()
         names = [name for name in self._views.personal_names() if name in published]
+        orphans = published - set(self._views.registry.names())
+        if orphans:
+            # Without their code they cannot be derived anew, and must not go on counting the person.
+            self._views.ledger.withdraw(orphans, who="erasure", why=f"no code; {request.request_id}")
         if names:
             why = f"erasure {request.request_id}"
             built = self._views.build(names, who="erasure", why=why)
             self._views.publish(built, who="erasure", why=why)
             self.log_publications()
-        return {"views": names, "partitions": len(buckets)}
+        return {"views": names, "partitions": len(buckets), "withdrawn": sorted(orphans)}
 
     def _swept(self, request: Request) -> dict[str, Any]:
         assert request.ref is not None

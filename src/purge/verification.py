@@ -49,7 +49,9 @@ class Verification:
         ]
         gate = self._keyring.gate()
         keys = self._keyring.deks([ref], DEFAULT_PURPOSE if whole else purpose)
+        left = self._keyring.purposes_of(ref)
         return {
+            "no key record is left in the pages": not (left if whole else purpose in left),
             "the key look-up answers Shredded": all(isinstance(v, Shredded) for v in keys.values()),
             "blocks in every kept snapshot answer Shredded": all(
                 self._is_shredded(opener, row) for row in old.iter_rows(named=True)

@@ -40,6 +40,16 @@ class TestEmbeddedCustodian(CustodianContract):
         self.make(tmp_path)
         assert not (tmp_path / "root.key.retired").exists()
 
+    def test_a_second_name_of_the_living_root_is_not_overwritten(self, tmp_path: Path) -> None:
+        """What a process leaves that is killed before the new root took the old one's place."""
+        import os
+
+        custodian = self.make(tmp_path)
+        (wrapped,) = custodian.wrap([(b"c", b"k" * 32)])
+        os.link(tmp_path / "root.key", tmp_path / "root.key.retired")
+        assert self.make(tmp_path).unwrap([(b"c", wrapped)]) == [b"k" * 32]
+        assert not (tmp_path / "root.key.retired").exists()
+
     @pytest.mark.parametrize("content", [None, b"", b'{"format": 1', b"[]", b'{"format": 1}'])
     def test_an_absent_or_damaged_root_is_unavailable(self, tmp_path: Path, content: bytes | None) -> None:
         """Out of reach, which says nothing about any key."""

@@ -229,6 +229,36 @@ def test_a_held_subject_is_kept_and_read_by_nobody(keyring: Keyring) -> None:
     assert unseal(keyring, handle, sealed) == b"word"
 
 
+def test_a_hold_placed_elsewhere_is_seen(keyring: Keyring, tmp_path: Path) -> None:
+    """By a process that has the key in its cache, once its lease is renewed."""
+    handle = ref(keyring)
+    sealed = seal(keyring, handle)
+    other = open_embedded(tmp_path / "keys")
+    assert unseal(other, handle, sealed) == b"word"
+    keyring.hold(handle, True)
+    other._lease._expires_at = 0.0
+    assert unseal(other, handle, sealed) == Held()
+    other.close()
+
+
+def test_an_identity_of_a_destroyed_subject_is_not_indexed(keyring: Keyring) -> None:
+    """Also when the event that names it was on its way."""
+    handle = ref(keyring)
+    shred(keyring, ANN, handle)
+    keyring.add_identities([(handle, Identity("email", "ann@example.org"))])
+    assert keyring.ref_of(Identity("email", "ann@example.org")) is None
+
+
+def test_new_people_go_in_after_another_process_re_keyed_the_page(keyring: Keyring, tmp_path: Path) -> None:
+    """A cached node record is read again."""
+    handle = ref(keyring)
+    other = open_embedded(tmp_path / "keys")
+    assert isinstance(other.provision([BOB])[0], Provisioned)
+    shred(keyring, ANN, handle)
+    assert isinstance(other.provision([SubjectId("cid")])[0], Provisioned)
+    other.close()
+
+
 def test_identities_go_with_their_subject(keyring: Keyring) -> None:
     """Found while they live, then nowhere."""
     handle = ref(keyring)

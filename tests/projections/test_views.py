@@ -292,3 +292,46 @@ def test_a_definition_that_is_incomplete_or_impure_is_refused(tmp_path: Path, bo
     """Before anything is built."""
     with pytest.raises(DefinitionError, match=what):
         registry(tmp_path, body)
+
+
+@pytest.mark.parametrize("column", ['c("subject")', 'c("note")', 'c("event_id").str.to_lowercase()'])
+def test_an_aggregate_never_shows_what_names_a_person(world: Runtime, tmp_path: Path, column: str) -> None:
+    """Its rows lie in clear; as a key or as a shown value it is refused before anything is built."""
+    send(world, [paid("ann", event_id="1", note="n")])
+    reads = '"Paid": ["cents", "subject", "note", "event_id", "occurred_at"]'
+    for keys, state in (
+        (f'{{"who": {column}}}', "Count()"),
+        ('{"day": c("occurred_at").dt.date()}', f"Max({column})"),
+    ):
+        body = f"""
+from projections import Max
+class V(Projection):
+    name = "v"
+    reads = {{{reads}}}
+    keys = {keys}
+    state = {{"x": {state}}}
+"""
+        world.views.registry._views = registry(tmp_path, body)._views
+        with pytest.raises(DefinitionError, match="in clear"):
+            world.views.build(["v"])
+
+
+def test_people_counted_by_handle_are_living_people(world: Runtime, tmp_path: Path) -> None:
+    """Severed blocks carry fresh handles each; they are not people."""
+    from tests.world import compact_all
+
+    body = """
+from projections import Distinct
+class V(Projection):
+    name = "v"
+    reads = {"Paid": ["cents", "occurred_on"]}
+    keys = {"day": c("occurred_on")}
+    state = {"subjects": Distinct(c("subject_ref"))}
+"""
+    world.views.registry._views = registry(tmp_path, body)._views
+    for n in range(4):
+        send(world, [paid("ann", event_id=str(n)), paid("bob", event_id=f"b{n}")])
+    shred(world, "ann")
+    compact_all(world)
+    publish(world, "v")
+    assert world.views.as_reported("v").rows["subjects"].to_list() == [1]

@@ -24,6 +24,7 @@ from purge import (
     NotCancellable,
     Status,
     UnderHold,
+    UnknownPurpose,
     UnknownSubject,
     VerificationFailed,
     payload_of,
@@ -337,7 +338,7 @@ def test_states_of_every_version_lose_the_person(world: Runtime, tmp_path: Path)
     """Also of versions that are not published any more: their buckets are forgotten."""
     fill(world)
     builder = world.views.builder
-    version = builder.version_of(world.views.registry.get("balance"))
+    version = builder._state_version(builder.version_of(world.views.registry.get("balance")))
     states = builder._states
     old = states.known(version)
     ref = world.keyring.ref_of(ANN)
@@ -352,3 +353,95 @@ def test_states_of_every_version_lose_the_person(world: Runtime, tmp_path: Path)
     with pytest.raises(KeysError):
         before.load(version, [bucket])
     assert before.load(version, old.keys() - {bucket}).rows.height <= 1
+
+
+def test_an_erasure_whose_record_stays_in_the_pages_is_found_out(world: Runtime) -> None:
+    """The fence alone does not verify: the pages themselves are looked at."""
+    fill(world)
+    world.keyring.tree.remove = lambda writer, refs, code: 0  # type: ignore[method-assign]
+    with pytest.raises(VerificationFailed, match="no key record is left"):
+        erase(world, ANN.reveal())
+
+
+def test_a_misspelt_purpose_is_refused(world: Runtime) -> None:
+    """Nothing is fenced, nothing is claimed."""
+    fill(world)
+    with pytest.raises(UnknownPurpose):
+        world.purge.submit(ANN, purpose="marketting")
+    assert world.keyring.epoch() == 0
+
+
+def test_keys_of_forgotten_states_die_though_the_process_was_killed_in_between(
+    world: Runtime, tmp_path: Path
+) -> None:
+    """Which keys to destroy is written in the transaction that lets go of them."""
+    fill(world)
+    builder = world.views.builder
+    version = builder._state_version(builder.version_of(world.views.registry.get("balance")))
+    ref = world.keyring.ref_of(ANN)
+    assert ref is not None
+    builder._states._db.flush_deleted()
+    (tmp_path / "copy").mkdir()
+    shutil.copy(world.home / "views" / "states.db", tmp_path / "copy" / "states.db")
+    builder._states.drop_doomed = lambda: None  # type: ignore[method-assign] # killed right here
+    world.views.forget_people([ref])
+    StateStore(world.home / "views" / "states.db", world.keyring, Effects())  # the next process
+    before = StateStore(tmp_path / "copy" / "states.db", world.keyring, Effects())
+    with pytest.raises(KeysError):
+        before.load(version, [ref[0]])
+
+
+def test_a_state_from_before_an_erasure_is_not_saved_after_it(world: Runtime) -> None:
+    """A build that was under way keeps nothing of the person, also when it dies then."""
+    fill(world)
+    builder = world.views.builder
+    view = world.views.registry.get("balance")
+    version = builder._state_version(builder.version_of(view))
+    whole = builder._states.load(version, range(256))
+    head = world.lake.events.snapshot()
+    assert head is not None
+    erase(world, ANN.reveal())
+    records = world.keyring.stats()["records"]
+    assert not builder._states.save(version, whole, range(256), head.snapshot_id, 0)
+    assert world.keyring.stats()["records"] == records, "the keys minted for it are gone again"
+    rows = builder._states.load(version, range(256)).rows
+    assert rows["cents"].to_list() == [7]
+
+
+def test_a_redaction_killed_before_its_key_died_is_finished_by_its_repetition(world: Runtime) -> None:
+    """The key of the replaced letters is found from the kept snapshots."""
+    from lake import HttpBatch, Upkeep
+
+    fill(world)
+    lines = [b'{"broken": "customer-ann-0001"', b'{"broken": "somebody else"']
+    world.lake.ingestor().run(HttpBatch(lines, "k", world.lake.types))
+    upkeep = Upkeep(world.lake)
+    upkeep._replaced_letter_keys = list  # type: ignore[method-assign,assignment] # killed right here
+    assert upkeep.redact_letters(lambda raw: b"ann" in raw) == 1
+    assert scan(world.home, ANN).findings
+    assert Upkeep(world.lake).redact_letters(lambda raw: b"ann" in raw) == 0
+    erase(world, ANN.reveal())
+    assert scan(world.home, ANN).findings == ()
+    assert [letter.raw for letter in dead_letters(world.lake)] == [lines[1]]
+
+
+def test_a_view_whose_code_is_gone_is_withdrawn(world: Runtime) -> None:
+    """It cannot be derived anew, so it does not go on counting the person."""
+    fill(world)
+    del world.views.registry._views["people_per_day"]
+    erase(world, ANN.reveal())
+    release = world.views.ledger.current()
+    assert release is not None
+    assert set(release.entries) == {"cents_per_day", "balance", "bands"}
+
+
+def test_fewer_buckets_hide_nobody(world: Runtime) -> None:
+    """States of another number of buckets are forgotten by their own number."""
+    fill(world)
+    builder = world.views.builder
+    version = builder._state_version(builder.version_of(world.views.registry.get("balance")))
+    ref = world.keyring.ref_of(ANN)
+    assert ref is not None
+    builder._bits = 2
+    erase(world, ANN.reveal())
+    assert ref[0] not in builder._states.known(version)
