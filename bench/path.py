@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 import orjson
@@ -23,6 +24,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from bench.measure import Figure, at_least, at_most, median_seconds, seconds
 from keys import FieldContext, SubjectId
 from lake import HttpBatch, JsonLinesFile, MappedFile, Source, Upkeep, load_mapping
+from lake.mapping import parse_mapping
 from service.runtime import Runtime, initialise, open_runtime
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +38,7 @@ def run() -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         figures += _codec(Path(folder) / "codec")
+        figures += _known_people(Path(folder) / "known")
         figures += _commits(Path(folder) / "commits")
         figures += _cdnow(Path(folder) / "cdnow")
         figures += _marketplace(Path(folder) / "market")
@@ -106,6 +109,23 @@ def _cdnow(home: Path) -> list[Figure]:
         runtime.purge.run(request.request_id)
         figures.append(at_most("CDNOW: erase end to end", time.perf_counter() - start, "s", 3))
         figures += _bytes(runtime, "CDNOW", plain)
+    return figures
+
+
+def _known_people(home: Path) -> list[Figure]:
+    """What blocks are made for: 20 events a person in a batch, of people who are known already."""
+    head = "customer,date,cds,amount\n"
+    for name, day in (("first", "2026-01-01"), ("second", "2026-01-02")):
+        lines = [f"c{n % 5000},{day},{n % 7},{n % 90}.{n % 100:02}\n" for n in range(100_000)]
+        (home.parent / f"{name}.csv").write_text(head + "".join(lines))
+    document = tomllib.loads((EXAMPLES / "cdnow" / "mapping.toml").read_text())
+    document["format"] = {"kind": "csv"}
+    document["event"]["time_format"] = "%Y-%m-%d"
+    with _open(home, "cdnow") as runtime:
+        mapping = parse_mapping(document, runtime.lake.types)
+        runtime.lake.ingestor().run(MappedFile(home.parent / "first.csv", mapping))
+        source = MappedFile(home.parent / "second.csv", mapping)
+        figures, _ = _ingest(runtime, source, "20 events a person, known people", home.parent / "plain_known")
     return figures
 
 

@@ -33,7 +33,6 @@ from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Identity, Shredded, Subjec
 
 MAX_CACHED_KEYS: Final = 4_000_000
 _HOLDS: Final = "hold_changes"
-GATE_WAIT_SECONDS: Final = 2.0
 _BULK_FROM: Final = 256
 _BULK_SHARE: Final = 4  # more refs than records / 4: open every page instead of asking for each
 
@@ -289,24 +288,6 @@ class Keyring:
             refs = [ref for ref, _ in self._store.all_refs() if self.fences.ref_tag(ref) in pending]
             self.destroy(refs, list(pending.values()))
         return len(pending)
-
-    def require_gate_open(self) -> None:
-        """Waits out an erasure that is between fence and destroy; refuses anything longer.
-
-        Raises:
-            RestoreGateClosed: fence log and page store disagree.
-        """
-        deadline = self._clock_seconds() + GATE_WAIT_SECONDS
-        while not (status := self.gate()).is_open:
-            if status.fence_log_behind or self._clock_seconds() > deadline:
-                count = len(status.pending_epochs)
-                why = (
-                    "the fence log is older than the page store"
-                    if status.fence_log_behind
-                    else (f"{count} fenced subject(s) may still have a key")
-                )
-                raise RestoreGateClosed(f"not safe to read: {why}")
-            time.sleep(0.05)
 
     def close_epoch(self) -> EpochClose:
         """Rotates the root and retires what came before; see `KeyTree.close_epoch`."""
