@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PURE = (
     "keys/envelope.py",
     "keys/lifecycle.py",
+    "keys/restoregate.py",
     "keys/tree.py",
     "lake/avro.py",
     "lake/cloudevents.py",

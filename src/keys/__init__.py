@@ -32,11 +32,12 @@ from keys.errors import (
     WrongKey,
 )
 from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
-from keys.keyring import GateStatus, Keyring, Provisioned
+from keys.keyring import Keyring, Provisioned
 from keys.keytree import EpochClose, KeyTree
 from keys.leases import Lease, LeaseBook
 from keys.opening import open_embedded, open_forensic
 from keys.pagestore import PageStore, SqlitePageStore
+from keys.restoregate import GateStatus
 from keys.sealing import Opener, SealSession
 from keys.signing import signature_is_valid
 from keys.sqlite import Database

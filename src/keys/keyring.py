@@ -28,6 +28,7 @@ from keys.keytree import EpochClose, KeyTree, NewKey, page_ids_of
 from keys.leases import Lease, LeaseBook
 from keys.lifecycle import Life
 from keys.pagestore import BlindRow, PageStore, PageWriter
+from keys.restoregate import GateStatus, compare
 from keys.sealing import Dek, Opener, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Identity, Shredded, SubjectId, check_purpose
 
@@ -50,24 +51,6 @@ class Provisioned:
     ref: bytes
     generation: int
     created: bool
-
-
-@frozen
-class GateStatus:
-    """Whether fence log and page store agree.
-
-    Attributes:
-        pending_epochs: fences whose keys may still be in the page store.
-        fence_log_behind: the page store knows destructions that the fence log does not.
-    """
-
-    pending_epochs: tuple[int, ...]
-    fence_log_behind: bool
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it is safe to read."""
-        return not self.pending_epochs and not self.fence_log_behind
 
 
 class Keyring:
@@ -268,8 +251,7 @@ class Keyring:
     def gate(self) -> GateStatus:
         """Compares fence log and page store."""
         fenced = {fence.epoch for fence in self.fences.all()}
-        destroyed = self._store.destroyed_epochs()
-        return GateStatus(tuple(sorted(fenced - destroyed)), bool(destroyed - fenced))
+        return compare(fenced, self._store.destroyed_epochs())
 
     def converge(self) -> int:
         """Destroys every fenced subject again after a restore. Returns how many fences were replayed.
@@ -329,6 +311,10 @@ class Keyring:
                 self._load(absent)
             keys = self._keys
             return {ref: keys.get(ref + suffix) or self._absent(ref, purpose) for ref in wanted}
+
+    def renew_lease(self) -> int:
+        """Renews the lease where due, evicting first; returns the acknowledged epoch."""
+        return self._lease.ensure()
 
     def lease_epoch(self) -> int:
         """The epoch this process acknowledged last."""

@@ -37,6 +37,8 @@ class DekSource(Protocol):
 
     def deks(self, refs: Sequence[bytes], purpose: str) -> dict[bytes, Dek | Shredded]: ...
 
+    def renew_lease(self) -> int: ...
+
     def lease_epoch(self) -> int: ...
 
     def check_lease(self) -> None: ...
@@ -139,7 +141,7 @@ class Opener:
         at = 0
         while at < len(refs):
             end = at + OPEN_BATCH
-            epoch = self._keyring.lease_epoch()
+            epoch = self._keyring.renew_lease()
             deks = self._keyring.deks(refs[at:end], context.purpose)
             batch: list[bytes | Shredded | Held] = []
             for ref, block_id, envelope in zip(

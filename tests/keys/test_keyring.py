@@ -479,3 +479,19 @@ def test_no_key_file_holds_an_id(keyring: Keyring, tmp_path: Path) -> None:
     time.sleep(0)
     for path in (tmp_path / "keys").iterdir():
         assert b"very-secret-name" not in path.read_bytes()
+
+
+def test_a_batch_that_an_erasure_overtook_in_another_thread_is_opened_again(keyring: Keyring) -> None:
+    """Threads share a lease: what was opened under the older epoch is not handed out."""
+    handle = ref(keyring)
+    sealed = seal(keyring, handle)
+    original, overtaken = keyring.check_lease, []
+
+    def overtake() -> None:
+        if not overtaken:
+            overtaken.append(True)
+            shred(keyring, ANN, handle)
+        original()
+
+    keyring.check_lease = overtake  # type: ignore[method-assign]
+    assert isinstance(unseal(keyring, handle, sealed), Shredded)
