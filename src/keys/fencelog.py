@@ -78,7 +78,6 @@ class FenceLog:
         self._clock = clock
         self._by_ref: dict[bytes, list[Fence]] = {}
         self._by_subject: dict[bytes, list[Fence]] = {}
-        self._returns: dict[tuple[bytes, str], int] = {}
         self._seen = 0
 
     def epoch(self) -> int:
@@ -128,7 +127,6 @@ class FenceLog:
             at = self._clock().isoformat(timespec="milliseconds")
             newest = db.execute("SELECT MAX(epoch) FROM fences WHERE subject_tag = ?", (tag,)).fetchone()[0]
             db.execute("INSERT OR IGNORE INTO returns VALUES (?, ?, ?, ?)", (tag, purpose, newest, at))
-        self._seen = -1
 
     def life(self, subject: SubjectId, purpose: str) -> Life:
         """Where a person who has no key record stands, by this log alone."""
@@ -138,7 +136,9 @@ class FenceLog:
         if not fences:
             return Life()
         newest = fences[-1]
-        if self._returns.get((tag, purpose), 0) >= newest.epoch:
+        # Asked each time: a return adds no epoch that would make `refresh` read it.
+        sql = "SELECT COALESCE(MAX(epoch), 0) FROM returns WHERE subject_tag = ? AND purpose = ?"
+        if self._db.read(sql, (tag, purpose))[0][0] >= newest.epoch:
             return Life(State.RETURN_AUTHORIZED, newest.generation)
         return Life(State.DESTROYED, newest.generation)
 
@@ -197,8 +197,6 @@ class FenceLog:
             for fence in self.all():
                 by_ref.setdefault(fence.ref_tag, []).append(fence)
                 by_subject.setdefault(fence.subject_tag, []).append(fence)
-            rows = self._db.read("SELECT subject_tag, purpose, MAX(epoch) FROM returns GROUP BY 1, 2")
-            self._returns = {(row[0], row[1]): row[2] for row in rows}
             self._by_ref, self._by_subject, self._seen = by_ref, by_subject, newest
         return newest
 

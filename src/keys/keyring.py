@@ -17,12 +17,7 @@ from attrs import frozen
 from keys import lifecycle, tree
 from keys.custodian import Custodian, Signature
 from keys.effects import Effects
-from keys.errors import (
-    InvalidTransition,
-    KeyRecordMissing,
-    RestoreGateClosed,
-    SubjectErased,
-)
+from keys.errors import InvalidTransition, KeyRecordMissing, SubjectErased
 from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
 from keys.keytree import EpochClose, KeyTree, NewKey, page_ids_of
 from keys.leases import Lease, LeaseBook
@@ -86,7 +81,6 @@ class Keyring:
         self._keys: dict[bytes, Dek] = {}  # by locator
         self._lease = Lease(leases, self._look_around, self._evict)
         self._seen_holds = 0
-        self._purposes: dict[str, int] = {}
 
     # -- provisioning ------------------------------------------------------------------------------
 
@@ -158,7 +152,15 @@ class Keyring:
         return Shredded(mine[-1].request_id, mine[-1].epoch) if mine else None
 
     def authorize_return(self, subject: SubjectId, purpose: str = DEFAULT_PURPOSE) -> None:
-        """Lets an erased person be provisioned anew. Raises `InvalidTransition` if never erased."""
+        """Lets an erased person be provisioned anew.
+
+        Raises:
+            InvalidTransition: never erased, or fenced and not yet destroyed: a key made now would die too.
+        """
+        tag, pending = self.fences.subject_tag(subject), set(self.gate().trusted().pending_epochs)
+        fences = [f for f in self.fences.all() if f.subject_tag == tag and f.covers(purpose)]
+        if any(f.epoch in pending for f in fences):
+            raise InvalidTransition("the erasure of this data subject is not finished")
         self.fences.authorize_return(subject, purpose)
 
     def mint(self, count: int, purpose: str = "system") -> list[Provisioned]:
@@ -173,9 +175,10 @@ class Keyring:
         with self._effects("keys.drop"), self._store.transaction() as writer:
             gone = self.tree.remove(writer, refs, None)
         self._store.flush_deleted()
+        purposes = len((self._store.meta("purposes") or "").split())
         with self._mutex:
             for ref in refs:
-                for code in range(1, len(self._purposes) + 1):
+                for code in range(1, purposes + 1):
                     self._keys.pop(tree.locator(ref, code), None)
         return gone
 
@@ -208,7 +211,12 @@ class Keyring:
     def fence(
         self, targets: Sequence[tuple[SubjectId, bytes]], request_id: str, purpose: str = ALL_PURPOSES
     ) -> list[Fence]:
-        """Writes the fence of each (subject, ref): from here on late events are refused."""
+        """Writes the fence of each (subject, ref): from here on late events are refused.
+
+        Raises:
+            RestoreGateClosed: a new fence would take the number of one that an older log has lost.
+        """
+        self.gate().trusted()
         entries = []
         for subject, ref in targets:
             generations = [
@@ -250,8 +258,8 @@ class Keyring:
 
     def gate(self) -> GateStatus:
         """Compares fence log and page store."""
-        fenced = {fence.epoch for fence in self.fences.all()}
-        return compare(fenced, self._store.destroyed_epochs())
+        destroyed = self._store.destroyed_epochs()  # first: whatever is in it was fenced before
+        return compare({fence.epoch for fence in self.fences.all()}, destroyed)
 
     def converge(self) -> int:
         """Destroys every fenced subject again after a restore. Returns how many fences were replayed.
@@ -259,16 +267,12 @@ class Keyring:
         Raises:
             RestoreGateClosed: the fence log is the older one; nothing can be proven with it.
         """
-        status = self.gate()
-        if status.fence_log_behind:
-            raise RestoreGateClosed(
-                "the fence log is older than the page store",
-                next_step="Restore the newest copy of the fence log, then run this again.",
-            )
-        pending = {f.ref_tag: f for f in self.fences.all() if f.epoch in status.pending_epochs}
+        epochs = set(self.gate().trusted().pending_epochs)
+        pending = [fence for fence in self.fences.all() if fence.epoch in epochs]
         if pending:
-            refs = [ref for ref, _ in self._store.all_refs() if self.fences.ref_tag(ref) in pending]
-            self.destroy(refs, list(pending.values()))
+            tags = {fence.ref_tag for fence in pending}
+            refs = {ref for ref, _ in self._store.all_refs() if self.fences.ref_tag(ref) in tags}
+            self.destroy(sorted(refs), pending)
         return len(pending)
 
     def close_epoch(self) -> EpochClose:
@@ -407,13 +411,14 @@ class Keyring:
 
     def _purpose_code(self, purpose: str, writer: PageWriter | None = None) -> int:
         """The number of a purpose; with a writer it is made, without one an unknown purpose is 0."""
-        if purpose not in self._purposes:
-            known = (self._store.meta("purposes") or "").split()
-            if purpose not in known and writer is not None:
-                known.append(purpose)
-                writer.set_meta("purposes", " ".join(known))
-            self._purposes = {name: number for number, name in enumerate(known, start=1)}
-        return self._purposes.get(purpose, 0)
+        # Never cached: a number that a failed transaction gave out may become another purpose's.
+        known = (self._store.meta("purposes") or "").split()
+        if purpose not in known:
+            if writer is None:
+                return 0
+            known.append(purpose)
+            writer.set_meta("purposes", " ".join(known))
+        return known.index(purpose) + 1
 
 
 def _outcome(planned: NewKey | SubjectErased) -> Provisioned | SubjectErased:

@@ -17,6 +17,7 @@ from keys.sqlite import Database
 
 LEASE_SECONDS: Final = 3.0
 RENEW_AFTER_SECONDS: Final = 1.0
+MAX_LEASE_SECONDS: Final = 60.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leases (lease_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL,
     expires_at REAL NOT NULL) WITHOUT ROWID
@@ -37,6 +38,7 @@ class LeaseBook:
 
     def renew(self, lease_id: str, epoch: int, lease_seconds: float) -> float:
         """Writes the lease with the epoch its holder has evicted up to; returns when it expires."""
+        assert lease_seconds <= MAX_LEASE_SECONDS, "a longer lease would look like one of an earlier boot"
         expires_at = self.clock_seconds() + lease_seconds
         with self._db.write() as db:
             db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (lease_id, epoch, expires_at))
@@ -51,7 +53,8 @@ class LeaseBook:
         """How many live leases have not acknowledged `epoch`. Leases of an earlier boot are dead."""
         now = self.clock_seconds()
         with self._db.write() as db:
-            db.execute("DELETE FROM leases WHERE expires_at < ? OR expires_at > ?", (now - 60, now + 3600))
+            latest = self.clock_seconds() + MAX_LEASE_SECONDS  # read under the lock: nobody renews meanwhile
+            db.execute("DELETE FROM leases WHERE expires_at < ? OR expires_at > ?", (now - 60, latest))
         sql = "SELECT COUNT(*) FROM leases WHERE epoch < ? AND expires_at >= ?"
         return int(self._db.read(sql, (epoch, now))[0][0])
 
@@ -106,11 +109,14 @@ class Lease:
         """Renews where due, evicting first; returns the acknowledged epoch."""
         renew_at = self._expires_at - self._seconds + RENEW_AFTER_SECONDS
         if self._book.clock_seconds() >= min(renew_at, self._expires_at):
+            # Written first, then looked: an erasure either waits for this lease or is seen here.
+            expires_at = self._book.renew(self._id, self._epoch, self._seconds)
             epoch = self._current_epoch()
             if epoch != self._epoch:
                 self._evict(epoch)
                 self._epoch = epoch
-            self._expires_at = self._book.renew(self._id, epoch, self._seconds)
+                self._book.renew(self._id, epoch, self._seconds)
+            self._expires_at = expires_at  # of before the look: a pause since then counts
         return self._epoch
 
     def check(self) -> None:

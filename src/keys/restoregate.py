@@ -6,6 +6,8 @@ from collections.abc import Set
 
 from attrs import frozen
 
+from keys.errors import RestoreGateClosed
+
 
 @frozen
 class GateStatus:
@@ -23,6 +25,19 @@ class GateStatus:
     def is_open(self) -> bool:
         """Whether it is safe to read."""
         return not self.pending_epochs and not self.fence_log_behind
+
+    def trusted(self) -> GateStatus:
+        """Itself, where the fence log can be relied on.
+
+        Raises:
+            RestoreGateClosed: the fence log is the older one; nothing can be proven with it.
+        """
+        if self.fence_log_behind:
+            raise RestoreGateClosed(
+                "the fence log is older than the page store",
+                next_step="Restore the newest copy of the fence log, then run this again.",
+            )
+        return self
 
 
 def compare(fenced: Set[int], destroyed: Set[int]) -> GateStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -10,7 +11,7 @@ import zstandard
 
 from keys import envelope as cse1
 from keys.envelope import FieldContext, Subkey
-from keys.errors import WrongKey
+from keys.errors import KeyRecordMissing, TamperedEnvelope, WrongKey
 from keys.fencelog import FenceLog
 from keys.subjects import DEFAULT_PURPOSE, Held, Shredded
 
@@ -150,15 +151,17 @@ class Opener:
                 header = cse1.parse(envelope)
                 dek = deks[ref]
                 if isinstance(dek, Shredded):
-                    batch.append(dek)
+                    batch.append(self._shredded(dek, ref, context.purpose, header.generation))
                     continue
                 if dek.held:
                     batch.append(Held())
                     continue
+                subkey = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite)
                 if header.generation != dek.generation:
+                    if hmac.compare_digest(header.commitment, subkey.commitment):
+                        raise TamperedEnvelope("the generation in the envelope was changed")
                     batch.append(self._other_generation(ref, context.purpose, header.generation))
                     continue
-                subkey = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite)
                 batch.append(
                     cse1.open_sealed(
                         subkey,
@@ -175,6 +178,15 @@ class Opener:
             opened.extend(batch)
             at = end
         return opened
+
+    def _shredded(self, answer: Shredded, ref: bytes, purpose: str, generation: int) -> Shredded:
+        """`answer` is of generation 1: a later one, of a purpose that came back, needs its own fence."""
+        if generation <= 1:
+            return answer
+        fence = self._keyring.fences.of_ref(ref, purpose, generation)
+        if fence is None:
+            raise KeyRecordMissing("a handle has no key of this generation, and no fence")
+        return Shredded(fence.request_id, fence.epoch)
 
     def _other_generation(self, ref: bytes, purpose: str, generation: int) -> Shredded:
         fence = self._keyring.fences.of_ref(ref, purpose, generation)

@@ -8,7 +8,6 @@ import pickle
 import shutil
 import signal
 import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -476,7 +475,6 @@ def test_no_key_file_holds_an_id(keyring: Keyring, tmp_path: Path) -> None:
     secret = SubjectId("very-secret-name")
     handle = ref(keyring, secret)
     shred(keyring, secret, handle)
-    time.sleep(0)
     for path in (tmp_path / "keys").iterdir():
         assert b"very-secret-name" not in path.read_bytes()
 

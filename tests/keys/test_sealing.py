@@ -1,0 +1,189 @@
+"""Sealing and opening through the keyring: round trips, tampering, writer sessions, bad bodies."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keys import (
+    EnvelopeError,
+    Keyring,
+    MalformedEnvelope,
+    SealSession,
+    TamperedEnvelope,
+    WrongKey,
+    envelope,
+    open_embedded,
+)
+from keys.sealing import MAX_SEALS_PER_SESSION, OPEN_BATCH, SESSION_SECONDS
+from tests.keys.people import ANN, BLOCK, BOB, context, provision, seal, unseal
+
+SALT = slice(5, 21)
+NONCE = slice(53, 65)
+
+
+@pytest.fixture(scope="module")
+def keyring() -> Iterator[Keyring]:
+    """One for the module: nothing here is destroyed."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = open_embedded(Path(folder) / "keys")
+        yield found
+        found.close()
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=700), min_size=1, max_size=8))
+def test_every_body_comes_back_as_it_was(keyring: Keyring, bodies: list[bytes]) -> None:
+    """Empty, long, compressible or not; in order; of two people in one call."""
+    people = [provision(keyring, ANN).ref, provision(keyring, BOB).ref]
+    refs = [people[n % 2] for n in range(len(bodies))]
+    blocks = [bytes([n]) * 16 for n in range(len(bodies))]
+    sealed = keyring.session().seal(context(), refs, blocks, bodies)
+    envelopes = [one for one in sealed if isinstance(one, bytes)]
+    assert keyring.opener().open(context(), refs, blocks, envelopes) == bodies
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=400), st.data())
+def test_any_changed_byte_is_an_error_to_a_reader(keyring: Keyring, body: bytes, data: st.DataObject) -> None:
+    """Salt and generation too: never a value, never an erasure."""
+    ref = provision(keyring).ref
+    changed = bytearray(seal(keyring, ref, body=body))
+    changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(EnvelopeError):
+        unseal(keyring, ref, bytes(changed))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_an_envelope_cut_short_is_an_error(keyring: Keyring, data: st.DataObject) -> None:
+    """At any length."""
+    ref = provision(keyring).ref
+    sealed = seal(keyring, ref)
+    with pytest.raises(EnvelopeError):
+        unseal(keyring, ref, sealed[: data.draw(st.integers(0, len(sealed) - 1))])
+
+
+def test_rows_that_change_places_are_refused(keyring: Keyring) -> None:
+    """Two blocks of one person: the tag. Two people: the key."""
+    ann, bob = provision(keyring, ANN).ref, provision(keyring, BOB).ref
+    blocks = [b"1" * 16, b"2" * 16]
+    for refs, error in (([ann, ann], TamperedEnvelope), ([ann, bob], WrongKey)):
+        sealed = [
+            s for s in keyring.session().seal(context(), refs, blocks, [b"x", b"y"]) if isinstance(s, bytes)
+        ]
+        with pytest.raises(error):
+            keyring.opener().open(context(), refs, blocks, sealed[::-1])
+
+
+def test_one_bad_envelope_fails_the_whole_call(keyring: Keyring) -> None:
+    """Nothing of a batch is handed out beside an error."""
+    ref = provision(keyring).ref
+    good = seal(keyring, ref)
+    with pytest.raises(MalformedEnvelope):
+        keyring.opener().open(context(), [ref] * 3, [BLOCK] * 3, [good, b"garbage", good])
+
+
+def test_more_than_one_batch_keeps_its_order(keyring: Keyring) -> None:
+    """Batches are ours, not the caller's."""
+    ref = provision(keyring).ref
+    bodies = [n.to_bytes(4, "big") for n in range(OPEN_BATCH + 3)]
+    refs, blocks = [ref] * len(bodies), [BLOCK] * len(bodies)
+    sealed = [s for s in keyring.session().seal(context(), refs, blocks, bodies) if isinstance(s, bytes)]
+    assert keyring.opener().open(context(), refs, blocks, sealed) == bodies
+
+
+def test_the_same_body_never_gives_the_same_envelope(keyring: Keyring) -> None:
+    """Nonces are fresh for every seal, also of a retry."""
+    ref = provision(keyring).ref
+    sealed = keyring.session().seal(context(), [ref] * 500, [BLOCK] * 500, [b"x"] * 500)
+    assert len({one[NONCE] for one in sealed if isinstance(one, bytes)}) == 500
+
+
+def test_a_session_keeps_its_salt_for_an_hour(keyring: Keyring) -> None:
+    """And another session has another one."""
+    ref, now = provision(keyring).ref, [0.0]
+    session = SealSession(keyring, os.urandom, lambda: now[0])
+
+    def salt() -> bytes:
+        (sealed,) = session.seal(context(), [ref], [BLOCK], [b"x"])
+        assert isinstance(sealed, bytes)
+        return sealed[SALT]
+
+    first = salt()
+    now[0] = SESSION_SECONDS
+    assert salt() == first
+    now[0] += 1
+    assert salt() != first
+    assert seal(keyring, ref)[SALT] != seal(keyring, ref)[SALT]
+
+
+def test_a_session_ends_before_its_seals_are_too_many(keyring: Keyring) -> None:
+    """The bound on random nonces under one key."""
+    ref = provision(keyring).ref
+    session = keyring.session()
+    salts = set()
+    session._seals = MAX_SEALS_PER_SESSION - 2
+    for _ in range(4):
+        (sealed,) = session.seal(context(), [ref], [BLOCK], [b"x"])
+        assert isinstance(sealed, bytes)
+        salts.add(sealed[SALT])
+    assert len(salts) == 2
+
+
+BAD_BODIES = {
+    "padding of zeros only": (envelope.FLAG_PADDED, bytes(8)),
+    "padding without its mark": (envelope.FLAG_PADDED, b"body\x01\x00"),
+    "no body where padding is promised": (envelope.FLAG_PADDED, b""),
+    "no zstd frame": (envelope.FLAG_ZSTD, b"plain text"),
+    "an empty zstd frame": (envelope.FLAG_ZSTD, b""),
+    "half a zstd frame": (envelope.FLAG_ZSTD, zstandard.compress(os.urandom(500))[:-20]),
+    "a frame that does not say its size": (
+        envelope.FLAG_ZSTD,
+        zstandard.ZstdCompressor(write_content_size=False).compress(b"body" * 99),
+    ),
+    "a frame that says it is too large": (
+        envelope.FLAG_ZSTD,
+        bytes.fromhex("28b52ffd") + b"\xa0" + (envelope.MAX_PLAINTEXT_BYTES + 1).to_bytes(4, "little"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BODIES)
+def test_an_authentic_body_that_is_not_what_its_flags_say_is_malformed(case: str) -> None:
+    """Sealed by a faulty writer: an error of its own, and no more memory than promised."""
+    flags, body = BAD_BODIES[case]
+    dek, salt, nonce, ref = bytes(32), bytes(16), bytes(12), b"r" * 16
+    subkey = envelope.derive(dek, context().derivation_info(1), salt)
+    prefix = context().associated_prefix()
+    sealed = subkey.aead.encrypt(nonce, body, envelope.associated_data(prefix, flags, 1, ref, BLOCK))
+    whole = bytes((0xE1, 1, flags, 0, 1)) + salt + subkey.commitment + nonce + sealed
+    envelope.parse(whole)
+    with pytest.raises(MalformedEnvelope):
+        envelope.open_sealed(subkey, whole, prefix=prefix, ref=ref, block_id=BLOCK)
+
+
+@given(st.binary(max_size=40), st.integers(0, 5))
+def test_padding_gives_back_bodies_that_look_like_padding(body: bytes, zeros: int) -> None:
+    """A body may end with the mark, with zeros, or with both."""
+    for tail in (b"\x80", b"\x00" * zeros, b"\x80" + b"\x00" * zeros):
+        subkey = envelope.derive(bytes(32), context().derivation_info(2), bytes(16), 2)
+        place = {"prefix": context().associated_prefix(), "ref": b"r" * 16, "block_id": BLOCK}
+        sealed = envelope.seal(
+            subkey,
+            body + tail,
+            **place,
+            generation=1,
+            salt=bytes(16),
+            nonce=bytes(12),
+            suite=2,
+            pad=True,
+        )
+        assert envelope.open_sealed(subkey, sealed, **place) == body + tail
