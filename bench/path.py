@@ -23,14 +23,22 @@ from pyiceberg.catalog.sql import SqlCatalog
 
 from bench.measure import Figure, at_least, at_most, median_seconds, seconds
 from keys import FieldContext, SubjectId
-from lake import HttpBatch, JsonLinesFile, MappedFile, Source, Upkeep, load_mapping
-from lake.mapping import parse_mapping
+from lake import (
+    DEFAULT_BATCH_EVENTS,
+    HttpBatch,
+    JsonLinesFile,
+    MappedFile,
+    Source,
+    Upkeep,
+    load_mapping,
+    with_read_ahead,
+)
+from lake.mapping import Mapping, parse_mapping
 from service.runtime import Runtime, initialise, open_runtime
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 EVENTS = int(os.environ.get("BENCH_EVENTS", "2000000"))
-BATCH = 100_000
 
 
 def run() -> list[Figure]:
@@ -40,6 +48,7 @@ def run() -> list[Figure]:
         figures += _codec(Path(folder) / "codec")
         figures += _known_people(Path(folder) / "known")
         figures += _commits(Path(folder) / "commits")
+        figures += _stream(Path(folder) / "stream")
         figures += _cdnow(Path(folder) / "cdnow")
         figures += _marketplace(Path(folder) / "market")
     return figures
@@ -112,33 +121,54 @@ def _cdnow(home: Path) -> list[Figure]:
     return figures
 
 
-def _known_people(home: Path) -> list[Figure]:
-    """What blocks are made for: 20 events a person in a batch, of people who are known already."""
-    head = "customer,date,cds,amount\n"
-    for name, day in (("first", "2026-01-01"), ("second", "2026-01-02")):
-        lines = [f"c{n % 5000},{day},{n % 7},{n % 90}.{n % 100:02}\n" for n in range(100_000)]
-        (home.parent / f"{name}.csv").write_text(head + "".join(lines))
+def _purchases(to: Path, count: int, people: int, day: str) -> None:
+    lines = [f"c{n % people},{day},{n % 7},{n % 90}.{n % 100:02}\n" for n in range(count)]
+    to.write_text("customer,date,cds,amount\n" + "".join(lines))
+
+
+def _purchase_mapping(runtime: Runtime) -> Mapping:
     document = tomllib.loads((EXAMPLES / "cdnow" / "mapping.toml").read_text())
     document["format"] = {"kind": "csv"}
     document["event"]["time_format"] = "%Y-%m-%d"
+    return parse_mapping(document, runtime.lake.types)
+
+
+def _known_people(home: Path) -> list[Figure]:
+    """What blocks are made for: 20 events a person in a batch, of people who are known already."""
+    for name, day in (("first", "2026-01-01"), ("second", "2026-01-02")):
+        _purchases(home.parent / f"{name}.csv", 100_000, 5000, day)
     with _open(home, "cdnow") as runtime:
-        mapping = parse_mapping(document, runtime.lake.types)
+        mapping = _purchase_mapping(runtime)
         runtime.lake.ingestor().run(MappedFile(home.parent / "first.csv", mapping))
         source = MappedFile(home.parent / "second.csv", mapping)
         figures, _ = _ingest(runtime, source, "20 events a person, known people", home.parent / "plain_known")
     return figures
 
 
-def _marketplace(home: Path) -> list[Figure]:
-    raw = home.parent / "market.jsonl"
+def _generate(to: Path, count: int) -> None:
     spec = importlib.util.spec_from_file_location("generate", EXAMPLES / "marketplace" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    with raw.open("wb") as file:
-        for event in generate.events(EVENTS, EVENTS // 20, 7):
+    with to.open("wb") as file:
+        for event in generate.events(count, count // 20, 7):
             file.write(orjson.dumps(event) + b"\n")
+
+
+def _stream(home: Path) -> list[Figure]:
+    """Many small commits of one type, as a stream makes them."""
+    raw = home.parent / "stream.csv"
+    _purchases(raw, 300_000, 15_000, "2026-01-01")
+    with _open(home, "cdnow") as runtime:
+        source = MappedFile(raw, _purchase_mapping(runtime))
+        label = "300 commits of 1,000 events"
+        return _ingest(runtime, source, label, home.parent / "plain_stream", batch=1000)[0]
+
+
+def _marketplace(home: Path) -> list[Figure]:
+    raw = home.parent / "market.jsonl"
+    _generate(raw, EVENTS)
     label = f"marketplace {EVENTS / 1e6:g} M"
     with _open(home, "marketplace") as runtime:
         source = JsonLinesFile(raw, runtime.lake.types)
@@ -152,13 +182,15 @@ def _marketplace(home: Path) -> list[Figure]:
     return figures
 
 
-def _ingest(runtime: Runtime, source: Source, label: str, plain: Path) -> tuple[list[Figure], Path]:
+def _ingest(
+    runtime: Runtime, source: Source, label: str, plain: Path, batch: int = DEFAULT_BATCH_EVENTS
+) -> tuple[list[Figure], Path]:
     """Sealed ingest, then the same parsed rows through pyiceberg's own append; returns their files."""
     done = None
 
     def sealed() -> None:
         nonlocal done
-        done = runtime.lake.ingestor().run(source, batch_events=BATCH)
+        done = runtime.lake.ingestor().run(with_read_ahead(source), batch_events=batch)
 
     ours = seconds(sealed)
     assert done is not None
@@ -169,7 +201,7 @@ def _ingest(runtime: Runtime, source: Source, label: str, plain: Path) -> tuple[
     tables: dict[str, object] = {}
 
     def append() -> None:
-        for parsed in source.read(0, BATCH):
+        for parsed in source.read(0, batch):
             for event_type, frame in parsed.accepted:
                 arrow = frame.to_arrow()
                 table = tables.get(event_type.name)

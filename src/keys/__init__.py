@@ -4,6 +4,7 @@ Seals values per data subject (CSE1), keeps the keys in a tree whose root a cust
 destroys one key so that every copy of what it sealed becomes unreadable.
 """
 
+from keys.caches import Provisioned
 from keys.custodian import Custodian, CustodianStatus, Signature
 from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
@@ -32,7 +33,7 @@ from keys.errors import (
     WrongKey,
 )
 from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
-from keys.keyring import Keyring, Provisioned
+from keys.keyring import Keyring
 from keys.keytree import EpochClose, KeyTree
 from keys.leases import Lease, LeaseBook
 from keys.opening import open_embedded, open_forensic

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -94,8 +94,7 @@ class FenceLog:
         The ten bits say which bucket of a view's state has to be derived anew; a lake has at least
         thousands of people per bucket, so they name nobody.
         """
-        head = int.from_bytes(ref[:2], "big") & _BUCKET_MASK
-        return head.to_bytes(2, "big") + hmac.digest(self._key, b"ref|" + ref, "sha256")[:14]
+        return _head(ref) + hmac.digest(self._key, b"ref|" + ref, "sha256")[:14]
 
     def append(self, entries: Sequence[tuple[bytes, bytes, str, int]], request_id: str) -> list[Fence]:
         """Writes fences for (subject_tag, ref_tag, purpose, generation); a repeated one stays as it was."""
@@ -157,10 +156,16 @@ class FenceLog:
         heads = {tag[:2] for tag in self._by_ref}
 
         def is_fenced(ref: bytes, purpose: str, generation: int) -> bool:
-            head = (int.from_bytes(ref[:2], "big") & _BUCKET_MASK).to_bytes(2, "big")
-            return head in heads and self._covering(ref, purpose, generation) is not None
+            return _head(ref) in heads and self._covering(ref, purpose, generation) is not None
 
         return is_fenced
+
+    def touched_since(self, epoch: int, refs: Collection[bytes]) -> bool:
+        """Whether any of these handles has a fence newer than `epoch`."""
+        self.refresh()
+        tags = {tag for tag, fences in self._by_ref.items() if fences[-1].epoch > epoch}
+        heads = {tag[:2] for tag in tags}
+        return any(_head(ref) in heads and self.ref_tag(ref) in tags for ref in refs)
 
     def is_empty(self) -> bool:
         """Whether nobody was ever fenced; then no tag has to be computed."""
@@ -203,6 +208,11 @@ class FenceLog:
     def close(self) -> None:
         """Closes the database."""
         self._db.close()
+
+
+def _head(ref: bytes) -> bytes:
+    """What a handle's tag begins with: the bits that say its bucket."""
+    return (int.from_bytes(ref[:2], "big") & _BUCKET_MASK).to_bytes(2, "big")
 
 
 def _link(chain: bytes, row: tuple[int, bytes, bytes, str, int, str, str]) -> bytes:

@@ -7,45 +7,27 @@ alone; a missing page, a silent custodian or a damaged envelope is an error.
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from attrs import frozen
-
 from keys import lifecycle, tree
+from keys.caches import Provisioned
 from keys.custodian import Custodian, Signature
 from keys.effects import Effects
-from keys.errors import InvalidTransition, KeyRecordMissing, SubjectErased
+from keys.errors import InvalidTransition, SubjectErased
 from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
 from keys.keytree import EpochClose, KeyTree, NewKey, page_ids_of
-from keys.leases import Lease, LeaseBook
+from keys.leases import LeaseBook
 from keys.lifecycle import Life
-from keys.pagestore import BlindRow, PageStore, PageWriter
+from keys.pagestore import BlindRow, PageStore
+from keys.purposes import PurposeNumbers
+from keys.resident import ResidentKeys
 from keys.restoregate import GateStatus, compare
-from keys.sealing import Dek, Opener, SealSession
+from keys.sealing import Opener, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Identity, Shredded, SubjectId, check_purpose
 
-MAX_CACHED_KEYS: Final = 4_000_000
 _HOLDS: Final = "hold_changes"
-_BULK_FROM: Final = 256
-_BULK_SHARE: Final = 4  # more refs than records / 4: open every page instead of asking for each
-
-
-@frozen
-class Provisioned:
-    """A key that can seal.
-
-    Attributes:
-        ref: the subject's random handle.
-        generation: of the DEK.
-        created: whether this call made it.
-    """
-
-    ref: bytes
-    generation: int
-    created: bool
 
 
 class Keyring:
@@ -77,10 +59,8 @@ class Keyring:
         self._store = store
         self._random = random_bytes
         self._clock_seconds = clock_seconds
-        self._mutex = threading.RLock()
-        self._keys: dict[bytes, Dek] = {}  # by locator
-        self._lease = Lease(leases, self._look_around, self._evict)
-        self._seen_holds = 0
+        self._purposes = PurposeNumbers(store)
+        self.resident = ResidentKeys(self.tree, store, fences, leases, self.hold_changes)
 
     # -- provisioning ------------------------------------------------------------------------------
 
@@ -93,38 +73,63 @@ class Keyring:
         erased person does not stop a batch.
         """
         check_purpose(purpose)
+        known = self.resident.names(purpose)
         values = [subject.reveal() for subject in subjects]
-        blinds = self.tree.blind("subject", values)
-        found = self._active(self.tree.find_blinds(blinds), purpose)
-        if all(item is not None for item in found):
-            return [item for item in found if item is not None]
+        cached = [known.get(value) for value in values]
+        fresh = {v: s for v, s, item in zip(values, subjects, cached, strict=True) if item is None}
+        found = self._find_or_make(fresh, purpose, known) if fresh else {}
+        return [found[v] if item is None else item for v, item in zip(values, cached, strict=True)]
+
+    def _find_or_make(
+        self, subjects: Mapping[str, SubjectId], purpose: str, known: dict[str, Provisioned]
+    ) -> dict[str, Provisioned | SubjectErased]:
+        """What is not in the cache; what was found goes into it, what was made only the next time."""
+        blinds = self.tree.blind("subject", list(subjects))
+        found = self.resident.active(self.tree.find_blinds(blinds), purpose)
+        missing = {
+            blind: subject
+            for subject, blind, item in zip(subjects.values(), blinds, found, strict=True)
+            if item is None
+        }
+        made = self._provision_missing(missing, purpose) if missing else {}
+        known.update((v, item) for v, item in zip(subjects, found, strict=True) if item is not None)
+        return {
+            value: made[blind] if item is None else item
+            for value, blind, item in zip(subjects, blinds, found, strict=True)
+        }
+
+    def _provision_missing(
+        self, missing: Mapping[bytes, SubjectId], purpose: str
+    ) -> dict[bytes, Provisioned | SubjectErased]:
+        """The same by blind name, under the store's write lock: another process may have been first."""
+        made: dict[bytes, Provisioned | SubjectErased] = {}
+        new: list[NewKey] = []
         with self._store.transaction() as writer:
-            code = self._purpose_code(purpose, writer)
-            refs = self.tree.find_blinds(blinds)
-            found = self._active(refs, purpose)
-            missing: dict[str, tuple[SubjectId, bytes, bytes | None]] = {}
-            for subject, value, blind, ref, item in zip(subjects, values, blinds, refs, found, strict=True):
-                if item is None:
-                    missing.setdefault(value, (subject, blind, ref))
+            code = self._purposes.number_or_new(purpose, writer)
+            refs = self.tree.find_blinds(list(missing))
+            found = self.resident.active(refs, purpose)
             check_fences = not self.fences.is_empty()
-            plan: dict[str, NewKey | SubjectErased] = {}
-            for value, (subject, blind, ref) in missing.items():
-                life = self.fences.life(subject, purpose) if check_fences else Life()
+            fresh = self._random(REF_BYTES * len(missing))
+            for at, (blind, ref, item) in enumerate(zip(missing, refs, found, strict=True)):
+                if item is not None:
+                    made[blind] = item
+                    continue
+                life = self.fences.life(missing[blind], purpose) if check_fences else Life()
                 try:
                     life = lifecycle.provision(life)
                 except SubjectErased as refused:
-                    plan[value] = refused
+                    made[blind] = refused
                     continue
-                names = () if ref is not None else (blind,)
-                plan[value] = NewKey(ref or self._random(REF_BYTES), code, life.generation, names)
-            new = [key for key in plan.values() if isinstance(key, NewKey)]
+                if ref is None:
+                    key = NewKey(fresh[at * REF_BYTES : (at + 1) * REF_BYTES], code, life.generation, blind)
+                else:
+                    key = NewKey(ref, code, life.generation)
+                new.append(key)
+                made[blind] = Provisioned(key.ref, key.generation, True)
             if new:
                 with self._effects("keys.provision"):
                     self.tree.create(writer, new)
-        return [
-            item if item is not None else _outcome(plan[value])
-            for value, item in zip(values, found, strict=True)
-        ]
+        return made
 
     def add_identities(self, pairs: Sequence[tuple[bytes, Identity]]) -> None:
         """Names a provisioned subject's further identities in the blind index; none of a destroyed one."""
@@ -151,6 +156,10 @@ class Keyring:
         mine = [f for f in self.fences.all() if f.subject_tag == tag and f.purpose == ALL_PURPOSES]
         return Shredded(mine[-1].request_id, mine[-1].epoch) if mine else None
 
+    def fenced_since(self, epoch: int, refs: Collection[bytes]) -> bool:
+        """Whether any of these handles was fenced after `epoch`, for whatever purpose."""
+        return self.fences.touched_since(epoch, refs)
+
     def authorize_return(self, subject: SubjectId, purpose: str = DEFAULT_PURPOSE) -> None:
         """Lets an erased person be provisioned anew.
 
@@ -166,20 +175,17 @@ class Keyring:
     def mint(self, count: int, purpose: str = "system") -> list[Provisioned]:
         """Keys that belong to no person (view state, dead letters), each with a fresh ref."""
         with self._effects("keys.mint"), self._store.transaction() as writer:
-            code = self._purpose_code(purpose, writer)
-            made = self.tree.create(writer, [NewKey(self._random(REF_BYTES), code, 1) for _ in range(count)])
-        return [Provisioned(record.ref, record.generation, True) for record in made]
+            code = self._purposes.number_or_new(purpose, writer)
+            new = [NewKey(self._random(REF_BYTES), code, 1) for _ in range(count)]
+            self.tree.create(writer, new)
+        return [Provisioned(key.ref, key.generation, True) for key in new]
 
     def drop(self, refs: Sequence[bytes]) -> int:
         """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes."""
         with self._effects("keys.drop"), self._store.transaction() as writer:
             gone = self.tree.remove(writer, refs, None)
         self._store.flush_deleted()
-        purposes = len((self._store.meta("purposes") or "").split())
-        with self._mutex:
-            for ref in refs:
-                for code in range(1, purposes + 1):
-                    self._keys.pop(tree.locator(ref, code), None)
+        self.resident.forget(refs)
         return gone
 
     # -- destroying --------------------------------------------------------------------------------
@@ -189,12 +195,11 @@ class Keyring:
         with self._store.transaction() as writer:
             writer.set_meta(_HOLDS, str(self.hold_changes() + 1))
             self.tree.set_state(writer, [ref], tree.STATE_HELD if held else tree.STATE_ACTIVE)
-        with self._mutex:
-            self._keys.clear()
+        self.resident.forget_all()
 
     def purposes_of(self, ref: bytes) -> list[str]:
         """Purposes a handle still has key records for, read from the pages themselves, past every fence."""
-        known = (self._store.meta("purposes") or "").split()
+        known = self._purposes.names()
         pages = page_ids_of(self._store.pages_of([ref]))
         records = [
             tree.decode(record)
@@ -244,16 +249,16 @@ class Keyring:
             for purpose in {fence.purpose for fence in fences}:
                 marked = {fence.ref_tag for fence in fences if fence.purpose == purpose}
                 mine = [ref for ref in refs if self.fences.ref_tag(ref) in marked]
-                code = None if purpose == ALL_PURPOSES else self._purpose_code(purpose, writer)
+                code = None if purpose == ALL_PURPOSES else self._purposes.number_or_new(purpose, writer)
                 gone += self.tree.remove(writer, mine, code)
             writer.mark_destroyed(fence.epoch for fence in fences)
         self._store.flush_deleted()
-        self._lease.acknowledge_now()
+        self.resident.acknowledge_now()
         return gone
 
     def wait_until_unreadable(self, epoch: int) -> float:
         """Seconds until every live lease acknowledged `epoch` or expired."""
-        self._lease.acknowledge_now()
+        self.resident.acknowledge_now()
         return self.leases.wait_until_acknowledged(epoch)
 
     def gate(self) -> GateStatus:
@@ -285,11 +290,11 @@ class Keyring:
 
     def session(self) -> SealSession:
         """A writer session with its own salt."""
-        return SealSession(self, self._random, self._clock_seconds)
+        return SealSession(self.resident, self._random, self._clock_seconds)
 
     def opener(self) -> Opener:
         """Opens blocks in bulk under this process's lease."""
-        return Opener(self)
+        return Opener(self.resident)
 
     def sign(self, payload: bytes) -> Signature:
         """Ed25519 by the custodian."""
@@ -299,34 +304,9 @@ class Keyring:
         """The newest fence's number."""
         return self.fences.epoch()
 
-    def deks(self, refs: Sequence[bytes], purpose: str) -> dict[bytes, Dek | Shredded]:
-        """ref → `Dek` or `Shredded`. Internal to this package's sealing and opening.
-
-        Raises:
-            KeyRecordMissing: neither a key nor a fence.
-        """
-        self._lease.ensure()
-        code = self._purpose_code(purpose)
-        wanted = list(dict.fromkeys(refs))
-        suffix = code.to_bytes(2, "big")
-        with self._mutex:
-            absent = [ref for ref in wanted if ref + suffix not in self._keys]
-            if absent:
-                self._load(absent)
-            keys = self._keys
-            return {ref: keys.get(ref + suffix) or self._absent(ref, purpose) for ref in wanted}
-
-    def renew_lease(self) -> int:
-        """Renews the lease where due, evicting first; returns the acknowledged epoch."""
-        return self._lease.ensure()
-
-    def lease_epoch(self) -> int:
-        """The epoch this process acknowledged last."""
-        return self._lease.epoch
-
-    def check_lease(self) -> None:
-        """See `Lease.check`."""
-        self._lease.check()
+    def catch_up(self) -> int:
+        """Evicts at once whatever was erased meanwhile; returns the epoch that holds from here on."""
+        return self.resident.catch_up()
 
     def stats(self) -> Mapping[str, int | str]:
         """Counts for `keys stats`: pages, records, fences, epoch, root version."""
@@ -344,84 +324,7 @@ class Keyring:
 
     def close(self) -> None:
         """Drops every key and gives the lease up."""
-        self._lease.release()
+        self.resident.release()
         self._store.close()
         self.fences.close()
         self.leases.close()
-
-    # -- inner -------------------------------------------------------------------------------------
-
-    def _absent(self, ref: bytes, purpose: str) -> Shredded:
-        fence = self.fences.of_ref(ref, purpose, 1)
-        if fence is None:
-            raise KeyRecordMissing("a handle has neither a key nor a fence")
-        return Shredded(fence.request_id, fence.epoch)
-
-    def _active(self, refs: Sequence[bytes | None], purpose: str) -> list[Provisioned | None]:
-        known = [ref for ref in refs if ref is not None]
-        code = self._purpose_code(purpose)
-        self._lease.ensure()
-        suffix = code.to_bytes(2, "big")
-        with self._mutex:
-            absent = [ref for ref in known if ref + suffix not in self._keys]
-            if absent:
-                self._load(absent)
-            hits = [None if ref is None else self._keys.get(ref + suffix) for ref in refs]
-        return [
-            None if ref is None or hit is None else Provisioned(ref, hit.generation, False)
-            for ref, hit in zip(refs, hits, strict=True)
-        ]
-
-    def _load(self, refs: Sequence[bytes]) -> None:
-        """Reads the records of these refs into the cache; refs without a page stay absent."""
-        pages = self._store.page_ids() if len(refs) > _BULK_FROM else []
-        if not pages or len(refs) * _BULK_SHARE <= len(pages) * tree.PAGE_RECORDS:
-            pages = page_ids_of(self._store.pages_of(refs))
-        if len(self._keys) > MAX_CACHED_KEYS:
-            self._keys.clear()
-        # A fence comes before the destruction: whoever loads in between must not keep the key.
-        is_fenced = self.fences.filter()
-        known = (self._store.meta("purposes") or "").split()
-        purposes = dict(enumerate(known, start=1))
-        for _, page in self.tree.open_pages(pages):
-            for record in tree.records(page):
-                if is_fenced is not None and is_fenced(
-                    record[:16],
-                    purposes.get(int.from_bytes(record[16:18], "big"), ALL_PURPOSES),
-                    int.from_bytes(record[18:20], "big"),
-                ):
-                    continue
-                self._keys[record[:18]] = Dek(
-                    record[22:54], int.from_bytes(record[18:20], "big"), record[20] == tree.STATE_HELD
-                )
-
-    def _look_around(self) -> int:
-        """The epoch; on the way, keys are dropped when a legal hold came or went elsewhere."""
-        holds = self.hold_changes()
-        if holds != self._seen_holds:
-            self._seen_holds = holds
-            with self._mutex:
-                self._keys.clear()
-        return self.fences.refresh()
-
-    def _evict(self, epoch: int) -> None:
-        with self._mutex:
-            self._keys.clear()
-        self.tree.forget_cached()
-
-    def _purpose_code(self, purpose: str, writer: PageWriter | None = None) -> int:
-        """The number of a purpose; with a writer it is made, without one an unknown purpose is 0."""
-        # Never cached: a number that a failed transaction gave out may become another purpose's.
-        known = (self._store.meta("purposes") or "").split()
-        if purpose not in known:
-            if writer is None:
-                return 0
-            known.append(purpose)
-            writer.set_meta("purposes", " ".join(known))
-        return known.index(purpose) + 1
-
-
-def _outcome(planned: NewKey | SubjectErased) -> Provisioned | SubjectErased:
-    if isinstance(planned, SubjectErased):
-        return planned
-    return Provisioned(planned.ref, planned.generation, True)

@@ -6,9 +6,9 @@ import hmac
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
-from attrs import field, frozen
+from attrs import frozen
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from keys import tree
@@ -38,15 +38,13 @@ class EpochClose:
     old_wrap_refused: bool
 
 
-@frozen
-class NewKey:
-    """A key to create: its handle, purpose and generation, and the blind names that find it."""
+class NewKey(NamedTuple):
+    """A key to create: its handle, purpose and generation, and the blind name that finds it."""
 
     ref: bytes
     purpose_code: int
     generation: int
-    names: tuple[bytes, ...] = ()
-    dek: bytes = field(factory=bytes, repr=False)
+    name: bytes | None = None
 
 
 class KeyTree:
@@ -102,13 +100,9 @@ class KeyTree:
 
     # -- keys --------------------------------------------------------------------------------------
 
-    def create(self, writer: PageWriter, keys: Sequence[NewKey]) -> list[tree.KeyRecord]:
-        """Adds records into the last pages; one custodian call only when a new node begins."""
-        made = [
-            tree.KeyRecord(k.ref, k.purpose_code, k.generation, tree.STATE_ACTIVE, self._random(32))
-            for k in keys
-        ]
-        todo = list(zip(keys, made, strict=True))
+    def create(self, writer: PageWriter, keys: Sequence[NewKey]) -> None:
+        """Adds records with fresh DEKs into the last pages; one custodian call only for a new node."""
+        todo = keys
         last = self.store.last_page()
         while todo:
             if last is None or last.count >= tree.PAGE_RECORDS:
@@ -120,17 +114,20 @@ class KeyTree:
                 body = self._open_page(last)  # first: it notices when the node was re-keyed elsewhere
                 key = self._page_key(page_id)
             batch, todo = todo[: tree.PAGE_RECORDS - count], todo[tree.PAGE_RECORDS - count :]
-            body += b"".join(record.encode() for _, record in batch)
+            deks = self._random(tree.KEY_BYTES * len(batch))
+            body += b"".join(
+                tree.encode(new.ref, new.purpose_code, new.generation, deks[at : at + tree.KEY_BYTES])
+                for new, at in zip(batch, range(0, len(deks), tree.KEY_BYTES), strict=True)
+            )
             last = self._sealed_page(key, page_id, body)
             writer.put_page(last, version)
-            writer.add_refs((record.ref, page_id) for _, record in batch)
-            names = self.sealed_names([record.ref for _, record in batch])
+            writer.add_refs((new.ref, page_id) for new in batch)
+            names = self.sealed_names([new.ref for new in batch])
             writer.add_blind(
-                BlindRow(blind, page_id, name)
-                for (new, _), name in zip(batch, names, strict=True)
-                for blind in new.names
+                BlindRow(new.name, page_id, name)
+                for new, name in zip(batch, names, strict=True)
+                if new.name is not None
             )
-        return made
 
     def open_pages(self, page_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """(page id, opened page) of each.

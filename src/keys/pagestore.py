@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from attrs import field, frozen
 
@@ -53,8 +53,7 @@ class PageRow:
     body: bytes = field(repr=False)
 
 
-@frozen
-class BlindRow:
+class BlindRow(NamedTuple):
     """An index row: keyed hash of a name → page, and the ref sealed under the index key."""
 
     blind: bytes
@@ -179,12 +178,11 @@ class _SqliteWriter:
             raise StaleWrite(f"page {page.page_id} was changed by another process")
 
     def add_blind(self, rows: Iterable[BlindRow]) -> None:
-        self._db.executemany(
-            "INSERT OR IGNORE INTO blind VALUES (?, ?, ?)", ((r.blind, r.page_id, r.name) for r in rows)
-        )
+        # in key order: neighbours land in the same B-tree page
+        self._db.executemany("INSERT OR IGNORE INTO blind VALUES (?, ?, ?)", sorted(rows))
 
     def add_refs(self, rows: Iterable[tuple[bytes, int]]) -> None:
-        self._db.executemany("INSERT OR IGNORE INTO refs VALUES (?, ?)", rows)
+        self._db.executemany("INSERT OR IGNORE INTO refs VALUES (?, ?)", sorted(rows))
 
     def drop_refs(self, refs: Sequence[bytes], names: Sequence[bytes]) -> None:
         self._db.executemany("DELETE FROM refs WHERE ref = ?", ((ref,) for ref in refs))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import zstandard
 
 from keys import envelope as cse1
+from keys.caches import Dek
 from keys.envelope import FieldContext, Subkey
 from keys.errors import KeyRecordMissing, TamperedEnvelope, WrongKey
 from keys.fencelog import FenceLog
@@ -20,23 +21,14 @@ SESSION_SECONDS: Final = 3600.0
 OPEN_BATCH: Final = 4096
 
 
-class Dek(NamedTuple):
-    """A data encryption key in the cache; a tuple because millions are made."""
-
-    key: bytes
-    generation: int
-    held: bool
-
-    def __repr__(self) -> str:
-        return "Dek(…)"
-
-
 class DekSource(Protocol):
     """Gives out keys under a lease; the keyring."""
 
     fences: FenceLog
 
     def deks(self, refs: Sequence[bytes], purpose: str) -> dict[bytes, Dek | Shredded]: ...
+
+    def derived(self, scope: bytes) -> dict[bytes, Subkey]: ...
 
     def renew_lease(self) -> int: ...
 
@@ -75,7 +67,7 @@ class SealSession:
         nonces = self._random(cse1.NONCE_BYTES * len(bodies))
         salt, compressor = self._salt, self._compressor
         sealed: list[bytes | Shredded] = []
-        subkeys: dict[bytes, Subkey] = {}
+        subkeys = self._keyring.derived(info + salt)
         for at, (ref, block_id, body) in enumerate(zip(refs, block_ids, bodies, strict=True)):
             dek = deks[ref]
             if isinstance(dek, Shredded):
@@ -102,11 +94,12 @@ class SealSession:
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """ref → 32 bytes for keyed event tags of that subject (BLAKE2b, RFC 7693, keyed by the DEK)."""
         deks = self._keyring.deks(refs, DEFAULT_PURPOSE)
-        return {
-            ref: hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()[:32]
-            for ref, dek in deks.items()
-            if isinstance(dek, Dek)
-        }
+        known = self._keyring.derived(b"event tag")
+        for ref, dek in deks.items():
+            if ref not in known and isinstance(dek, Dek):
+                tag_key = hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()[:32]
+                known[ref] = Subkey(tag_key, b"", 0)
+        return {ref: known[ref].key for ref, dek in deks.items() if isinstance(dek, Dek)}
 
     def _restart(self) -> None:
         self._salt = self._random(cse1.SALT_BYTES)

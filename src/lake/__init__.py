@@ -5,7 +5,7 @@ pinned snapshots.
 """
 
 from lake.blocks import bucket_of
-from lake.cloudevents import Rejected
+from lake.cloudevents import Parsed, Rejected
 from lake.deadletters import DeadLetter, dead_letters, redrive
 from lake.errors import (
     CommitConflict,
@@ -25,6 +25,7 @@ from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry
 from lake.ingest import Ingestor, IngestSummary
 from lake.lakehouse import Lake, open_local_lake
 from lake.mapping import Mapping, load_mapping
+from lake.readahead import ReadAhead, with_read_ahead
 from lake.replay import (
     CLEAR_FIELDS,
     PERSONAL_HEAD,
@@ -35,7 +36,7 @@ from lake.replay import (
     local_path,
     stored_events,
 )
-from lake.sources import HttpBatch, JsonLinesFile, MappedFile, Source
+from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedFile, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.upkeep import Compacted, Upkeep
 from lake.verify import Verified, privacy_lint, verify
@@ -43,6 +44,7 @@ from lake.verify import Verified, privacy_lint, verify
 __all__ = [
     "CLEAR_FIELDS",
     "DEAD_LETTER",
+    "DEFAULT_BATCH_EVENTS",
     "PERSONAL_HEAD",
     "PRIMARY",
     "CommitConflict",
@@ -67,6 +69,8 @@ __all__ = [
     "MappedFile",
     "Mapping",
     "MappingError",
+    "Parsed",
+    "ReadAhead",
     "Rejected",
     "Replay",
     "SchemaError",
@@ -90,4 +94,5 @@ __all__ = [
     "stored_events",
     "summary_of",
     "verify",
+    "with_read_ahead",
 ]

@@ -67,12 +67,13 @@ def event_tags(frame: pl.DataFrame, refs: Sequence[bytes], tag_keys: dict[bytes,
     They stay in the open part, so duplicates are still known after the subject's key is gone; keyed
     by the subject, they then say nothing else (BLAKE2b, RFC 7693).
     """
-    new, out = hashlib.blake2b, []
-    sources, ids = frame.get_column("source"), frame.get_column("event_id")
-    for ref, source, event_id in zip(refs, sources, ids, strict=True):
-        name = f"{source}\0{event_id}".encode()
-        out.append(new(name, digest_size=TAG_BYTES, key=tag_keys[ref]).digest())
-    return pl.Series("_tag", out, dtype=pl.Binary)
+    new = hashlib.blake2b
+    names = frame.select(pl.concat_str("source", pl.lit("\0"), "event_id").cast(pl.Binary)).to_series()
+    tags = [
+        new(name, digest_size=TAG_BYTES, key=tag_keys[ref]).digest()
+        for ref, name in zip(refs, names.to_list(), strict=True)
+    ]
+    return pl.Series("_tag", tags, dtype=pl.Binary)
 
 
 def seal_events(

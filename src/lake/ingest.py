@@ -20,6 +20,7 @@ from lake.errors import EpochMoved, Fenced
 from lake.events import PLAIN_COLUMNS, day_partition
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry
 from lake.offsets import AlreadyLanded, Range, ingest_summary, offsets_of, source_number
+from lake.quiet import no_collections
 from lake.sources import DEFAULT_BATCH_EVENTS, Source
 from lake.table import Committed, IcebergTable, summary_of
 
@@ -58,6 +59,7 @@ class _Prepared:
     files: tuple[DataFile, ...]
     range: Range
     epoch: int
+    refs: frozenset[bytes]
     blocks: int
     stored_bytes: int
     suppressed_lines: tuple[int, ...]
@@ -140,13 +142,15 @@ class Ingestor:
     def _land(self, source: Source, parsed: Parsed) -> tuple[_Prepared, Committed] | None:
         """Commits one batch; None when it is in the table already."""
         while True:
-            prepared = self._prepare(source, parsed)
+            with no_collections():
+                prepared = self._prepare(source, parsed)
 
             def guard(metadata: TableMetadata, prepared: _Prepared = prepared) -> dict[str, str]:
                 ancestors = [summary_of(s) for s in self._table.history(metadata)]
-                return ingest_summary(
-                    ancestors, [prepared.range], sealed_epoch=prepared.epoch, epoch=self._keyring.epoch()
-                )
+                epoch, sealed_epoch = self._keyring.epoch(), prepared.epoch
+                if epoch != sealed_epoch and not self._keyring.fenced_since(sealed_epoch, prepared.refs):
+                    sealed_epoch = epoch  # erasures of other people do not concern this batch
+                return ingest_summary(ancestors, [prepared.range], sealed_epoch=sealed_epoch, epoch=epoch)
 
             try:
                 return prepared, self._table.commit(prepared.files, guard)
@@ -157,7 +161,7 @@ class Ingestor:
 
     def _prepare(self, source: Source, parsed: Parsed) -> _Prepared:
         """Seals a batch and writes its data file."""
-        epoch = self._keyring.epoch()
+        epoch = self._keyring.catch_up()
         at = self._clock().astimezone(UTC)
         number = source_number(source.name)
         parts: list[pl.DataFrame] = []
@@ -173,14 +177,16 @@ class Ingestor:
         suppressed.extend(refused)
         files: tuple[DataFile, ...] = ()
         blocks_made = sum(part.height for part in parts)
+        refs: frozenset[bytes] = frozenset()
         if blocks_made:
             rows = pl.concat(parts)
+            refs = frozenset(rows.get_column("subject_ref").to_list())
             partition, folder = day_partition(at.date())
             files = (self._table.write_file(rows, partition=partition, folder=folder, plain=PLAIN_COLUMNS),)
         span = Range(source.name, parsed.start, parsed.end, events, dead, len(suppressed), parsed.blank)
         assert span.adds_up(), "every line is an event, a dead letter, suppressed or blank"
         stored_bytes = sum(f.file_size_in_bytes for f in files)
-        return _Prepared(files, span, epoch, blocks_made, stored_bytes, tuple(suppressed))
+        return _Prepared(files, span, epoch, refs, blocks_made, stored_bytes, tuple(suppressed))
 
     def _seal_type(
         self, event_type: EventType, frame: pl.DataFrame, at: datetime, number: int

@@ -6,19 +6,22 @@ lines is ingested exactly once, whoever reads it.
 
 from __future__ import annotations
 
+import abc
 import csv
 import hashlib
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 import polars as pl
 
-from lake.cloudevents import Parsed, Rejected, parse_cloud_events, without
+from lake.cloudevents import Parsed, Rejected, joined, parse_cloud_events, without
 from lake.errors import UnreadableInput
 from lake.eventtypes import TypeRegistry
 from lake.mapping import Mapping, template_parts
+from lake.quiet import no_collections
 from lake.validate import (
     Flaw,
     Flaws,
@@ -27,7 +30,8 @@ from lake.validate import (
     subject_flaw,
 )
 
-DEFAULT_BATCH_EVENTS: Final = 100_000
+DEFAULT_BATCH_EVENTS: Final = 500_000
+_PARSE_LINES: Final = 50_000  # parsed objects are many times as large as the frame they become
 _CHUNK_BYTES: Final = 1024 * 1024
 
 
@@ -49,7 +53,7 @@ class Source(Protocol):
         ...
 
 
-class _File:
+class _File(abc.ABC):
     """What both file sources share: a digest for a name, and lines that stay bytes."""
 
     def __init__(self, path: Path) -> None:
@@ -67,11 +71,27 @@ class _File:
         self.name = f"file:{full}"
         self.feed = f"file {self.digest}"
 
-    def _lines(self, start: int) -> Iterator[tuple[int, bytes]]:
+    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
+        """Batches from line `start` on."""
         with self._path.open("rb") as file:
-            for number, raw in enumerate(file):
-                if number >= start:
-                    yield number, raw.rstrip(b"\r\n")
+            lines = itertools.islice(enumerate(file), start, None)
+            while pieces := list(self._pieces(lines, batch_events)):
+                yield joined(pieces)
+
+    def _pieces(self, lines: Iterator[tuple[int, bytes]], left: int) -> Iterator[Parsed]:
+        """Up to `left` lines, parsed a piece at a time."""
+        while left > 0:
+            with no_collections():
+                size = min(left, _PARSE_LINES)
+                piece = [(number, raw.rstrip(b"\r\n")) for number, raw in itertools.islice(lines, size)]
+                if not piece:
+                    return
+                left -= len(piece)
+                parsed = self._parse(piece)
+            yield parsed
+
+    @abc.abstractmethod
+    def _parse(self, lines: list[tuple[int, bytes]]) -> Parsed: ...
 
 
 class JsonLinesFile(_File):
@@ -85,9 +105,8 @@ class JsonLinesFile(_File):
         super().__init__(path)
         self._types = types
 
-    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
-        for lines in _batches(self._lines(start), batch_events):
-            yield parse_cloud_events(lines, self._types, lines[0][0], lines[-1][0] + 1)
+    def _parse(self, lines: list[tuple[int, bytes]]) -> Parsed:
+        return parse_cloud_events(lines, self._types, lines[0][0], lines[-1][0] + 1)
 
 
 class MappedFile(_File):
@@ -108,15 +127,11 @@ class MappedFile(_File):
                 next_step="Name the file's columns in the mapping's [format] columns.",
             )
 
-    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
-        for lines in _batches(self._lines(start), batch_events):
-            yield self._parse(lines)
-
     def _first_line(self) -> tuple[str, ...]:
-        for _, raw in self._lines(0):
-            cells = next(csv.reader([raw.decode("utf-8-sig", "replace")], delimiter=self._mapping.delimiter))
-            return tuple(cell.strip() for cell in cells)
-        return ()
+        with self._path.open("rb") as file:
+            text = file.readline().decode("utf-8-sig", "replace")
+        cells = next(csv.reader([text], delimiter=self._mapping.delimiter), [])
+        return tuple(cell.strip() for cell in cells)
 
     def _parse(self, lines: list[tuple[int, bytes]]) -> Parsed:
         mapping, width = self._mapping, len(self._header)
@@ -206,10 +221,12 @@ def _map_table(mapping: Mapping, table: pl.DataFrame, digest: str) -> tuple[pl.D
         pl.lit(0, pl.Int64).alias("revision"),
         pl.col("line").alias("position"),
     )
-    for row, value in enumerate(head.get_column("subject")):
-        flaw = subject_flaw(value)
-        if flaw is not None:
-            flaws.setdefault(row, Flaw(flaw, "subject"))
+    subjects = head.get_column("subject")
+    odd = {value: flaw for value in subjects.unique().to_list() if (flaw := subject_flaw(value)) is not None}
+    if odd:
+        for row, value in enumerate(subjects):
+            if value in odd:
+                flaws.setdefault(row, Flaw(odd[value], "subject"))
     frame = pl.concat([head, fields], how="horizontal")
     return frame, {**rule_flaws(mapping.event_type, fields), **flaws}
 

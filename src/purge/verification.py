@@ -48,7 +48,7 @@ class Verification:
             self._views.ledger.publication(one) for one in (release.entries.values() if release else ())
         ]
         gate = self._keyring.gate()
-        keys = self._keyring.deks([ref], DEFAULT_PURPOSE if whole else purpose)
+        keys = self._keyring.resident.deks([ref], DEFAULT_PURPOSE if whole else purpose)
         left = self._keyring.purposes_of(ref)
         return {
             "no key record is left in the pages": not (left if whole else purpose in left),

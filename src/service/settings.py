@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from lake.sources import DEFAULT_BATCH_EVENTS
 from service.errors import BadSettings
 
 CONFIG_NAME: Final = "shredlake.toml"
@@ -36,7 +37,7 @@ class Ingest(Section):
     """Reading files and batches."""
 
     batch_events: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        100_000, description="events per commit at the most"
+        DEFAULT_BATCH_EVENTS, description="events per commit at the most"
     )
 
 

@@ -87,7 +87,7 @@ def records(keyring: Keyring) -> list[tree.KeyRecord]:
 
 def let_the_lease_run_out(keyring: Keyring) -> None:
     """What a second of idleness does."""
-    keyring._lease._expires_at = 0.0
+    keyring.resident._lease._expires_at = 0.0
 
 
 # -- leases: nobody reads after an erasure was told to be unreadable --------------------------------
@@ -150,7 +150,7 @@ def test_a_dropped_key_leaves_the_cache_also_for_purposes_made_elsewhere(
     sealed = seal(open_embedded(home), minted.ref, "state")
     keyring.hold(handle, False)  # drops what is cached, so that the page is loaded again
     assert seal(keyring, handle)
-    assert any(locator[:16] == minted.ref for locator in keyring._keys)
+    assert any(locator[:16] == minted.ref for locator in keyring.resident._caches.deks)
     keyring.drop([minted.ref])
     with pytest.raises(KeyRecordMissing):
         unseal(keyring, minted.ref, sealed, "state")

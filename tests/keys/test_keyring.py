@@ -235,7 +235,7 @@ def test_a_hold_placed_elsewhere_is_seen(keyring: Keyring, tmp_path: Path) -> No
     other = open_embedded(tmp_path / "keys")
     assert unseal(other, handle, sealed) == b"word"
     keyring.hold(handle, True)
-    other._lease._expires_at = 0.0
+    other.resident._lease._expires_at = 0.0
     assert unseal(other, handle, sealed) == Held()
     other.close()
 
@@ -483,7 +483,7 @@ def test_a_batch_that_an_erasure_overtook_in_another_thread_is_opened_again(keyr
     """Threads share a lease: what was opened under the older epoch is not handed out."""
     handle = ref(keyring)
     sealed = seal(keyring, handle)
-    original, overtaken = keyring.check_lease, []
+    original, overtaken = keyring.resident.check_lease, []
 
     def overtake() -> None:
         if not overtaken:
@@ -491,5 +491,5 @@ def test_a_batch_that_an_erasure_overtook_in_another_thread_is_opened_again(keyr
             shred(keyring, ANN, handle)
         original()
 
-    keyring.check_lease = overtake  # type: ignore[method-assign]
+    keyring.resident.check_lease = overtake  # type: ignore[method-assign]
     assert isinstance(unseal(keyring, handle, sealed), Shredded)

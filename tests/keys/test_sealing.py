@@ -110,7 +110,7 @@ def test_the_same_body_never_gives_the_same_envelope(keyring: Keyring) -> None:
 def test_a_session_keeps_its_salt_for_an_hour(keyring: Keyring) -> None:
     """And another session has another one."""
     ref, now = provision(keyring).ref, [0.0]
-    session = SealSession(keyring, os.urandom, lambda: now[0])
+    session = SealSession(keyring.resident, os.urandom, lambda: now[0])
 
     def salt() -> bytes:
         (sealed,) = session.seal(context(), [ref], [BLOCK], [b"x"])

@@ -17,6 +17,9 @@ from lake import (
     JsonLinesFile,
     MappedFile,
     MappingError,
+    Parsed,
+    ReadAhead,
+    Source,
     StorageFailed,
     UnreadableInput,
     dead_letters,
@@ -274,3 +277,63 @@ def test_identities_find_their_person(world: Runtime) -> None:
         SubjectId("ann")
     )
     assert world.keyring.ref_of(Identity("email", "bob@example.org")) is None
+
+
+def line(person: str, event_id: str, note: str = "") -> bytes:
+    """An event as a source has it."""
+    return json.dumps(paid(person, event_id=event_id, note=note)).encode()
+
+
+def test_an_erasure_of_somebody_else_does_not_hold_a_batch_up(world: Runtime) -> None:
+    """The batch that was sealed before it lands as it is; one that names the erased person does not."""
+    send(world, [paid("bob", event_id="1"), paid("cid", event_id="2")])
+    sealed = []
+    ingestor = world.lake.ingestor()
+    prepare = ingestor._prepare
+
+    def overtaken(source: Source, parsed: Parsed) -> object:
+        prepared = prepare(source, parsed)
+        sealed.append(prepared)
+        if len(sealed) < 3:
+            shred(world, "bob" if len(sealed) == 1 else "cid")
+        return prepared
+
+    ingestor._prepare = overtaken  # type: ignore[method-assign,assignment]
+    types = world.lake.types
+    first = ingestor.run(HttpBatch([line("ann", "3")], "one", types))
+    assert (first.events, len(sealed)) == (1, 1)
+    second = ingestor.run(HttpBatch([line("ann", "4"), line("cid", "5")], "two", types))
+    assert (second.events, second.suppressed, len(sealed)) == (1, 1, 3)
+
+
+def test_reading_ahead_gives_the_same_batches(world: Runtime, tmp_path: Path) -> None:
+    """In a process of its own, dead letters and blank lines included."""
+    path = tmp_path / "events.jsonl"
+    lines = [line(f"p{n % 5}", str(n)) for n in range(23)]
+    path.write_bytes(b"\n".join([*lines[:9], b"", b"{broken", *lines[9:]]))
+    plain = JsonLinesFile(path, world.lake.types)
+    batches, ahead = list(plain.read(3, 7)), list(ReadAhead(plain).read(3, 7))
+    for one, other in zip(ahead, batches, strict=True):
+        assert (one.start, one.end, one.blank) == (other.start, other.end, other.blank)
+        assert one.rejected == other.rejected
+        assert all(a.equals(b) for (_, a), (_, b) in zip(one.accepted, other.accepted, strict=True))
+    done = world.lake.ingestor().run(ReadAhead(plain), batch_events=7)
+    assert (done.events, done.dead, done.blank) == (23, 1, 1)
+
+
+def test_a_reader_that_dies_is_an_error_and_nothing_is_lost(world: Runtime, tmp_path: Path) -> None:
+    """The next run goes on where the last commit ended."""
+    path = tmp_path / "events.jsonl"
+    noise = "x" * 300_000  # more than a pipe holds, so that the reader waits for us
+    path.write_bytes(b"\n".join(line("ann", str(n), noise) for n in range(6)))
+    source = ReadAhead(JsonLinesFile(path, world.lake.types))
+
+    def kill_the_reader(_lines: int, _stored: int) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    with pytest.raises(UnreadableInput, match="ended early"):
+        world.lake.ingestor().run(source, batch_events=1, progress=kill_the_reader)
+    done = world.lake.ingestor().run(source, batch_events=4)
+    assert done.already >= 1
+    assert done.already + done.events == 6

@@ -197,7 +197,7 @@ def test_unattributed_dead_letters_that_name_the_person_are_taken_out(world: Run
     )
     refs = rows.filter(pl.col("event_type") == "shredlake.dead_letter")["subject_ref"].to_list()
     with pytest.raises(KeysError):
-        world.keyring.deks(refs, "service")
+        world.keyring.resident.deks(refs, "service")
 
 
 def test_the_same_person_twice_is_one_request_and_one_receipt(world: Runtime) -> None:

@@ -92,17 +92,17 @@ def ingest(
     batch_events: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="events per commit")] = None,
 ) -> None:
     """Seal the events of a file and append them exactly once; the same file again changes nothing."""
-    from lake import JsonLinesFile, MappedFile, load_mapping
+    from lake import JsonLinesFile, MappedFile, Source, load_mapping, with_read_ahead
 
     with opened(context) as (here, runtime):
         types = runtime.lake.types
-        source = (
+        source: Source = (
             JsonLinesFile(file, types) if mapping is None else MappedFile(file, load_mapping(mapping, types))
         )
         size = batch_events or runtime.settings.ingest.batch_events
         with progress_bar(here, "sealing", None) as update:
             done = runtime.lake.ingestor().run(
-                source, batch_events=size, progress=lambda lines, stored: update(lines)
+                with_read_ahead(source), batch_events=size, progress=lambda lines, stored: update(lines)
             )
     text = (
         f"{done.events:,} events in {done.blocks:,} blocks, {human_bytes(done.stored_bytes)}, "

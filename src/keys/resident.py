@@ -1,0 +1,176 @@
+"""Keys in memory: read from the page store, kept under a lease, gone with the next erasure's epoch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from keys import tree
+from keys.caches import Caches, Dek, Provisioned
+from keys.envelope import Subkey
+from keys.errors import KeyRecordMissing
+from keys.fencelog import ALL_PURPOSES, FenceLog
+from keys.keytree import KeyTree, page_ids_of
+from keys.leases import Lease, LeaseBook
+from keys.pagestore import PageStore
+from keys.purposes import PurposeNumbers
+from keys.subjects import Shredded
+
+_BULK_FROM: Final = 256
+_BULK_SHARE: Final = 4  # more refs than records / 4: open every page instead of asking for each
+
+
+class ResidentKeys:
+    """The keys this process may use right now. Safe for threads, which share one lease.
+
+    Args:
+        key_tree, store, fences: where keys and fences are read.
+        leases: where this process is known as a holder.
+        hold_changes: how often a legal hold came or went; a change throws everything cached away.
+    """
+
+    def __init__(
+        self,
+        key_tree: KeyTree,
+        store: PageStore,
+        fences: FenceLog,
+        leases: LeaseBook,
+        hold_changes: Callable[[], int],
+    ) -> None:
+        self.fences = fences
+        self._tree = key_tree
+        self._store = store
+        self._purposes = PurposeNumbers(store)
+        self._hold_changes = hold_changes
+        self._seen_holds = 0
+        self._mutex = threading.RLock()
+        self._caches = Caches()
+        self._lease = Lease(leases, self._look_around, self._evict)
+
+    # -- keys --------------------------------------------------------------------------------------
+
+    def deks(self, refs: Sequence[bytes], purpose: str) -> dict[bytes, Dek | Shredded]:
+        """ref → `Dek` or `Shredded`.
+
+        Raises:
+            KeyRecordMissing: neither a key nor a fence.
+        """
+        wanted = list(dict.fromkeys(refs))
+        keys, suffix = self._loaded(wanted, purpose)
+        return {ref: keys.get(ref + suffix) or self._absent(ref, purpose) for ref in wanted}
+
+    def active(self, refs: Sequence[bytes | None], purpose: str) -> list[Provisioned | None]:
+        """What can seal already; None where there is no key."""
+        keys, suffix = self._loaded([ref for ref in refs if ref is not None], purpose)
+        hits = [None if ref is None else keys.get(ref + suffix) for ref in refs]
+        return [
+            None if ref is None or hit is None else Provisioned(ref, hit.generation, False)
+            for ref, hit in zip(refs, hits, strict=True)
+        ]
+
+    def names(self, purpose: str) -> dict[str, Provisioned]:
+        """The cache of subject ids that were found, for one purpose; only while the epoch lasts."""
+        self._lease.ensure()
+        with self._mutex:
+            return self._caches.names(purpose)
+
+    def derived(self, scope: bytes) -> dict[bytes, Subkey]:
+        """The cache of what was derived for one scope, by ref; only while the epoch lasts."""
+        with self._mutex:
+            return self._caches.derived(scope)
+
+    def forget(self, refs: Sequence[bytes]) -> None:
+        """Drops the keys of some handles, whatever their purpose."""
+        numbers = range(1, len(self._purposes.names()) + 1)
+        with self._mutex:
+            for ref in refs:
+                for number in numbers:
+                    self._caches.deks.pop(tree.locator(ref, number), None)
+
+    def forget_all(self) -> None:
+        """Drops everything; it is read again when needed."""
+        with self._mutex:
+            self._caches = Caches()
+
+    # -- the lease ---------------------------------------------------------------------------------
+
+    def catch_up(self) -> int:
+        """Evicts at once whatever was erased meanwhile; returns the epoch that holds from here on."""
+        if self.fences.epoch() != self._lease.epoch:
+            self._lease.acknowledge_now()
+        return self._lease.ensure()
+
+    def renew_lease(self) -> int:
+        """Renews the lease where due, evicting first; returns the acknowledged epoch."""
+        return self._lease.ensure()
+
+    def acknowledge_now(self) -> None:
+        """See `Lease.acknowledge_now`."""
+        self._lease.acknowledge_now()
+
+    def lease_epoch(self) -> int:
+        """The epoch this process acknowledged last."""
+        return self._lease.epoch
+
+    def check_lease(self) -> None:
+        """See `Lease.check`."""
+        self._lease.check()
+
+    def release(self) -> None:
+        """Drops every key and gives the lease up."""
+        self._lease.release()
+
+    # -- inner -------------------------------------------------------------------------------------
+
+    def _absent(self, ref: bytes, purpose: str) -> Shredded:
+        fence = self.fences.of_ref(ref, purpose, 1)
+        if fence is None:
+            raise KeyRecordMissing("a handle has neither a key nor a fence")
+        return Shredded(fence.request_id, fence.epoch)
+
+    def _loaded(self, refs: Sequence[bytes], purpose: str) -> tuple[dict[bytes, Dek], bytes]:
+        """(keys by locator with those of these refs, the purpose's part of a locator)."""
+        self._lease.ensure()
+        suffix = self._purposes.number(purpose).to_bytes(2, "big")
+        with self._mutex:
+            caches = self._caches
+            absent = [ref for ref in refs if ref + suffix not in caches.deks]
+            if absent:
+                if caches.is_full():
+                    caches = self._caches = Caches()
+                    absent = list(refs)
+                self._load(absent, caches.deks)
+            return caches.deks, suffix
+
+    def _load(self, refs: Sequence[bytes], into: dict[bytes, Dek]) -> None:
+        """Reads the pages of these refs whole; refs without a page stay absent."""
+        pages = self._store.page_ids() if len(refs) > _BULK_FROM else []
+        if not pages or len(refs) * _BULK_SHARE <= len(pages) * tree.PAGE_RECORDS:
+            pages = page_ids_of(self._store.pages_of(refs))
+        # A fence comes before the destruction: whoever loads in between must not keep the key.
+        is_fenced = self.fences.filter()
+        purposes = dict(enumerate(self._purposes.names(), start=1))
+        for _, page in self._tree.open_pages(pages):
+            for record in tree.records(page):
+                if is_fenced is not None and is_fenced(
+                    record[:16],
+                    purposes.get(int.from_bytes(record[16:18], "big"), ALL_PURPOSES),
+                    int.from_bytes(record[18:20], "big"),
+                ):
+                    continue
+                into[record[:18]] = Dek(
+                    record[22:54], int.from_bytes(record[18:20], "big"), record[20] == tree.STATE_HELD
+                )
+
+    def _look_around(self) -> int:
+        """The epoch; on the way, keys are dropped when a legal hold came or went elsewhere."""
+        holds = self._hold_changes()
+        if holds != self._seen_holds:
+            self._seen_holds = holds
+            self.forget_all()
+        return self.fences.refresh()
+
+    def _evict(self, epoch: int) -> None:
+        self.forget_all()
+        self._tree.forget_cached()
