@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from service.runtime import Runtime
+from tests.servers import postgres, vault
 from tests.world import Clock, make_world
+
+__all__ = ["clock", "postgres", "slow_world", "vault", "world"]
 
 
 @pytest.fixture

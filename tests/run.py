@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from infra.errors import InfraError
+from infra.servers import SERVERS, get
+from tests.servers import CHOSEN
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -16,6 +22,18 @@ CHECKS = (
 )
 
 
+def _available(name: str) -> str:
+    """Gets a server's program, which may take minutes the first time; says why where it cannot be had."""
+    if name not in os.environ.get(CHOSEN, name).split(","):
+        return f"not chosen in {CHOSEN}; the tests that need it are skipped"
+    began = time.monotonic()
+    try:
+        program = get(name)
+    except InfraError as error:
+        return f"SKIPPED, with the tests that need it. {error}"
+    return f"{program} ({time.monotonic() - began:.0f} s)"
+
+
 def main() -> int:
     """Runs the checks, then the tests; returns the exit code."""
     failed = []
@@ -25,8 +43,9 @@ def main() -> int:
         if done.returncode:
             failed.append(name)
             sys.stdout.write(done.stdout + done.stderr)
-    sys.stdout.write("servers: none needed; every adapter of this version is embedded\n")
-    sys.stdout.flush()
+    for name in SERVERS:
+        sys.stdout.write(f"server {name}: {_available(name)}\n")
+        sys.stdout.flush()
     tests = subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False)
     if failed:
         sys.stderr.write(f"failed before the tests: {', '.join(failed)}\n")

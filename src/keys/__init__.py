@@ -23,7 +23,9 @@ from keys.errors import (
     PageDamaged,
     PageMissing,
     PageStoreError,
+    PageStoreUnavailable,
     RestoreGateClosed,
+    RootKeyDeleted,
     RootKeyRetired,
     RootMismatch,
     ShredlakeError,
@@ -36,7 +38,7 @@ from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
 from keys.keyring import Keyring
 from keys.keytree import EpochClose, KeyTree
 from keys.leases import Lease, LeaseBook
-from keys.opening import open_embedded, open_forensic
+from keys.opening import KeyPlaces, embedded_places, open_embedded, open_forensic, open_keys
 from keys.pagestore import PageStore, SqlitePageStore
 from keys.restoregate import GateStatus
 from keys.sealing import Opener, SealSession
@@ -74,6 +76,7 @@ __all__ = [
     "Identity",
     "InvalidName",
     "InvalidTransition",
+    "KeyPlaces",
     "KeyRecordMissing",
     "KeyTree",
     "Keyring",
@@ -88,8 +91,10 @@ __all__ = [
     "PageMissing",
     "PageStore",
     "PageStoreError",
+    "PageStoreUnavailable",
     "Provisioned",
     "RestoreGateClosed",
+    "RootKeyDeleted",
     "RootKeyRetired",
     "RootMismatch",
     "SealSession",
@@ -104,8 +109,10 @@ __all__ = [
     "TamperedEnvelope",
     "WrongKey",
     "check_purpose",
+    "embedded_places",
     "is_subject_id",
     "open_embedded",
     "open_forensic",
+    "open_keys",
     "signature_is_valid",
 ]

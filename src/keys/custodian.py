@@ -13,7 +13,7 @@ class CustodianStatus:
     """What a custodian says of its root.
 
     Attributes:
-        root_id: names this root; differs for every root ever made.
+        root_id: see `Custodian.root_id`.
         latest_version: new wraps use it.
         minimum_version: older ones are retired and can never be unwrapped.
     """
@@ -54,6 +54,10 @@ class Custodian(Protocol):
 
     def retire(self, below: int) -> None:
         """Destroys every root version under `below` for good."""
+        ...
+
+    def root_id(self) -> str:
+        """Names this root; differs for every root ever made."""
         ...
 
     def status(self) -> CustodianStatus: ...

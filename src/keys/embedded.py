@@ -126,6 +126,9 @@ class EmbeddedCustodian:
             root["minimum"] = max(int(root["minimum"]), below)
             root["versions"] = {v: k for v, k in root["versions"].items() if int(v) >= root["minimum"]}
 
+    def root_id(self) -> str:
+        return str(self._load()["root_id"])
+
     def status(self) -> CustodianStatus:
         root = self._load()
         return CustodianStatus(root["root_id"], int(root["latest"]), int(root["minimum"]))

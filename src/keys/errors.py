@@ -69,6 +69,46 @@ class CustodianUnavailable(CustodianError):
     default_next_step = "Bring the custodian back (embedded: put the root file back), then repeat the call."
 
 
+class CustodianSealed(CustodianUnavailable):
+    """The server is up and sealed: it knows its keys only after an unseal."""
+
+    default_next_step = "Unseal the server; nothing is lost, calls succeed from then on."
+
+
+class CustodianStandby(CustodianUnavailable):
+    """A standby answered and no active node can be reached."""
+
+    whose_move = "nobody"
+    default_next_step = "Wait for the election, or check the cluster's nodes."
+
+
+class CustodianDenied(CustodianUnavailable):
+    """This role may not do that, as its policy says."""
+
+    retry_helps = False
+    default_next_step = "Use the role that may (infra/vault/policies), or correct the policy."
+
+
+class CustodianTokenExpired(CustodianUnavailable):
+    """The log-in ran out or was revoked, and logging in again failed."""
+
+    retry_helps = False
+    default_next_step = "Renew the role's secret id, JWT or token file; then repeat the call."
+
+
+class CustodianBusy(CustodianUnavailable):
+    """A rate limit or quota refused the call."""
+
+    whose_move = "nobody"
+    default_next_step = "Wait, or raise the quota for this role."
+
+
+class RootKeyDeleted(CustodianError):
+    """The custodian has no root key of this name: deleted, or never made."""
+
+    default_next_step = "Restore the custodian's newest snapshot; no key can be opened without its root."
+
+
 class RootKeyRetired(CustodianError):
     """The wrap belongs to a root version that was retired at an epoch close."""
 
@@ -95,6 +135,13 @@ class PageDamaged(PageStoreError):
     """A page or node record does not authenticate. Other pages are not affected."""
 
     default_next_step = "Restore the page store from its backup, then run `shredlake keys converge`."
+
+
+class PageStoreUnavailable(PageStoreError):
+    """The page store cannot be reached now, or gave up a transaction. Says nothing about any key."""
+
+    retry_helps = True
+    default_next_step = "Bring the page store's server back, then repeat the call; repeating is safe."
 
 
 class StaleWrite(PageStoreError):

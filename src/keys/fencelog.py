@@ -97,14 +97,19 @@ class FenceLog:
         return _head(ref) + hmac.digest(self._key, b"ref|" + ref, "sha256")[:14]
 
     def append(self, entries: Sequence[tuple[bytes, bytes, str, int]], request_id: str) -> list[Fence]:
-        """Writes fences for (subject_tag, ref_tag, purpose, generation); a repeated one stays as it was."""
+        """Writes fences for (subject_tag, ref_tag, purpose, generation).
+
+        One that is there already, for this generation or a later one, stays as it was: whoever erases
+        a person a second time no longer sees which generation it was.
+        """
         written = []
         with self._db.write() as db:
             last = db.execute("SELECT epoch, chain FROM fences ORDER BY epoch DESC LIMIT 1").fetchone()
             epoch, chain = last or (0, _GENESIS)
             for subject_tag, ref_tag, purpose, generation in entries:
                 found = db.execute(
-                    "SELECT * FROM fences WHERE ref_tag = ? AND purpose = ? AND generation = ?",
+                    "SELECT * FROM fences WHERE ref_tag = ? AND purpose = ? AND generation >= ?"
+                    " ORDER BY epoch LIMIT 1",
                     (ref_tag, purpose, generation),
                 ).fetchone()
                 if found:

@@ -6,9 +6,10 @@ alone; a missing page, a silent custodian or a damaged envelope is an error.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from keys import lifecycle, tree
@@ -20,10 +21,11 @@ from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
 from keys.keytree import EpochClose, KeyTree, NewKey, page_ids_of
 from keys.leases import LeaseBook
 from keys.lifecycle import Life
-from keys.pagestore import BlindRow, PageStore
+from keys.pagestore import BlindRow, PageStore, PageWriter
 from keys.purposes import PurposeNumbers
 from keys.resident import ResidentKeys
 from keys.restoregate import GateStatus, compare
+from keys.retry import repeatedly
 from keys.sealing import Opener, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Identity, Shredded, SubjectId, check_purpose
 
@@ -91,7 +93,7 @@ class Keyring:
             for subject, blind, item in zip(subjects.values(), blinds, found, strict=True)
             if item is None
         }
-        made = self._provision_missing(missing, purpose) if missing else {}
+        made = repeatedly(lambda: self._provision_missing(missing, purpose)) if missing else {}
         known.update((v, item) for v, item in zip(subjects, found, strict=True) if item is not None)
         return {
             value: made[blind] if item is None else item
@@ -104,7 +106,7 @@ class Keyring:
         """The same by blind name, under the store's write lock: another process may have been first."""
         made: dict[bytes, Provisioned | SubjectErased] = {}
         new: list[NewKey] = []
-        with self._store.transaction() as writer:
+        with self._transaction() as writer:
             code = self._purposes.number_or_new(purpose, writer)
             refs = self.tree.find_blinds(list(missing))
             found = self.resident.active(refs, purpose)
@@ -135,13 +137,17 @@ class Keyring:
         """Names a provisioned subject's further identities in the blind index; none of a destroyed one."""
         names = self.tree.sealed_names([ref for ref, _ in pairs])
         blinds = [self.tree.blind(one.kind, [one.normalised()])[0] for _, one in pairs]
-        with self._store.transaction() as writer:
-            pages = dict(self._store.pages_of([ref for ref, _ in pairs]))
-            writer.add_blind(
-                BlindRow(blind, pages[ref], name)
-                for (ref, _), blind, name in zip(pairs, blinds, names, strict=True)
-                if ref in pages
-            )
+
+        def add() -> None:
+            with self._transaction() as writer:
+                pages = dict(self._store.pages_of([ref for ref, _ in pairs]))
+                writer.add_blind(
+                    BlindRow(blind, pages[ref], name)
+                    for (ref, _), blind, name in zip(pairs, blinds, names, strict=True)
+                    if ref in pages
+                )
+
+        repeatedly(add)
 
     def ref_of(self, subject: SubjectId | Identity) -> bytes | None:
         """The handle of a subject or identity; None when unknown or destroyed."""
@@ -174,7 +180,10 @@ class Keyring:
 
     def mint(self, count: int, purpose: str = "system") -> list[Provisioned]:
         """Keys that belong to no person (view state, dead letters), each with a fresh ref."""
-        with self._effects("keys.mint"), self._store.transaction() as writer:
+        return repeatedly(lambda: self._mint(count, purpose))
+
+    def _mint(self, count: int, purpose: str) -> list[Provisioned]:
+        with self._effects("keys.mint"), self._transaction() as writer:
             code = self._purposes.number_or_new(purpose, writer)
             new = [NewKey(self._random(REF_BYTES), code, 1) for _ in range(count)]
             self.tree.create(writer, new)
@@ -182,8 +191,12 @@ class Keyring:
 
     def drop(self, refs: Sequence[bytes]) -> int:
         """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes."""
-        with self._effects("keys.drop"), self._store.transaction() as writer:
-            gone = self.tree.remove(writer, refs, None)
+
+        def remove() -> int:
+            with self._effects("keys.drop"), self._transaction() as writer:
+                return self.tree.remove(writer, refs, None)
+
+        gone = repeatedly(remove)
         self._store.flush_deleted()
         self.resident.forget(refs)
         return gone
@@ -192,9 +205,13 @@ class Keyring:
 
     def hold(self, ref: bytes, held: bool) -> None:
         """Seals a subject off for a legal hold, or releases it."""
-        with self._store.transaction() as writer:
-            writer.set_meta(_HOLDS, str(self.hold_changes() + 1))
-            self.tree.set_state(writer, [ref], tree.STATE_HELD if held else tree.STATE_ACTIVE)
+
+        def change() -> None:
+            with self._transaction() as writer:
+                writer.set_meta(_HOLDS, str(self.hold_changes() + 1))
+                self.tree.set_state(writer, [ref], tree.STATE_HELD if held else tree.STATE_ACTIVE)
+
+        repeatedly(change)
         self.resident.forget_all()
 
     def purposes_of(self, ref: bytes) -> list[str]:
@@ -244,16 +261,20 @@ class Keyring:
         tags = {fence.ref_tag for fence in fences}
         if any(self.fences.ref_tag(ref) not in tags for ref in refs):
             raise InvalidTransition("cannot destroy a key that is not fenced")
+        gone = repeatedly(lambda: self._remove(refs, fences))
+        self._store.flush_deleted()
+        self.resident.acknowledge_now()
+        return gone
+
+    def _remove(self, refs: Sequence[bytes], fences: Sequence[Fence]) -> int:
         gone = 0
-        with self._effects("keys.destroy"), self._store.transaction() as writer:
+        with self._effects("keys.destroy"), self._transaction() as writer:
             for purpose in {fence.purpose for fence in fences}:
                 marked = {fence.ref_tag for fence in fences if fence.purpose == purpose}
                 mine = [ref for ref in refs if self.fences.ref_tag(ref) in marked]
                 code = None if purpose == ALL_PURPOSES else self._purposes.number_or_new(purpose, writer)
                 gone += self.tree.remove(writer, mine, code)
             writer.mark_destroyed(fence.epoch for fence in fences)
-        self._store.flush_deleted()
-        self.resident.acknowledge_now()
         return gone
 
     def wait_until_unreadable(self, epoch: int) -> float:
@@ -328,3 +349,13 @@ class Keyring:
         self._store.close()
         self.fences.close()
         self.leases.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[PageWriter]:
+        """One transaction; when it fails, what the tree remembered of it is forgotten."""
+        try:
+            with self._store.transaction() as writer:
+                yield writer
+        except BaseException:
+            self.tree.forget_cached()
+            raise

@@ -70,8 +70,7 @@ class KeyTree:
         if store.meta("tree") is None:
             self._initialise()
         self.tree_id = store.meta("tree") or ""
-        root_id = custodian.status().root_id
-        if store.meta("root_id") != root_id:
+        if store.meta("root_id") != custodian.root_id():
             raise RootMismatch("this page store was made with another root")
         self._set_index_keys()
 
@@ -212,7 +211,7 @@ class KeyTree:
             wrapped = self.custodian.wrap([(context, node_key)])[0]
             writer.put_node(NodeRow(tree.INDEX_NODE, 1, wrapped, body), None)
             writer.set_meta("tree", tree_id)
-            writer.set_meta("root_id", self.custodian.status().root_id)
+            writer.set_meta("root_id", self.custodian.root_id())
 
     def _set_index_keys(self) -> None:
         keys = self._node(tree.INDEX_NODE)
@@ -251,16 +250,13 @@ class KeyTree:
         context = tree.page_context(self.tree_id, row.page_id)
         node_id = tree.node_of(row.page_id)
         with self._mutex:
-            cached = node_id in self._nodes
             try:
                 return tree.open_record(self._page_key(row.page_id), row.body, context)
             except PageDamaged:
-                if not cached:
-                    raise
-                # Another process re-keyed the node since we cached it: read both again.
-                self._nodes.pop(node_id, None)
-                fresh = self.store.pages([row.page_id])
-                return tree.open_record(self._page_key(row.page_id), fresh[0].body, context)
+                # Another process re-keyed page and node between our two reads: read both at one moment.
+                page, node = self.store.page_and_node(row.page_id, node_id)
+                self._nodes[node_id] = (node.version, self._open_node(node))
+                return tree.open_record(self._page_key(row.page_id), page.body, context)
 
     def _sealed_page(self, key: bytes, page_id: int, body: bytes) -> PageRow:
         sealed = tree.seal_record(key, body, tree.page_context(self.tree_id, page_id), self._random)

@@ -1,4 +1,4 @@
-"""Opening a folder of keys: the embedded shape."""
+"""Putting a keyring together from where its root and its pages are."""
 
 from __future__ import annotations
 
@@ -6,12 +6,58 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from attrs import frozen
+
+from keys.custodian import Custodian
 from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
 from keys.fencelog import FenceLog
 from keys.keyring import Keyring
 from keys.leases import LeaseBook
-from keys.pagestore import SqlitePageStore
+from keys.pagestore import PageStore, SqlitePageStore
+
+
+@frozen
+class KeyPlaces:
+    """Where the root and the pages of one lake are.
+
+    Attributes:
+        custodian, pages: open an adapter each.
+    """
+
+    custodian: Callable[[], Custodian]
+    pages: Callable[[], PageStore]
+
+
+def embedded_places(home: Path, *, create: bool = True) -> KeyPlaces:
+    """Root file and SQLite in a folder; without `create` a root that is not there is an error."""
+    root = home / "root.key"
+    return KeyPlaces(
+        lambda: EmbeddedCustodian.create(root) if create else EmbeddedCustodian(root),
+        lambda: SqlitePageStore(home / "pages.db"),
+    )
+
+
+def open_keys(
+    places: KeyPlaces,
+    home: Path,
+    *,
+    fence_path: Path | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    effects: Effects | None = None,
+) -> Keyring:
+    """The keyring of these places, with fence log and leases of this host.
+
+    Args:
+        home: the folder of keys, made with mode 0700; holds the leases.
+        fence_path: where the fence log lies; put it on another disk than the page store.
+        clock: gives the time of fences.
+        effects: the gate of durable effects.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    custodian = places.custodian()
+    fences = FenceLog(fence_path or home / "fences.db", custodian.secret("fence"), clock)
+    return Keyring(custodian, places.pages(), fences, LeaseBook(home / "leases.db"), effects=effects)
 
 
 def open_embedded(
@@ -21,30 +67,18 @@ def open_embedded(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     effects: Effects | None = None,
 ) -> Keyring:
-    """The keyring of a folder: root file, page store, fence log and leases.
-
-    Args:
-        home: the folder of keys, made with mode 0700.
-        fence_path: where the fence log lies; put it on another disk than the page store.
-        clock: gives the time of fences.
-        effects: the gate of durable effects.
-    """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    custodian = EmbeddedCustodian.create(home / "root.key")
-    fences = FenceLog(fence_path or home / "fences.db", custodian.secret("fence"), clock)
-    store = SqlitePageStore(home / "pages.db")
-    return Keyring(custodian, store, fences, LeaseBook(home / "leases.db"), effects=effects)
+    """The keyring of a folder: root file, page store, fence log and leases; see `open_keys`."""
+    return open_keys(embedded_places(home), home, fence_path=fence_path, clock=clock, effects=effects)
 
 
-def open_forensic(home: Path, scratch: Path) -> Keyring:
-    """A keyring that knows no fence: what somebody holding these very files could open.
+def open_forensic(places: KeyPlaces, scratch: Path) -> Keyring:
+    """A keyring that knows no fence: what somebody holding these very places could open.
 
     Only to prove that a person cannot be found; nothing else may read with it.
 
     Args:
-        home: a folder of keys, or a copy of one.
+        places: of a lake, or of a copy of one.
         scratch: an empty folder for the fence log and leases that it leaves empty.
     """
-    custodian = EmbeddedCustodian(home / "root.key")
     fences = FenceLog(scratch / "fences.db", bytes(32), lambda: datetime.now(UTC))
-    return Keyring(custodian, SqlitePageStore(home / "pages.db"), fences, LeaseBook(scratch / "leases.db"))
+    return Keyring(places.custodian(), places.pages(), fences, LeaseBook(scratch / "leases.db"))

@@ -10,11 +10,11 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from attrs import field, frozen
 
-from keys.errors import StaleWrite
+from keys.errors import PageMissing, StaleWrite
 from keys.sqlite import Database
 
 _SCHEMA = """
@@ -80,6 +80,10 @@ class PageStore(Protocol):
     def meta(self, name: str) -> str | None: ...
     def nodes(self, node_ids: Sequence[int] | None = None) -> list[NodeRow]: ...
     def pages(self, page_ids: Sequence[int]) -> list[PageRow]: ...
+    def page_and_node(self, page_id: int, node_id: int) -> tuple[PageRow, NodeRow]:
+        """Both as of one moment. Raises `PageMissing`."""
+        ...
+
     def page_ids(self) -> list[int]: ...
     def last_page(self) -> PageRow | None: ...
     def find_blind(self, blinds: Sequence[bytes]) -> dict[bytes, BlindRow]: ...
@@ -88,6 +92,20 @@ class PageStore(Protocol):
     def destroyed_epochs(self) -> set[int]: ...
     def flush_deleted(self) -> bool: ...
     def close(self) -> None: ...
+
+
+PAGE_AND_NODE: Final = (
+    "SELECT p.page_id, p.version, p.count, p.body, n.node_id, n.version, n.wrapped, n.body"
+    " FROM pages p, nodes n WHERE p.page_id = {} AND n.node_id = {}"
+)
+"""One statement, so that both rows are of one moment."""
+
+
+def page_and_node(rows: Sequence[tuple[Any, ...]], page_id: int) -> tuple[PageRow, NodeRow]:
+    """The two rows out of `PAGE_AND_NODE`'s answer. Raises `PageMissing`."""
+    if not rows:
+        raise PageMissing(f"page {page_id} or its node is not in the page store")
+    return PageRow(*rows[0][:4]), NodeRow(*rows[0][4:])
 
 
 class SqlitePageStore:
@@ -114,6 +132,10 @@ class SqlitePageStore:
     def pages(self, page_ids: Sequence[int]) -> list[PageRow]:
         sql = "SELECT page_id, version, count, body FROM pages WHERE page_id IN"
         return [PageRow(*row) for row in self._in(sql, page_ids)]
+
+    def page_and_node(self, page_id: int, node_id: int) -> tuple[PageRow, NodeRow]:
+        rows = self._db.read(PAGE_AND_NODE.format("?", "?"), (page_id, node_id))
+        return page_and_node(rows, page_id)
 
     def page_ids(self) -> list[int]:
         return [row[0] for row in self._db.read("SELECT page_id FROM pages ORDER BY page_id")]

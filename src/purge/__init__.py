@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lake import Lake
 from projections import Views
+from purge.attestation import EMBEDDED_ASSURANCE, Assurance
 from purge.clocks import REGIMES, Regime, due_at
 from purge.errors import (
     IdempotencyConflict,
@@ -29,17 +30,19 @@ from purge.stages import STAGES, Status
 from purge.tlog import Checkpoint, TransparencyLog, verifier_key
 
 
-def open_purge(home: Path, lake: Lake, views: Views) -> Purge:
+def open_purge(home: Path, lake: Lake, views: Views, assurance: Assurance = EMBEDDED_ASSURANCE) -> Purge:
     """Erasures of the lake in a folder: journal, transparency log and locks below it."""
     journal = Journal(home / "purge" / "journal.db", lake.clock, lake.effects)
     log = TransparencyLog(home / "evidence" / "tlog.db", lake.keyring, lake.effects)
-    return Purge(home, lake, views, journal, log)
+    return Purge(home, lake, views, journal, log, assurance)
 
 
 __all__ = [
+    "EMBEDDED_ASSURANCE",
     "REGIMES",
     "STAGES",
     "STORES",
+    "Assurance",
     "Checkpoint",
     "Finding",
     "IdempotencyConflict",

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from attrs import frozen
 
 from keys import ALL_PURPOSES
 from purge.inventory import STORES
 from purge.journal import Request
 
 
-def predicate_of(request: Request) -> dict[str, Any]:
+@frozen
+class Assurance:
+    """What the operator declares about copies of the root.
+
+    Attributes:
+        custodian: what holds the root.
+        snapshot_horizon_days: after so many days every backup of the custodian is destroyed; None where
+            the operator promises nothing.
+    """
+
+    custodian: str
+    snapshot_horizon_days: int | None = None
+
+
+EMBEDDED_ASSURANCE: Final = Assurance("root key file")
+
+
+def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
     """What a receipt states about a request whose stages up to `verified` are done."""
     plan = request.detail("planned")
     stages = [
@@ -17,7 +37,7 @@ def predicate_of(request: Request) -> dict[str, Any]:
         for s in request.stages
         if s.finished_at
     ]
-    finished = {s["stage"]: s["finished_at"] for s in stages}
+    finished = {s.stage: s.finished_at for s in request.stages if s.finished_at}
     return {
         "receipt_id": request.request_id,
         "scope": "person" if request.purpose == ALL_PURPOSES else f"purpose {request.purpose}",
@@ -39,8 +59,9 @@ def predicate_of(request: Request) -> dict[str, Any]:
                 "means": "no copy of the key pages or the lake can be opened",
                 "since": finished.get("epoch_closed"),
                 "evidence": "a key wrapped before the epoch was refused by the custodian",
-                "assumes": "no copy of the root key file from before the epoch exists",
+                "assumes": f"no backup of the {assurance.custodian} from before the epoch exists",
             },
+            **_backup_level(finished.get("epoch_closed"), assurance),
         },
         "touched": {
             "blocks": plan.get("blocks"),
@@ -51,10 +72,26 @@ def predicate_of(request: Request) -> dict[str, Any]:
         },
         "stores": [store.name for store in STORES],
         "not_addressed": [
-            "copies of the root key file made before the epoch was closed",
-            "residue on the disk under the root key file (copy-on-write, wear levelling)",
+            f"backups of the {assurance.custodian} made before the epoch was closed",
+            f"residue on the disk under the {assurance.custodian} (copy-on-write, wear levelling)",
             "aggregates published before the erasure, kept as reported then",
             "anonymous fields, kept by design",
             "unreadable blocks in data files of older snapshots, until these expire",
         ],
+    }
+
+
+def _backup_level(epoch_closed_at: str | None, assurance: Assurance) -> dict[str, Any]:
+    """E2, where the operator declared when the custodian's backups are destroyed."""
+    days = assurance.snapshot_horizon_days
+    if days is None or epoch_closed_at is None:
+        return {}
+    due = datetime.fromisoformat(epoch_closed_at) + timedelta(days=days)
+    return {
+        "E2": {
+            "means": "no backup of the custodian can bring the key back",
+            "due": due.isoformat(),
+            "evidence": f"the operator's declaration that such backups are destroyed after {days} days",
+            "assumes": "the declaration is kept; until then a restored backup opens a restored lake",
+        }
     }

@@ -23,7 +23,7 @@ from attrs import asdict, frozen
 from keys import ALL_PURPOSES, Fence, FieldContext, Held, Identity, Shredded, SubjectId
 from lake import Lake, Upkeep, block_rows
 from projections import Views
-from purge.attestation import predicate_of
+from purge.attestation import EMBEDDED_ASSURANCE, Assurance, predicate_of
 from purge.clocks import Regime
 from purge.errors import UnderHold, UnknownPurpose, UnknownSubject, VerificationFailed
 from purge.journal import Journal, Request
@@ -75,10 +75,20 @@ class Purge:
 
     Args:
         home: the lake's folder, for locks and the inventory.
+        assurance: what receipts may say about the custodian's backups.
     """
 
-    def __init__(self, home: Path, lake: Lake, views: Views, journal: Journal, log: TransparencyLog) -> None:
+    def __init__(
+        self,
+        home: Path,
+        lake: Lake,
+        views: Views,
+        journal: Journal,
+        log: TransparencyLog,
+        assurance: Assurance = EMBEDDED_ASSURANCE,
+    ) -> None:
         self._home = home
+        self._assurance = assurance
         self._lake = lake
         self._keyring = lake.keyring
         self._views = views
@@ -283,7 +293,7 @@ class Purge:
         return {"checks": sorted(checks)}
 
     def _attested(self, request: Request) -> dict[str, Any]:
-        draft = statement(request.request_id, request.commitment, predicate_of(request))
+        draft = statement(request.request_id, request.commitment, predicate_of(request, self._assurance))
         payload = self.journal.put_statement(request.request_id, draft)
         leaf = self.log.append(f"receipt/{request.request_id}", payload)
         receipt = receipt_file(payload, self._keyring.sign(pae(payload)), self.log.proof(leaf))

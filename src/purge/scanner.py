@@ -22,7 +22,16 @@ import pyarrow.parquet as pq
 import zstandard
 from attrs import frozen
 
-from keys import FieldContext, Keyring, KeysError, Opener, SubjectId, open_forensic
+from keys import (
+    FieldContext,
+    KeyPlaces,
+    Keyring,
+    KeysError,
+    Opener,
+    SubjectId,
+    embedded_places,
+    open_forensic,
+)
 
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
@@ -79,16 +88,19 @@ def scan(
     home: Path,
     subject: SubjectId,
     progress: Callable[[int], None] = lambda files: None,
+    places: KeyPlaces | None = None,
 ) -> Scanned:
     """Scans every file below a folder.
 
     Args:
         home: a lake's folder, or a copy of one. Sealed values are tried with the keys in it, past every
             fence: as somebody would who stole the folder.
+        places: keys to try instead of those in the folder.
     """
     with tempfile.TemporaryDirectory(prefix="shredlake-scan-") as scratch:
-        has_keys = (home / "keys" / "root.key").exists()
-        keyring = open_forensic(home / "keys", Path(scratch)) if has_keys else None
+        if places is None and (home / "keys" / "root.key").exists():
+            places = embedded_places(home / "keys", create=False)
+        keyring = open_forensic(places, Path(scratch)) if places is not None else None
         try:
             return _scan(home, subject, keyring, progress)
         finally:

@@ -14,7 +14,9 @@ from attrs import frozen
 from keys import ShredlakeError
 from lake import privacy_lint, verify
 from purge import unregistered
+from service.keyplaces import vault_session
 from service.runtime import Runtime
+from service.settings import Vault
 
 OUR_PACKAGES: Final = ("keys", "lake", "projections", "purge", "service")
 _LOW_DISK_BYTES: Final = 2 * 1024**3
@@ -58,13 +60,16 @@ def examine(runtime: Runtime) -> list[Finding]:
 
 def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     home = runtime.home
-    for name in ("keys/root.key", "token"):
+    vault = runtime.settings.keys.vault
+    for name in ("token",) if vault else ("keys/root.key", "token"):
         mode = stat.S_IMODE((home / name).stat().st_mode)
         yield Finding(
             f"mode of {name}",
             "ok" if mode == 0o600 else "error",
             "0600" if mode == 0o600 else f"{mode:04o}: run `chmod 600` on it",
         )
+    if vault is not None:
+        yield from _transit_checks(vault)
     gate = runtime.keyring.gate()
     yield Finding(
         "restore gate",
@@ -99,6 +104,20 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         )
     free = shutil.disk_usage(home).free
     yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
+
+
+def _transit_checks(vault: Vault) -> Iterator[Finding]:
+    from keys.transitcheck import inspect_transit
+
+    try:
+        flaws = inspect_transit(vault_session(vault), vault.mount, vault.prefix)
+    except ShredlakeError as error:
+        yield Finding("transit engine", "error", f"{error.message}. {error.next_step}")
+        return
+    for flaw in flaws:
+        yield Finding("transit engine", "error" if flaw.fatal else "warning", flaw.text)
+    if not flaws:
+        yield Finding("transit engine", "ok", "the root cannot be exported, backed up in clear or swapped")
 
 
 def _tried(check: str, look: Callable[[], str]) -> Finding:

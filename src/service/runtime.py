@@ -15,11 +15,12 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from keys import Effects, Keyring, open_embedded
+from keys import Effects, Keyring, open_keys
 from lake import Lake, open_local_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
 from purge import Purge, open_purge
 from service.errors import NotInitialised
+from service.keyplaces import assurance, key_places
 from service.settings import CONFIG_NAME, Settings, load_settings
 
 _FIRST_CONFIG: Final = """\
@@ -73,7 +74,8 @@ def initialise(home: Path, view_files: Iterable[Path] = ()) -> bool:
     if token.exists():
         return False
     files = ", ".join(f'"{path.resolve()}"' for path in view_files)
-    config.write_text(_FIRST_CONFIG.format(files=files))
+    if not config.exists():  # who brings settings along, for servers say, keeps them
+        config.write_text(_FIRST_CONFIG.format(files=files))
     open_keyring(home, load_settings(home)).close()
     descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -89,7 +91,8 @@ def open_keyring(
 ) -> Keyring:
     """The keys of a lake."""
     fences = settings.keys.fence_log or home / "evidence" / "fences.db"
-    return open_embedded(home / "keys", fence_path=fences, clock=clock, effects=effects)
+    places = key_places(home, settings.keys)
+    return open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects)
 
 
 def open_runtime(
@@ -123,7 +126,7 @@ def open_runtime(
         code_folder=files[0].parent if files else None,
         bits=settings.projections.bucket_bits,
     )
-    purge = open_purge(home, lake, views)
+    purge = open_purge(home, lake, views, assurance(settings.keys))
     return Runtime(home, settings, keyring, lake, views, purge, (home / "token").read_text().strip())
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lake.sources import DEFAULT_BATCH_EVENTS
@@ -58,10 +58,36 @@ class Job(Section):
     rebuild: bool = Field(False, description="derive every bucket anew instead of catching up")
 
 
+class Vault(Section):
+    """HashiCorp Vault or OpenBao as the custodian of the root."""
+
+    address: str = Field(description="https://host:port")
+    ca_file: Path | None = Field(None, description="certificate authority of a private network (PEM)")
+    namespace: str | None = Field(None, description="namespace, where the server has them")
+    mount: str = Field("transit", description="where the transit engine is mounted")
+    prefix: str = Field("shredlake", description="the keys are <prefix>-root, -secret and -sign")
+    auth: Literal["approle", "jwt", "kubernetes", "token_file"] = Field("approle", description="log-in")
+    auth_mount: str | None = Field(None, description="where the log-in is mounted; default: its own name")
+    role: str | None = Field(None, description="role of a jwt or kubernetes log-in")
+    role_id_file: Path | None = Field(None, description="AppRole's role id")
+    secret_id_file: Path | None = Field(None, description="AppRole's secret id")
+    jwt_file: Path | None = Field(None, description="signed token of a jwt or kubernetes log-in")
+    token_file: Path | None = Field(None, description="token that somebody else keeps fresh")
+    timeout_seconds: Annotated[float, Field(gt=0, le=300)] = Field(10.0, description="of one call")
+    snapshot_horizon_days: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="the server's snapshots are destroyed after so many days; receipts name it"
+    )
+
+
 class Keys(Section):
     """Keys and fences."""
 
     fence_log: Path | None = Field(None, description="fence log; put it on another disk than the keys")
+    page_store: SecretStr | None = Field(
+        None, description="postgresql://… of the key pages; default: SQLite in the lake's folder"
+    )
+    page_schema: str = Field("shredlake", description="PostgreSQL schema of the key pages")
+    vault: Vault | None = Field(None, description="default: a root key file in the lake's folder")
 
 
 class Settings(BaseSettings):

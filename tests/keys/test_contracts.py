@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from infra.postgres import Postgres
+from infra.vault import Vault
+from infra.vault.setup import make_keys
 from keys import CustodianUnavailable, EmbeddedCustodian, SqlitePageStore
 from keys.custodian import Custodian
 from keys.pagestore import PageStore
+from keys.postgresstore import PostgresPageStore
 from keys.testing import CustodianContract, PageStoreContract
+from keys.transit import TransitCustodian
+from tests.keys.servers import admin_session, schema_of
 
 
 class TestEmbeddedCustodian(CustodianContract):
@@ -82,3 +88,27 @@ class TestSqlitePageStore(PageStoreContract):
             writer.drop_refs([ref], [])
         assert store.flush_deleted()
         assert all(ref not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+class TestPostgresPageStore(PageStoreContract):
+    """A schema of a real server."""
+
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres: Postgres) -> None:
+        self.dsn = postgres.address()["POSTGRES_DSN"]
+
+    def make(self, folder: Path) -> PageStore:
+        return PostgresPageStore(self.dsn, schema_of(folder))
+
+
+class TestTransitCustodian(CustodianContract):
+    """A real Vault or OpenBao; each folder stands for a root of its own."""
+
+    @pytest.fixture(autouse=True)
+    def _server(self, vault: Vault) -> None:
+        self.vault = vault
+
+    def make(self, folder: Path) -> Custodian:
+        prefix = schema_of(folder)
+        make_keys(self.vault.client(), prefix)
+        return TransitCustodian(admin_session(self.vault), prefix=prefix)

@@ -57,6 +57,14 @@ def test_a_fence_appended_again_stays_as_it_was(path: Path) -> None:
     assert log.verify() == log.epoch() == 3
 
 
+def test_a_second_eraser_who_finds_no_record_does_not_turn_the_generation_back(path: Path) -> None:
+    """The next life would be numbered like one that was erased."""
+    log = opened(path)
+    (first,) = log.append([entry(log, REFS[0], ALL_PURPOSES, 2)], "r1")
+    assert log.append([entry(log, REFS[0], ALL_PURPOSES, 1)], "r2") == [first]
+    assert log.life(ANN, "service") == Life(State.DESTROYED, 2)
+
+
 @pytest.mark.parametrize(
     "statement",
     [

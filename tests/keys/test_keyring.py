@@ -34,6 +34,7 @@ from keys import (
     SubjectErased,
     SubjectId,
     TamperedEnvelope,
+    embedded_places,
     open_embedded,
     open_forensic,
 )
@@ -363,7 +364,7 @@ def test_old_records_do_not_open_with_what_is_live(
         db.execute("INSERT OR IGNORE INTO main.refs SELECT * FROM old.refs")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    thief = open_forensic(tmp_path / "keys", scratch)
+    thief = open_forensic(embedded_places(tmp_path / "keys", create=False), scratch)
     for one in (handle, other):
         with pytest.raises(PageDamaged):
             unseal(thief, one, sealed)

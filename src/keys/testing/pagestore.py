@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keys.errors import StaleWrite
+from keys.errors import PageMissing, StaleWrite
 from keys.pagestore import BlindRow, NodeRow, PageRow, PageStore
 
 
@@ -28,6 +28,9 @@ class PageStoreContract:
             writer.set_meta("k", "v")
             writer.mark_destroyed([5])
         other = self.make(tmp_path)
+        assert other.page_and_node(3, 0) == (PageRow(3, 1, 2, b"p"), NodeRow(0, 1, b"w", b"n"))
+        with pytest.raises(PageMissing):
+            other.page_and_node(4, 0)
         assert other.nodes() == other.nodes([0]) == [NodeRow(0, 1, b"w", b"n")]
         assert other.pages([3]) == [other.last_page()] == [PageRow(3, 1, 2, b"p")]
         assert other.find_blind([b"b" * 16, b"x" * 16]) == {b"b" * 16: BlindRow(b"b" * 16, 3, b"n" * 16)}

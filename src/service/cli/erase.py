@@ -23,6 +23,7 @@ from service.cli.common import (
     read_subject,
     say,
 )
+from service.keyplaces import key_places
 
 app = typer.Typer(help="Erasure requests and legal holds.", **GROUP)
 Subject = Annotated[str, typer.Argument(help="the person's id; - reads it from stdin")]
@@ -160,9 +161,10 @@ def release(context: typer.Context, subject: Subject) -> None:
 @app.command("scan")
 def scan_files(context: typer.Context, subject: Subject) -> None:
     """Look for a person in every byte of the lake's files, also behind its keys; exit code 3 if found."""
-    with opened(context) as (here, _):
+    with opened(context) as (here, runtime):
+        places = key_places(here.home, runtime.settings.keys)
         with progress_bar(here, "files", None) as update:
-            found = scan(here.home, read_subject(subject), update)
+            found = scan(here.home, read_subject(subject), update, places)
         rows = [{"path": f.path, "how": f.how, "encoding": f.encoding} for f in found.findings]
         if rows:
             emit_rows(here, rows, "found")

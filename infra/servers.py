@@ -1,0 +1,36 @@
+"""The servers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from infra import postgres, vault
+from infra.process import ServerProcess
+
+
+class Server(Protocol):
+    """A real server in a folder of its own."""
+
+    folder: Path
+    process: ServerProcess
+
+    def start(self) -> dict[str, str]: ...
+    def stop(self) -> None: ...
+    def address(self) -> dict[str, str]: ...
+
+
+SERVERS: dict[str, Callable[[Path], Server]] = {
+    vault.NAME: vault.Vault,
+    postgres.NAME: postgres.Postgres,
+}
+_PROGRAMS: dict[str, Callable[[], Path]] = {
+    vault.NAME: vault.find_binary,
+    postgres.NAME: postgres.find_programs,
+}
+
+
+def get(name: str) -> Path:
+    """The server's program or programs, fetched or built where they are not there yet."""
+    return _PROGRAMS[name]()

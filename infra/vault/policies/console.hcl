@@ -1,0 +1,2 @@
+# The console: nothing.
+path "sys/storage/raft/snapshot*"             { capabilities = ["deny"] }

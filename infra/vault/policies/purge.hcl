@@ -1,0 +1,16 @@
+# The purge role: closes epochs and signs receipts.
+path "transit/encrypt/shredlake-root"         { capabilities = ["update"] }
+path "transit/decrypt/shredlake-root"         { capabilities = ["update"] }
+path "transit/rewrap/shredlake-root"          { capabilities = ["update"] }
+path "transit/keys/shredlake-root"            { capabilities = ["read"] }
+path "transit/keys/shredlake-root/rotate"     { capabilities = ["update"] }
+path "transit/keys/shredlake-root/config" {
+  capabilities        = ["update"]
+  allowed_parameters  = { "min_decryption_version" = [], "min_encryption_version" = [] }
+}
+path "transit/keys/shredlake-root/trim"       { capabilities = ["update"] }
+path "transit/hmac/shredlake-secret/sha2-256" { capabilities = ["update"] }
+path "transit/sign/shredlake-sign"            { capabilities = ["update"] }
+path "transit/keys/shredlake-sign"            { capabilities = ["read"] }
+
+path "sys/storage/raft/snapshot*"             { capabilities = ["deny"] }

@@ -1,0 +1,241 @@
+"""The page store on PostgreSQL: several hosts, one tree.
+
+One schema per tree. A writing transaction takes the schema's advisory lock first, as SQLite's takes the
+file's: writers queue, readers never wait, nothing can deadlock. What was deleted stays in the server's
+files until they are reused, in its write-ahead log and in its backups: ciphertext under page keys that
+the epoch close made unreadable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from keys.errors import InvalidName, PageStoreUnavailable, StaleWrite
+from keys.pagestore import PAGE_AND_NODE, BlindRow, NodeRow, PageRow, PageWriter, page_and_node
+from keys.retry import repeatedly
+
+POOL_SIZE: Final = 8
+POOL_TIMEOUT_SECONDS: Final = 15.0
+_FETCH_ROWS: Final = 10_000
+_SCHEMA_NAME = re.compile(r"[a-z][a-z0-9_]{0,50}")
+_TABLES: Final[LiteralString] = """
+CREATE TABLE IF NOT EXISTS meta (name text PRIMARY KEY, value text NOT NULL);
+CREATE TABLE IF NOT EXISTS nodes (node_id bigint PRIMARY KEY, version bigint NOT NULL,
+    wrapped bytea NOT NULL, body bytea NOT NULL);
+CREATE TABLE IF NOT EXISTS pages (page_id bigint PRIMARY KEY, version bigint NOT NULL,
+    count integer NOT NULL, body bytea NOT NULL);
+ALTER TABLE pages ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE TABLE IF NOT EXISTS blind (blind bytea PRIMARY KEY, page_id bigint NOT NULL, name bytea NOT NULL);
+CREATE INDEX IF NOT EXISTS blind_by_name ON blind (name);
+CREATE TABLE IF NOT EXISTS refs (ref bytea NOT NULL, page_id bigint NOT NULL, PRIMARY KEY (ref, page_id));
+CREATE TABLE IF NOT EXISTS destroyed (epoch bigint PRIMARY KEY)
+"""
+_Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class PostgresPageStore:
+    """A `PageStore` in one schema of a PostgreSQL database. Safe for threads, processes and hosts.
+
+    Args:
+        dsn: `postgresql://…`; may name a password file or service instead of a password.
+        schema: made where it is not there; lower-case letters, digits and underscores.
+
+    Raises:
+        PageStoreUnavailable: the server cannot be reached.
+        InvalidName: not a schema name.
+    """
+
+    def __init__(self, dsn: str, schema: str = "shredlake") -> None:
+        if not _SCHEMA_NAME.fullmatch(schema):
+            raise InvalidName(f"{schema!r} is not a name for the key store's schema")
+        self._lock_number = int.from_bytes(hashlib.sha256(schema.encode()).digest()[:8], "big", signed=True)
+        self._local = threading.local()
+        self._pool: ConnectionPool[_Connection] = ConnectionPool(
+            dsn,
+            min_size=1,
+            max_size=POOL_SIZE,
+            timeout=POOL_TIMEOUT_SECONDS,
+            reconnect_timeout=POOL_TIMEOUT_SECONDS,
+            kwargs={
+                "autocommit": True,
+                "options": f"-c search_path={schema} -c lock_timeout=60s -c synchronous_commit=on",
+                "connect_timeout": 5,
+                "keepalives_idle": 5,
+                "tcp_user_timeout": 10_000,
+            },
+            open=True,
+        )
+        with self._writing() as db:
+            db.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+            (there,) = db.execute("SELECT to_regclass('destroyed')").fetchone() or (None,)
+            if there is None:
+                db.execute(_TABLES)
+
+    # -- reads -------------------------------------------------------------------------------------
+
+    def meta(self, name: str) -> str | None:
+        rows = self._rows("SELECT value FROM meta WHERE name = %s", (name,))
+        return rows[0][0] if rows else None
+
+    def nodes(self, node_ids: Sequence[int] | None = None) -> list[NodeRow]:
+        query: LiteralString = "SELECT node_id, version, wrapped, body FROM nodes"
+        if node_ids is None:
+            return [NodeRow(*row) for row in self._rows(query + " ORDER BY node_id")]
+        return [NodeRow(*row) for row in self._rows(query + " WHERE node_id = ANY(%s)", (list(node_ids),))]
+
+    def pages(self, page_ids: Sequence[int]) -> list[PageRow]:
+        query: LiteralString = "SELECT page_id, version, count, body FROM pages WHERE page_id = ANY(%s)"
+        return [PageRow(*row) for row in self._rows(query, (list(page_ids),))]
+
+    def page_and_node(self, page_id: int, node_id: int) -> tuple[PageRow, NodeRow]:
+        return page_and_node(self._rows(PAGE_AND_NODE.format("%s", "%s"), (page_id, node_id)), page_id)
+
+    def page_ids(self) -> list[int]:
+        return [row[0] for row in self._rows("SELECT page_id FROM pages ORDER BY page_id")]
+
+    def last_page(self) -> PageRow | None:
+        query: LiteralString = "SELECT page_id, version, count, body FROM pages ORDER BY page_id DESC LIMIT 1"
+        rows = self._rows(query)
+        return PageRow(*rows[0]) if rows else None
+
+    def find_blind(self, blinds: Sequence[bytes]) -> dict[bytes, BlindRow]:
+        query: LiteralString = "SELECT blind, page_id, name FROM blind WHERE blind = ANY(%s)"
+        return {row[0]: BlindRow(*row) for row in self._rows(query, (list(blinds),))}
+
+    def pages_of(self, refs: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        query: LiteralString = "SELECT ref, page_id FROM refs WHERE ref = ANY(%s)"
+        return [(row[0], row[1]) for row in self._rows(query, (list(refs),))]
+
+    def all_refs(self) -> Iterator[tuple[bytes, int]]:
+        with self._connection() as db, db.transaction(), db.cursor("all_refs", binary=True) as cursor:
+            cursor.itersize = _FETCH_ROWS
+            cursor.execute("SELECT ref, page_id FROM refs")
+            for ref, page_id in cursor:
+                yield bytes(ref), page_id
+
+    def destroyed_epochs(self) -> set[int]:
+        return {row[0] for row in self._rows("SELECT epoch FROM destroyed")}
+
+    # -- writes ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[PageWriter]:
+        with self._writing() as db:
+            yield _PostgresWriter(db)
+
+    def flush_deleted(self) -> bool:
+        """Nothing to do: the server reuses its files as it sees fit; see the module."""
+        return True
+
+    def close(self) -> None:
+        self._pool.close()
+
+    # -- inner -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[_Connection]:
+        """One transaction under the schema's lock; reads of this thread go through it meanwhile."""
+        with self._connection() as db, db.transaction():
+            db.execute("SELECT pg_advisory_xact_lock(%s)", (self._lock_number,))
+            self._local.writing = db
+            try:
+                yield db
+            finally:
+                self._local.writing = None
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[_Connection]:
+        try:
+            with self._pool.connection() as db:
+                yield db
+        except PoolTimeout:
+            raise PageStoreUnavailable("the page store's server cannot be reached") from None
+        except psycopg.errors.UniqueViolation:
+            raise StaleWrite("a node or page was made by another process") from None
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            self._pool.check()  # connections of the same outage are thrown away together
+            raise PageStoreUnavailable(f"the page store gave up: {type(error).__name__}") from None
+
+    def _rows(self, query: LiteralString, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query; outside of a transaction a lost connection is tried again."""
+        writing: _Connection | None = getattr(self._local, "writing", None)
+        if writing is not None:
+            return writing.execute(query, parameters, binary=True).fetchall()
+
+        def ask() -> list[tuple[Any, ...]]:
+            with self._connection() as db:
+                return db.execute(query, parameters, binary=True).fetchall()
+
+        return repeatedly(ask)
+
+
+class _PostgresWriter:
+    def __init__(self, db: _Connection) -> None:
+        self._db = db
+
+    def put_node(self, node: NodeRow, expected_version: int | None) -> None:
+        if expected_version is None:
+            self._db.execute(
+                "INSERT INTO nodes VALUES (%b, 1, %b, %b)", (node.node_id, node.wrapped, node.body)
+            )
+            return
+        done = self._db.execute(
+            "UPDATE nodes SET version = version + 1, wrapped = %b, body = %b"
+            " WHERE node_id = %b AND version = %b",
+            (node.wrapped, node.body, node.node_id, expected_version),
+        )
+        if done.rowcount != 1:
+            raise StaleWrite(f"node {node.node_id} was changed by another process")
+
+    def put_page(self, page: PageRow, expected_version: int | None) -> None:
+        if expected_version is None:
+            self._db.execute(
+                "INSERT INTO pages VALUES (%b, 1, %b, %b)", (page.page_id, page.count, page.body)
+            )
+            return
+        done = self._db.execute(
+            "UPDATE pages SET version = version + 1, count = %b, body = %b"
+            " WHERE page_id = %b AND version = %b",
+            (page.count, page.body, page.page_id, expected_version),
+        )
+        if done.rowcount != 1:
+            raise StaleWrite(f"page {page.page_id} was changed by another process")
+
+    def add_blind(self, rows: Iterable[BlindRow]) -> None:
+        found = sorted(rows)
+        self._db.execute(
+            "INSERT INTO blind SELECT * FROM unnest(%b::bytea[], %b::bigint[], %b::bytea[])"
+            " ON CONFLICT DO NOTHING",
+            ([r.blind for r in found], [r.page_id for r in found], [r.name for r in found]),
+        )
+
+    def add_refs(self, rows: Iterable[tuple[bytes, int]]) -> None:
+        found = sorted(rows)
+        self._db.execute(
+            "INSERT INTO refs SELECT * FROM unnest(%b::bytea[], %b::bigint[]) ON CONFLICT DO NOTHING",
+            ([ref for ref, _ in found], [page_id for _, page_id in found]),
+        )
+
+    def drop_refs(self, refs: Sequence[bytes], names: Sequence[bytes]) -> None:
+        self._db.execute("DELETE FROM refs WHERE ref = ANY(%b)", (list(refs),))
+        self._db.execute("DELETE FROM blind WHERE name = ANY(%b)", (list(names),))
+
+    def mark_destroyed(self, epochs: Iterable[int]) -> None:
+        self._db.execute(
+            "INSERT INTO destroyed SELECT * FROM unnest(%b::bigint[]) ON CONFLICT DO NOTHING", (list(epochs),)
+        )
+
+    def set_meta(self, name: str, value: str) -> None:
+        self._db.execute(
+            "INSERT INTO meta VALUES (%b, %b) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (name, value),
+        )

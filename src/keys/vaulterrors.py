@@ -1,0 +1,64 @@
+"""What Vault's and OpenBao's answers mean. Pure.
+
+Only our own fence says that somebody was erased; none of these texts ever does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from keys.errors import (
+    CustodianBusy,
+    CustodianDenied,
+    CustodianError,
+    CustodianSealed,
+    CustodianStandby,
+    CustodianTokenExpired,
+    CustodianUnavailable,
+    RootKeyDeleted,
+    RootKeyRetired,
+    RootMismatch,
+)
+
+_SHOWN: Final = 200
+
+
+def error_of(status: int, texts: Sequence[str]) -> CustodianError:
+    """The error of an answer.
+
+    Args:
+        status: HTTP status.
+        texts: Vault's `errors`, or an item's `error` of a batch.
+    """
+    text = "; ".join(texts)
+    meanings = [meaning for phrase, meaning in _BY_PHRASE.items() if phrase in text]
+    if not meanings and status in _BY_STATUS:
+        meanings = [_BY_STATUS[status]]
+    if meanings:
+        kind, message = meanings[0]
+        return kind(message)
+    return CustodianUnavailable(f"the custodian answered {status}: {text[:_SHOWN]}")
+
+
+_Meaning = tuple[type[CustodianError], str]
+_DENIED: Final[_Meaning] = (CustodianDenied, "the custodian denies this to our role")
+_DELETED: Final[_Meaning] = (RootKeyDeleted, "the custodian has no such root key")
+_SEALED: Final[_Meaning] = (CustodianSealed, "the custodian is sealed")
+_BY_PHRASE: Final[dict[str, _Meaning]] = {
+    "disallowed by policy (too old)": (RootKeyRetired, "this root version was retired"),
+    "encryption key not found": _DELETED,
+    "message authentication failed": (RootMismatch, "another root made this wrap, or it was changed"),
+    "invalid ciphertext": (RootMismatch, "the wrapped key was changed"),
+    "Vault is sealed": _SEALED,
+    "active cluster node not found": (CustodianStandby, "only a standby of the custodian answers"),
+    "invalid token": (CustodianTokenExpired, "the custodian does not know this log-in any more"),
+    "permission denied": _DENIED,
+    "invalid role or secret ID": (CustodianTokenExpired, "the custodian refuses this role or secret id"),
+}
+_BY_STATUS: Final[dict[int, _Meaning]] = {
+    403: _DENIED,
+    404: _DELETED,
+    429: (CustodianBusy, "the custodian limits the rate of our calls"),
+    503: _SEALED,
+}

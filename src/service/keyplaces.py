@@ -1,0 +1,79 @@
+"""Where a lake's root and key pages are, by its settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keys import Custodian, KeyPlaces, PageStore, embedded_places
+from purge import Assurance
+from service.errors import BadSettings
+from service.settings import Keys, Vault
+
+if TYPE_CHECKING:
+    from keys.vaultsession import Login, VaultSession
+
+
+def key_places(home: Path, settings: Keys) -> KeyPlaces:
+    """Embedded by default; each of the two can be a server."""
+    embedded = embedded_places(home / "keys")
+
+    def custodian() -> Custodian:
+        if settings.vault is None:
+            return embedded.custodian()
+        from keys.transit import TransitCustodian
+
+        return TransitCustodian(vault_session(settings.vault), settings.vault.mount, settings.vault.prefix)
+
+    def pages() -> PageStore:
+        if settings.page_store is None:
+            return embedded.pages()
+        try:
+            from keys.postgresstore import PostgresPageStore
+        except ImportError:
+            raise BadSettings(
+                "keys.page_store needs psycopg", next_step="Install `shredlake[postgres]`."
+            ) from None
+        return PostgresPageStore(settings.page_store.get_secret_value(), settings.page_schema)
+
+    return KeyPlaces(custodian, pages)
+
+
+def vault_session(settings: Vault) -> VaultSession:
+    """A session with the log-in that the settings name.
+
+    Raises:
+        BadSettings: hvac is not installed, or a file that the log-in needs is not named.
+    """
+    try:
+        from keys.vaultsession import VaultServer, VaultSession
+    except ImportError:
+        raise BadSettings("keys.vault needs hvac", next_step="Install `shredlake[vault]`.") from None
+    server = VaultServer(settings.address, settings.ca_file, settings.namespace, settings.timeout_seconds)
+    return VaultSession(server, _login(settings))
+
+
+def assurance(settings: Keys) -> Assurance:
+    """What receipts may say about the custodian's copies."""
+    if settings.vault is None:
+        return Assurance("root key file")
+    return Assurance("transit engine", settings.vault.snapshot_horizon_days)
+
+
+def _login(settings: Vault) -> Login:
+    from keys.vaultsession import AppRole, Jwt, TokenFile
+
+    def needed(name: str) -> Path:
+        path: Path | None = getattr(settings, name)
+        if path is None:
+            raise BadSettings(f"keys.vault.auth = {settings.auth!r} needs keys.vault.{name}")
+        return path
+
+    if settings.auth == "token_file":
+        return TokenFile(needed("token_file"))
+    mount = settings.auth_mount or settings.auth
+    if settings.auth == "approle":
+        return AppRole(needed("role_id_file"), needed("secret_id_file"), mount)
+    if settings.role is None:
+        raise BadSettings(f"keys.vault.auth = {settings.auth!r} needs keys.vault.role")
+    return Jwt(settings.role, needed("jwt_file"), mount)

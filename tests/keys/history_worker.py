@@ -1,0 +1,88 @@
+"""A process that provisions, seals, erases and lets return, and writes down what it saw.
+
+`python -m tests.keys.history_worker PLACES SEED LOG`: runs until it is killed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from keys import InvalidTransition, KeyPlaces, Keyring, Provisioned, SubjectId, embedded_places, open_keys
+from keys.errors import SubjectErased
+from tests.keys.people import BLOCK, context
+
+PEOPLE = 60
+
+
+def open_history(places: dict[str, str]) -> Keyring:
+    """The keyring of a description: `home`, and `dsn` and `schema` where pages are in PostgreSQL."""
+    home = Path(places["home"])
+    found = embedded_places(home)
+    if "dsn" in places:
+        from keys.postgresstore import PostgresPageStore
+
+        found = KeyPlaces(found.custodian, lambda: PostgresPageStore(places["dsn"], places["schema"]))
+    return open_keys(found, home)
+
+
+def step(keyring: Keyring, chance: random.Random) -> dict[str, Any]:
+    """One operation on somebody, with its outcome."""
+    person = SubjectId(f"person-{chance.randrange(PEOPLE)}")
+    kind = chance.choices(["provision", "erase", "return", "batch"], [70, 12, 8, 10])[0]
+    name = person.reveal()
+    if kind == "batch":
+        some = [SubjectId(f"person-{n}") for n in chance.sample(range(PEOPLE), 12)]
+        outcomes = keyring.provision(some)
+        found = [_seen(one.reveal(), outcome) for one, outcome in zip(some, outcomes, strict=True)]
+        return {"kind": "batch", "seen": found}
+    if kind == "erase":
+        ref = keyring.ref_of(person)
+        if ref is None:
+            return {"kind": "nothing"}
+        fences = keyring.fence([(person, ref)], f"r{chance.getrandbits(40)}")
+        keyring.destroy([ref], fences)
+        return {"kind": "erase", "person": name, "generation": fences[0].generation}
+    if kind == "return":
+        try:
+            keyring.authorize_return(person)
+        except InvalidTransition:
+            return {"kind": "nothing"}
+        return {"kind": "return", "person": name}
+    (outcome,) = keyring.provision([person])
+    seen = _seen(name, outcome)
+    if isinstance(outcome, Provisioned):
+        body = f"{name} {outcome.generation}".encode()
+        (sealed,) = keyring.session().seal(context(), [outcome.ref], [BLOCK], [body])
+        if isinstance(sealed, bytes):
+            seen["sealed"] = base64.b64encode(sealed).decode()
+    return {"kind": "batch", "seen": [seen]}
+
+
+def _seen(name: str, outcome: Provisioned | SubjectErased) -> dict[str, Any]:
+    if isinstance(outcome, SubjectErased):
+        return {"person": name, "erased": True}
+    return {"person": name, "ref": outcome.ref.hex(), "generation": outcome.generation}
+
+
+def main() -> None:
+    """Runs until killed."""
+    places, seed, log = json.loads(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    keyring, chance = open_history(places), random.Random(seed)
+    with log.open("a") as out:
+        while True:
+            began = time.monotonic()
+            out.write(json.dumps({"kind": "intent", "began": began}) + "\n")
+            out.flush()
+            done = step(keyring, chance)
+            out.write(json.dumps(done | {"began": began, "ended": time.monotonic()}) + "\n")
+            out.flush()
+
+
+if __name__ == "__main__":
+    main()

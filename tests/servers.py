@@ -1,0 +1,52 @@
+"""Real servers for the tests: started once per run, skipped with a reason where they cannot be had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import NotAvailable
+from infra.postgres import Postgres
+from infra.vault import Vault
+
+CHOSEN = "TEST_SERVERS"
+"""Comma-separated names; unset means every server, empty means none."""
+
+
+@contextmanager
+def running(kind: type[Any], name: str) -> Iterator[Any]:
+    """A server in a fresh folder that another user may enter; stopped and removed afterwards."""
+    if name not in os.environ.get(CHOSEN, name).split(","):
+        pytest.skip(f"{name} was not chosen in {CHOSEN}")
+    folder = Path(tempfile.mkdtemp(prefix="shredlake-servers-"))
+    folder.chmod(0o755)
+    server = kind(folder)
+    try:
+        server.start()
+        yield server
+    except NotAvailable as missing:
+        pytest.skip(str(missing))
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def vault() -> Iterator[Vault]:
+    """Vault or OpenBao, set up for Shredlake."""
+    with running(Vault, "vault") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """PostgreSQL."""
+    with running(Postgres, "postgres") as server:
+        yield server

@@ -1,0 +1,126 @@
+"""A lake whose root is in Vault and whose key pages are in PostgreSQL, as its users see it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from infra.postgres import Postgres
+from infra.vault import Vault
+from keys import Shredded, SubjectId
+from lake import EventRead
+from purge import payload_of, scan
+from service.doctor import examine
+from service.keyplaces import key_places
+from service.runtime import Runtime, initialise, open_runtime
+from tests.keys.servers import schema_of
+from tests.world import PAID, VIEWS, compact_all, erase, paid, publish, send
+
+ANN, BOB = "person-ann", "person-bob"
+
+
+def settings(vault: Vault, postgres: Postgres, home: Path, role: str = "purge") -> dict[str, object]:
+    """What an operator writes into shredlake.toml."""
+    roles = vault.folder / "roles" / role
+    where = vault.address()
+    return {
+        "projections": {"files": [str(VIEWS)]},
+        "keys": {
+            "page_store": postgres.address()["POSTGRES_DSN"],
+            "page_schema": schema_of(home),
+            "vault": {
+                "address": where["VAULT_ADDR"],
+                "ca_file": where["VAULT_CACERT"],
+                "role_id_file": str(roles / "role_id"),
+                "secret_id_file": str(roles / "secret_id"),
+                "snapshot_horizon_days": 30,
+            },
+        },
+    }
+
+
+@pytest.fixture
+def home(vault: Vault, postgres: Postgres, tmp_path: Path) -> Path:
+    """A lake's folder with such settings."""
+    home = tmp_path / "lake"
+    home.mkdir()
+    (home / "shredlake.toml").write_text(tomli_w.dumps(settings(vault, postgres, home)))
+    initialise(home)
+    return home
+
+
+@pytest.fixture
+def world(home: Path) -> Runtime:
+    """Opened, with a type."""
+    runtime = open_runtime(home)
+    runtime.lake.types.register(PAID)
+    return runtime
+
+
+def test_an_erasure_on_servers_is_one(home: Path, world: Runtime) -> None:
+    """Events in, views out, a person gone from everything, and a receipt that names the horizon."""
+    send(
+        world,
+        [paid(p, 100 * n, event_id=f"{p}{n}", note=f"secret of {p}") for p in (ANN, BOB) for n in (1, 2)],
+    )
+    compact_all(world)
+    publish(world, *world.views.registry.names())
+    receipt_id = erase(world, ANN)
+    receipt = world.purge.journal.get(receipt_id).receipt
+    assert receipt is not None
+    level = payload_of(receipt)["predicate"]["level"]
+    assert level["E2"]["due"] > level["E1"]["since"]
+    assert "30 days" in level["E2"]["evidence"]
+    replay = world.lake.replay()
+    head = replay.resolve(None)
+    assert head is not None
+    frame = replay.events(replay.files(head.snapshot_id), EventRead("Paid", ("cents", "subject"))).frame
+    assert sorted(frame["subject"].drop_nulls().unique()) == [BOB]
+    places = key_places(home, world.settings.keys)
+    gone = scan(home, SubjectId(ANN), places=places)
+    assert gone.findings == ()
+    assert gone.opened_values > 0
+    assert scan(home, SubjectId(BOB), places=places).findings
+    world.close()
+
+
+def test_the_folder_holds_neither_root_nor_pages(home: Path, world: Runtime) -> None:
+    """They are on the servers; the leases are this host's own."""
+    send(world, [paid("ann", event_id="1")])
+    world.close()
+    assert sorted(p.name for p in (home / "keys").iterdir() if "leases" not in p.name) == []
+
+
+def test_a_second_host_sees_what_the_first_did(home: Path, world: Runtime, tmp_path: Path) -> None:
+    """A process with the same settings, no cache."""
+    send(world, [paid("ann", event_id="1"), paid("bob", event_id="2")])
+    ref = world.keyring.ref_of(SubjectId("ann"))
+    assert ref is not None
+    with open_runtime(home) as other:
+        assert other.keyring.ref_of(SubjectId("ann")) == ref
+        erase(other, "ann")
+    assert world.keyring.ref_of(SubjectId("ann")) is None
+    world.keyring.catch_up()
+    assert isinstance(world.keyring.resident.deks([ref], "service")[ref], Shredded)
+    world.close()
+
+
+def test_the_doctor_looks_at_the_real_root(home: Path, world: Runtime) -> None:
+    """As far as the log-in may: the purge role sees the key and not the audit devices."""
+    found = {(f.check, f.level): f.text for f in examine(world)}
+    assert "may not read" in found["transit engine", "warning"]
+    assert ("transit engine", "error") not in found
+    assert not [f for f in examine(world) if f.level == "error"]
+    world.close()
+
+
+def test_passwords_are_not_shown(home: Path, world: Runtime, postgres: Postgres) -> None:
+    """Neither by `config show` nor in a repr."""
+    from service.settings import describe, load_settings
+
+    shown = load_settings(home)
+    assert postgres.address()["POSTGRES_DSN"] not in json.dumps(describe(shown)) + repr(shown)
+    world.close()
