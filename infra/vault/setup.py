@@ -27,7 +27,8 @@ def set_up(client: hvac.Client, folder: Path) -> None:
     if not client.sys.list_enabled_audit_devices()["data"]:
         audit = {"type": "file", "options": {"file_path": str((folder / "audit.log").resolve())}}
         client.adapter.put("/v1/sys/audit/file", json=audit)
-    make_keys(client, PREFIX)
+    for prefix in (PREFIX, f"{PREFIX}-drill"):  # a drill closes epochs, so it has a root of its own
+        make_keys(client, prefix)
     client.adapter.post(f"/v1/{MOUNT}/config/keys", json={"disable_upsert": True})
     for role in ROLES:
         client.sys.create_or_update_policy(f"{PREFIX}-{role}", (POLICIES / f"{role}.hcl").read_text())

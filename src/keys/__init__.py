@@ -6,6 +6,7 @@ destroys one key so that every copy of what it sealed becomes unreadable.
 
 from keys.caches import Provisioned
 from keys.custodian import Custodian, CustodianStatus, Signature
+from keys.drill import DrillReport, run_drill
 from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
 from keys.envelope import FieldContext
@@ -13,6 +14,7 @@ from keys.errors import (
     CustodianError,
     CustodianUnavailable,
     EnvelopeError,
+    FenceCopyInvalid,
     InvalidName,
     InvalidTransition,
     KeyRecordMissing,
@@ -34,6 +36,7 @@ from keys.errors import (
     TamperedEnvelope,
     WrongKey,
 )
+from keys.fencecopy import Merged, export_fences, import_fences
 from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
 from keys.keyring import Keyring
 from keys.keytree import EpochClose, KeyTree
@@ -44,6 +47,7 @@ from keys.restoregate import GateStatus
 from keys.sealing import Opener, SealSession
 from keys.signing import signature_is_valid
 from keys.sqlite import Database
+from keys.storecopy import copy_store
 from keys.subjects import (
     DEFAULT_PURPOSE,
     Held,
@@ -54,6 +58,7 @@ from keys.subjects import (
     check_purpose,
     is_subject_id,
 )
+from keys.treecheck import TreeCheck
 
 __all__ = [
     "ALL_PURPOSES",
@@ -64,11 +69,13 @@ __all__ = [
     "CustodianStatus",
     "CustodianUnavailable",
     "Database",
+    "DrillReport",
     "Effects",
     "EmbeddedCustodian",
     "EnvelopeError",
     "EpochClose",
     "Fence",
+    "FenceCopyInvalid",
     "FenceLog",
     "FieldContext",
     "GateStatus",
@@ -85,6 +92,7 @@ __all__ = [
     "LeaseBook",
     "LeaseExpired",
     "MalformedEnvelope",
+    "Merged",
     "Move",
     "Opener",
     "PageDamaged",
@@ -107,12 +115,17 @@ __all__ = [
     "SubjectId",
     "SubjectRef",
     "TamperedEnvelope",
+    "TreeCheck",
     "WrongKey",
     "check_purpose",
+    "copy_store",
     "embedded_places",
+    "export_fences",
+    "import_fences",
     "is_subject_id",
     "open_embedded",
     "open_forensic",
     "open_keys",
+    "run_drill",
     "signature_is_valid",
 ]

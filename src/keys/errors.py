@@ -144,6 +144,12 @@ class PageStoreUnavailable(PageStoreError):
     default_next_step = "Bring the page store's server back, then repeat the call; repeating is safe."
 
 
+class PageStoreFull(PageStoreError):
+    """The disk or the database of the page store is full; the transaction left nothing behind."""
+
+    default_next_step = "Make room for the page store, then repeat the call."
+
+
 class StaleWrite(PageStoreError):
     """Another process changed the page first; the compare-and-set refused."""
 
@@ -177,6 +183,12 @@ class LeaseExpired(KeysError):
     whose_move = "nobody"
     retry_helps = True
     default_next_step = "Repeat the read; the lease is renewed by it."
+
+
+class FenceCopyInvalid(KeysError):
+    """A copy of the fence log was cut, edited, signed by another custodian, or is of another history."""
+
+    default_next_step = "Use another copy; the log here was not changed."
 
 
 class RestoreGateClosed(KeysError):

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from attrs import frozen
+from attrs import astuple, frozen
 
 from keys.lifecycle import Life, State, authorize_return
 from keys.sqlite import Database
@@ -61,6 +61,16 @@ class Fence:
     def covers(self, purpose: str) -> bool:
         """Whether this fence shuts the given purpose."""
         return self.purpose in (ALL_PURPOSES, purpose)
+
+
+@frozen
+class Return:
+    """An erased person may come back for one purpose: until the fence after number `epoch`."""
+
+    subject_tag: bytes
+    purpose: str
+    epoch: int
+    authorized_at: str
 
 
 class FenceLog:
@@ -186,6 +196,30 @@ class FenceLog:
     def all(self) -> list[Fence]:
         """Every fence, oldest first."""
         return [Fence(*row) for row in self._db.read("SELECT * FROM fences ORDER BY epoch")]
+
+    def returns(self) -> list[Return]:
+        """Every authorised return, oldest first."""
+        sql = "SELECT subject_tag, purpose, epoch, authorized_at FROM returns ORDER BY epoch, subject_tag"
+        return [Return(*row) for row in self._db.read(sql)]
+
+    def restore(self, fences: Sequence[Fence], returns: Sequence[Return]) -> int:
+        """Adds fences that follow the newest one, and returns; how many returns were new.
+
+        Raises:
+            ValueError: they do not follow.
+        """
+        with self._db.write() as db:
+            row = db.execute("SELECT epoch, chain FROM fences ORDER BY epoch DESC LIMIT 1").fetchone()
+            epoch, chain = row or (0, _GENESIS)
+            for fence in fences:
+                columns = astuple(fence)
+                epoch, chain = epoch + 1, _link(chain, columns[:-1])
+                if fence.epoch != epoch or fence.chain != chain:
+                    raise ValueError(f"fence {fence.epoch} does not follow fence {epoch - 1}")
+                db.execute("INSERT INTO fences VALUES (?, ?, ?, ?, ?, ?, ?, ?)", columns)
+            before = db.total_changes
+            db.executemany("INSERT OR IGNORE INTO returns VALUES (?, ?, ?, ?)", map(astuple, returns))
+            return db.total_changes - before
 
     def verify(self) -> int:
         """Recomputes the hash chain; returns the number of fences. Raises ValueError where it breaks."""

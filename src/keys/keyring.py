@@ -28,6 +28,7 @@ from keys.restoregate import GateStatus, compare
 from keys.retry import repeatedly
 from keys.sealing import Opener, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Identity, Shredded, SubjectId, check_purpose
+from keys.treecheck import Progress, TreeCheck, check_tree
 
 _HOLDS: Final = "hold_changes"
 
@@ -239,16 +240,16 @@ class Keyring:
             RestoreGateClosed: a new fence would take the number of one that an older log has lost.
         """
         self.gate().trusted()
-        entries = []
-        for subject, ref in targets:
-            generations = [
-                record.generation
-                for _, page in self.tree.open_pages(page_ids_of(self._store.pages_of([ref])))
-                for record in map(tree.decode, tree.records(page))
-                if record.ref == ref
-            ]
-            top = max(generations, default=1)
-            entries.append((self.fences.subject_tag(subject), self.fences.ref_tag(ref), purpose, top))
+        top: dict[bytes, int] = {}
+        wanted = {ref for _, ref in targets}
+        for _, page in self.tree.open_pages(page_ids_of(self._store.pages_of(list(wanted)))):
+            for record in map(tree.decode, tree.records(page)):
+                if record.ref in wanted:
+                    top[record.ref] = max(top.get(record.ref, 1), record.generation)
+        entries = [
+            (self.fences.subject_tag(subject), self.fences.ref_tag(ref), purpose, top.get(ref, 1))
+            for subject, ref in targets
+        ]
         with self._effects("keys.fence"):
             return self.fences.append(entries, request_id)
 
@@ -329,19 +330,31 @@ class Keyring:
         """Evicts at once whatever was erased meanwhile; returns the epoch that holds from here on."""
         return self.resident.catch_up()
 
-    def stats(self) -> Mapping[str, int | str]:
-        """Counts for `keys stats`: pages, records, fences, epoch, root version."""
-        status = self.custodian.status()
-        pages = self._store.page_ids()
-        records = sum(row.count for row in self._store.pages(pages))
+    def purposes(self) -> list[str]:
+        """Every purpose, in the order of their numbers."""
+        return self._purposes.names()
+
+    def stats(self) -> Mapping[str, int | float | str]:
+        """For `keys stats`: how much the tree holds and how full it is, without opening anything."""
+        size, status = self._store.size(), self.custodian.status()
+        room = size.pages * tree.PAGE_RECORDS
         return {
-            "pages": len(pages),
-            "records": records,
+            "pages": size.pages,
+            "records": size.records,
+            "names": size.names,
+            "fill": round(size.records / room, 3) if room else 0.0,
+            "page_bytes": size.page_bytes,
+            "total_bytes": size.total_bytes,
+            "bytes_per_record": round(size.total_bytes / size.records, 1) if size.records else 0.0,
             "epoch": self.epoch(),
             "root_id": status.root_id,
             "root_version": status.latest_version,
             "oldest_root_version": status.minimum_version,
         }
+
+    def check(self, progress: Progress = lambda done, total: None) -> TreeCheck:
+        """Opens everything; see `treecheck.check_tree`."""
+        return check_tree(self.tree, self._store, self.fences, self._purposes.names(), self.gate(), progress)
 
     def close(self) -> None:
         """Drops every key and gives the lease up."""

@@ -97,6 +97,12 @@ class KeyTree:
         opened = iter(self._unpermute(b"".join(name for name in found if name is not None)))
         return [None if name is None else next(opened) for name in found]
 
+    def refs_of_names(self, rows: Iterable[BlindRow]) -> Iterator[tuple[bytes, int]]:
+        """(ref, page) that each index row leads to."""
+        for row in rows:
+            (ref,) = self._unpermute(row.name)
+            yield ref, row.page_id
+
     # -- keys --------------------------------------------------------------------------------------
 
     def create(self, writer: PageWriter, keys: Sequence[NewKey]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from attrs import field, frozen
 
-from keys.errors import PageMissing, StaleWrite
+from keys.errors import PageMissing, PageStoreFull, PageStoreUnavailable, StaleWrite
 from keys.sqlite import Database
 
 _SCHEMA = """
@@ -61,6 +61,23 @@ class BlindRow(NamedTuple):
     name: bytes
 
 
+@frozen
+class StoreSize:
+    """How much a page store holds.
+
+    Attributes:
+        refs, names: rows of the two indexes.
+        page_bytes: of sealed pages; `total_bytes` with indexes and the store's own overhead.
+    """
+
+    pages: int
+    records: int
+    refs: int
+    names: int
+    page_bytes: int
+    total_bytes: int
+
+
 class PageWriter(Protocol):
     """The writes of one transaction. Compare-and-set: a changed version raises `StaleWrite`."""
 
@@ -89,7 +106,10 @@ class PageStore(Protocol):
     def find_blind(self, blinds: Sequence[bytes]) -> dict[bytes, BlindRow]: ...
     def pages_of(self, refs: Sequence[bytes]) -> list[tuple[bytes, int]]: ...
     def all_refs(self) -> Iterator[tuple[bytes, int]]: ...
+    def all_names(self) -> Iterator[BlindRow]: ...
+    def all_meta(self) -> dict[str, str]: ...
     def destroyed_epochs(self) -> set[int]: ...
+    def size(self) -> StoreSize: ...
     def flush_deleted(self) -> bool: ...
     def close(self) -> None: ...
 
@@ -99,6 +119,10 @@ PAGE_AND_NODE: Final = (
     " FROM pages p, nodes n WHERE p.page_id = {} AND n.node_id = {}"
 )
 """One statement, so that both rows are of one moment."""
+
+
+SIZE_OF_PAGES: Final = "SELECT COUNT(*), COALESCE(SUM(count), 0), COALESCE(SUM(LENGTH(body)), 0) FROM pages"
+COUNT_NAMES: Final = "SELECT COUNT(*) FROM blind"
 
 
 def page_and_node(rows: Sequence[tuple[Any, ...]], page_id: int) -> tuple[PageRow, NodeRow]:
@@ -116,8 +140,13 @@ class SqlitePageStore:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[PageWriter]:
-        with self._db.write() as db:
-            yield _SqliteWriter(db)
+        try:
+            with self._db.write() as db:
+                yield _SqliteWriter(db)
+        except sqlite3.OperationalError as error:
+            if "full" in str(error):
+                raise PageStoreFull("the page store has no room left") from None
+            raise PageStoreUnavailable(f"the page store gave up: {error}") from None
 
     def meta(self, name: str) -> str | None:
         rows = self._db.read("SELECT value FROM meta WHERE name = ?", (name,))
@@ -153,6 +182,18 @@ class SqlitePageStore:
 
     def all_refs(self) -> Iterator[tuple[bytes, int]]:
         yield from self._db.connection().execute("SELECT ref, page_id FROM refs")
+
+    def all_names(self) -> Iterator[BlindRow]:
+        return map(BlindRow._make, self._db.connection().execute("SELECT blind, page_id, name FROM blind"))
+
+    def all_meta(self) -> dict[str, str]:
+        return dict(self._db.read("SELECT name, value FROM meta"))
+
+    def size(self) -> StoreSize:
+        pages = self._db.read(SIZE_OF_PAGES)[0]
+        (refs,), (names,) = self._db.read("SELECT COUNT(*) FROM refs")[0], self._db.read(COUNT_NAMES)[0]
+        (total,) = self._db.read("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")[0]
+        return StoreSize(pages[0], pages[1], refs, names, pages[2], total)
 
     def destroyed_epochs(self) -> set[int]:
         return {row[0] for row in self._db.read("SELECT epoch FROM destroyed")}

@@ -19,8 +19,18 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from keys.errors import InvalidName, PageStoreUnavailable, StaleWrite
-from keys.pagestore import PAGE_AND_NODE, BlindRow, NodeRow, PageRow, PageWriter, page_and_node
+from keys.errors import InvalidName, PageStoreFull, PageStoreUnavailable, StaleWrite
+from keys.pagestore import (
+    COUNT_NAMES,
+    PAGE_AND_NODE,
+    SIZE_OF_PAGES,
+    BlindRow,
+    NodeRow,
+    PageRow,
+    PageWriter,
+    StoreSize,
+    page_and_node,
+)
 from keys.retry import repeatedly
 
 POOL_SIZE: Final = 8
@@ -122,6 +132,25 @@ class PostgresPageStore:
             for ref, page_id in cursor:
                 yield bytes(ref), page_id
 
+    def all_names(self) -> Iterator[BlindRow]:
+        with self._connection() as db, db.transaction(), db.cursor("all_names", binary=True) as cursor:
+            cursor.itersize = _FETCH_ROWS
+            cursor.execute("SELECT blind, page_id, name FROM blind")
+            for blind, page_id, name in cursor:
+                yield BlindRow(bytes(blind), page_id, bytes(name))
+
+    def all_meta(self) -> dict[str, str]:
+        return dict(self._rows("SELECT name, value FROM meta"))
+
+    def size(self) -> StoreSize:
+        pages = self._rows(SIZE_OF_PAGES)[0]
+        (refs,), (names,) = self._rows("SELECT COUNT(*) FROM refs")[0], self._rows(COUNT_NAMES)[0]
+        (total,) = self._rows(
+            "SELECT SUM(pg_total_relation_size(oid))::bigint FROM pg_class"
+            " WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'"
+        )[0]
+        return StoreSize(pages[0], int(pages[1]), refs, names, int(pages[2]), total)
+
     def destroyed_epochs(self) -> set[int]:
         return {row[0] for row in self._rows("SELECT epoch FROM destroyed")}
 
@@ -159,6 +188,8 @@ class PostgresPageStore:
                 yield db
         except PoolTimeout:
             raise PageStoreUnavailable("the page store's server cannot be reached") from None
+        except psycopg.errors.DiskFull:
+            raise PageStoreFull("the page store has no room left") from None
         except psycopg.errors.UniqueViolation:
             raise StaleWrite("a node or page was made by another process") from None
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:

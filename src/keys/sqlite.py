@@ -56,7 +56,8 @@ class Database:
         try:
             yield db
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # a full disk has rolled it back already
+                db.execute("ROLLBACK")
             raise
         db.execute("COMMIT")
 

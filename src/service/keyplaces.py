@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keys import Custodian, KeyPlaces, PageStore, embedded_places
+from keys import Custodian, EmbeddedCustodian, KeyPlaces, PageStore, embedded_places
+from keys.drill import CustodianBackup
 from purge import Assurance
 from service.errors import BadSettings
 from service.settings import Keys, Vault
@@ -51,6 +54,24 @@ def vault_session(settings: Vault) -> VaultSession:
         raise BadSettings("keys.vault needs hvac", next_step="Install `shredlake[vault]`.") from None
     server = VaultServer(settings.address, settings.ca_file, settings.namespace, settings.timeout_seconds)
     return VaultSession(server, _login(settings))
+
+
+def drill_custodian(settings: Keys, sandbox: Path) -> tuple[Callable[[], Custodian], CustodianBackup | None]:
+    """(a root for drills alone, how to back it up where we may): `<prefix>-drill-root` on a server."""
+    if settings.vault is not None:
+        from keys.transit import TransitCustodian
+
+        vault = settings.vault
+        made = TransitCustodian(vault_session(vault), vault.mount, f"{vault.prefix}-drill")
+        return (lambda: made), None  # nobody of ours may take a server's snapshot
+    root = sandbox / "keys" / "root.key"
+
+    def backup() -> Callable[[], Custodian]:
+        copy = sandbox / "copied.key"
+        shutil.copy(root, copy)
+        return lambda: EmbeddedCustodian(copy)
+
+    return (lambda: EmbeddedCustodian.create(root)), backup
 
 
 def assurance(settings: Keys) -> Assurance:

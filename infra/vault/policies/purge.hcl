@@ -13,4 +13,9 @@ path "transit/hmac/shredlake-secret/sha2-256" { capabilities = ["update"] }
 path "transit/sign/shredlake-sign"            { capabilities = ["update"] }
 path "transit/keys/shredlake-sign"            { capabilities = ["read"] }
 
+# The backup drill's own root (`shredlake keys drill`).
+path "transit/+/shredlake-drill-root"         { capabilities = ["read", "update"] }
+path "transit/keys/shredlake-drill-root/+"    { capabilities = ["update"] }
+path "transit/hmac/shredlake-drill-secret/sha2-256" { capabilities = ["update"] }
+
 path "sys/storage/raft/snapshot*"             { capabilities = ["deny"] }

@@ -35,6 +35,11 @@ class PageStoreContract:
         assert other.pages([3]) == [other.last_page()] == [PageRow(3, 1, 2, b"p")]
         assert other.find_blind([b"b" * 16, b"x" * 16]) == {b"b" * 16: BlindRow(b"b" * 16, 3, b"n" * 16)}
         assert other.pages_of([b"r" * 16]) == list(other.all_refs()) == [(b"r" * 16, 3)]
+        assert list(other.all_names()) == [BlindRow(b"b" * 16, 3, b"n" * 16)]
+        assert other.all_meta() == {"k": "v"}
+        size = other.size()
+        assert (size.pages, size.records, size.refs, size.names, size.page_bytes) == (1, 2, 1, 1, 1)
+        assert size.total_bytes > 0
         assert (other.meta("k"), other.meta("none"), other.destroyed_epochs()) == ("v", None, {5})
 
     def test_a_failed_transaction_leaves_nothing(self, tmp_path: Path) -> None:

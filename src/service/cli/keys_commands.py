@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
 import typer
 from attrs import asdict
 
-from service.cli.common import GROUP, INCOMPLETE, emit, opened
+from keys import KeyPlaces, SqlitePageStore, export_fences, import_fences, run_drill
+from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say
+from service.keyplaces import drill_custodian
 
 app = typer.Typer(help="Keys, epochs and the restore gate.", **GROUP)
 
@@ -46,3 +53,99 @@ def close_epoch(context: typer.Context) -> None:
         emit(here, asdict(done), f"root version {done.root_version}, {done.nodes} nodes rewrapped; {proof}")
         if not done.old_wrap_refused:
             raise typer.Exit(1)
+
+
+@app.command()
+def verify(context: typer.Context) -> None:
+    """Open every page and compare it with the indexes and the fence log; exit code 3 on problems."""
+    with opened(context) as (here, runtime):
+        with progress_bar(here, "pages", None) as update:
+            found = runtime.keyring.check(lambda done, _: update(done))
+        for problem in found.problems:
+            say(problem)
+        verdict = f"{len(found.problems)} problem(s)" if found.problems else "no problem"
+        text = (
+            f"{found.pages:,} pages, {found.records:,} keys of {found.subjects:,} handles, "
+            f"{found.names:,} names, {found.fences:,} fences: {verdict}"
+        )
+        emit(here, asdict(found), text)
+        if found.problems:
+            raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def inventory(context: typer.Context) -> None:
+    """List what the tree holds, per purpose: keys, holds, how often people came back."""
+    with opened(context) as (here, runtime):
+        found = runtime.keyring.check()
+        lines = [f"{'purpose':<20} {'keys':>10} {'held':>8} {'generations':>12}"]
+        lines += [
+            f"{one.purpose:<20} {one.records:>10,} {one.held:>8,} {one.highest_generation:>12,}"
+            for one in found.purposes
+        ]
+        emit(here, {"purposes": [asdict(one) for one in found.purposes]}, "\n".join(lines))
+
+
+@app.command("export-fences")
+def export(
+    context: typer.Context,
+    to: Annotated[Path, typer.Argument(help="file for the signed copy; keep it in another failure domain")],
+) -> None:
+    """Copy the fence log, signed by the custodian: what a restore is converged by."""
+    with opened(context) as (here, runtime):
+        copy = export_fences(runtime.keyring.fences, runtime.keyring.custodian)
+        draft = to.with_name(to.name + ".new")
+        draft.write_bytes(copy)
+        draft.replace(to)
+        count = runtime.keyring.epoch()
+        emit(here, {"fences": count, "bytes": len(copy)}, f"{count:,} fences, {human_bytes(len(copy))}")
+
+
+@app.command("import-fences")
+def import_(
+    context: typer.Context, copy: Annotated[Path, typer.Argument(help="a copy made by export-fences")]
+) -> None:
+    """Add the fences of a copy that the log here lacks; run `keys converge` afterwards."""
+    with opened(context) as (here, runtime):
+        keyring = runtime.keyring
+        done = import_fences(copy.read_bytes(), keyring.fences, keyring.custodian.public_keys())
+        emit(here, asdict(done), f"{done.added:,} of {done.fences:,} fences were new here")
+        if not keyring.gate().is_open:
+            say("next: `shredlake keys converge`")
+
+
+@app.command()
+def drill(
+    context: typer.Context,
+    people: Annotated[int, typer.Option(min=2, max=1_000_000, help="people in the sandbox")] = 10_000,
+    erase: Annotated[int, typer.Option(min=1, help="how many of them are erased")] = 1000,
+) -> None:
+    """Restore yesterday's backups in a sandbox and count who opens; exit code 3 if the promise fails."""
+    if erase >= people:
+        raise typer.BadParameter("fewer people have to be erased than there are", param_hint="--erase")
+    sandbox = Path(tempfile.mkdtemp(prefix="shredlake-drill-"))
+    try:
+        with opened(context) as (here, runtime):
+            custodian, backup = drill_custodian(runtime.settings.keys, sandbox)
+            found = run_drill(
+                KeyPlaces(custodian, lambda: SqlitePageStore(sandbox / "pages.db")),
+                sandbox,
+                people=people,
+                erase=erase,
+                custodian_backup=backup,
+                on_step=lambda what, seconds: say(f"{seconds:6.2f} s  {what}"),
+            )
+            lines = [
+                f"{found.erased_opened} of {found.erased:,} erased people open from the page store's backup",
+                f"{found.others_opened:,} of {found.others_sampled:,} sampled others open today",
+            ]
+            if found.with_custodian_backup is not None:
+                lines.append(
+                    f"{found.with_custodian_backup:,} of {found.erased:,} open when the custodian's backup "
+                    "is restored too: receipts of level E2 say when that is over"
+                )
+            emit(here, asdict(found) | {"passed": found.passed}, "\n".join(lines))
+            if not found.passed:
+                raise typer.Exit(INCOMPLETE)
+    finally:
+        shutil.rmtree(sandbox, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""Reading a whole key tree: does everything open, do the indexes agree, what is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from attrs import frozen
+
+from keys import tree
+from keys.errors import PageStoreError
+from keys.fencelog import FenceLog
+from keys.keytree import KeyTree
+from keys.pagestore import PageStore
+from keys.restoregate import GateStatus
+
+_AT_ONCE: Final = 64
+Progress = Callable[[int, int], None]
+"""Called with (pages done, pages in all)."""
+
+
+@frozen
+class PurposeCount:
+    """What the tree holds for one purpose; `generations` says how often people came back."""
+
+    purpose: str
+    records: int
+    held: int
+    highest_generation: int
+
+
+@frozen
+class TreeCheck:
+    """What reading everything found.
+
+    Attributes:
+        problems: empty when every page opens, every index row points at a record, every record has its
+            index row, and fence log and pages agree. They name pages and counts, nobody.
+    """
+
+    pages: int
+    records: int
+    subjects: int
+    names: int
+    fences: int
+    purposes: tuple[PurposeCount, ...]
+    problems: tuple[str, ...]
+
+
+def check_tree(
+    key_tree: KeyTree,
+    store: PageStore,
+    fence_log: FenceLog,
+    purposes: Sequence[str],
+    gate: GateStatus,
+    progress: Progress = lambda done, total: None,
+) -> TreeCheck:
+    """Opens every page of a tree; memory grows by 200 bytes per record. Writers may go on meanwhile,
+    then a changed page can show as a difference between page and index: look again."""
+    problems: list[str] = []
+    by_purpose: dict[int, list[int]] = {}  # number → [records, held, highest generation]
+    homes: Counter[tuple[bytes, int]] = Counter()
+    page_ids = store.page_ids()
+    records = 0
+    for at in range(0, len(page_ids), _AT_ONCE):
+        for row in store.pages(page_ids[at : at + _AT_ONCE]):
+            try:
+                ((_, page),) = key_tree.open_pages([row.page_id])
+            except PageStoreError as error:
+                problems.append(error.message)
+                continue
+            found = [tree.decode(record) for record in tree.records(page)]
+            records += len(found)
+            if len(found) != row.count:
+                problems.append(f"page {row.page_id} says {row.count} records and holds {len(found)}")
+            if len({(one.ref, one.purpose_code) for one in found}) != len(found):
+                problems.append(f"page {row.page_id} holds two keys for one handle and purpose")
+            homes.update({(one.ref, row.page_id) for one in found})
+            for one in found:
+                tally = by_purpose.setdefault(one.purpose_code, [0, 0, 0])
+                tally[0] += 1
+                tally[1] += one.state == tree.STATE_HELD
+                tally[2] = max(tally[2], one.generation)
+        progress(min(at + _AT_ONCE, len(page_ids)), len(page_ids))
+    problems.extend(_index_problems(key_tree, store, set(homes)))
+    names = sum(1 for _ in store.all_names())
+    try:
+        fences = fence_log.verify()
+    except ValueError as error:
+        fences = 0
+        problems.append(str(error))
+    if not gate.is_open:
+        problems.append("fence log and key pages disagree: run `shredlake keys converge`")
+    counted = tuple(
+        PurposeCount(purposes[number - 1] if 0 < number <= len(purposes) else f"number {number}", *tally)
+        for number, tally in sorted(by_purpose.items())
+    )
+    return TreeCheck(
+        len(page_ids), records, len({ref for ref, _ in homes}), names, fences, counted, tuple(problems)
+    )
+
+
+def _index_problems(key_tree: KeyTree, store: PageStore, homes: set[tuple[bytes, int]]) -> list[str]:
+    rows = set(store.all_refs())
+    refs = {ref for ref, _ in homes}
+    lost = sum(1 for ref, _ in key_tree.refs_of_names(store.all_names()) if ref not in refs)
+    found = {
+        "key record(s) have no index row": len(homes - rows),
+        "index row(s) point at no key record": len(rows - homes),
+        "name(s) lead to a handle without a key": lost,
+    }
+    return [f"{count} {what}" for what, count in found.items() if count]

@@ -1,0 +1,341 @@
+"""Backups brought back: drills, restored stores and logs, copies of the fence log, damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from infra.postgres import Postgres
+from infra.vault import Vault
+from infra.vault.setup import make_keys
+from keys import (
+    Custodian,
+    EmbeddedCustodian,
+    FenceCopyInvalid,
+    FenceLog,
+    KeyPlaces,
+    Keyring,
+    PageDamaged,
+    PageStoreError,
+    RestoreGateClosed,
+    RootMismatch,
+    Shredded,
+    SqlitePageStore,
+    SubjectId,
+    copy_store,
+    embedded_places,
+    export_fences,
+    import_fences,
+    open_embedded,
+    open_keys,
+    run_drill,
+)
+from keys.postgresstore import PostgresPageStore
+from keys.transit import TransitCustodian
+from tests.keys.people import ANN, BOB, CID, WORD, backup, provision, restore, seal, shred, unseal
+from tests.keys.servers import admin_session, schema_of
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The folder of keys."""
+    return tmp_path / "keys"
+
+
+@pytest.fixture
+def keyring(home: Path) -> Keyring:
+    """An embedded keyring."""
+    return open_embedded(home)
+
+
+# -- drills -----------------------------------------------------------------------------------------
+
+
+def test_a_drill_opens_nobody_who_was_erased(tmp_path: Path) -> None:
+    """Nor anybody else from that backup; with the root's own backup all of them open again."""
+    root = tmp_path / "root.key"
+
+    def copy_root() -> Callable[[], Custodian]:
+        shutil.copy(root, tmp_path / "copied.key")
+        return lambda: EmbeddedCustodian(tmp_path / "copied.key")
+
+    places = KeyPlaces(lambda: EmbeddedCustodian.create(root), lambda: SqlitePageStore(tmp_path / "pages.db"))
+    steps: list[str] = []
+    found = run_drill(
+        places,
+        tmp_path / "sandbox",
+        people=3000,
+        erase=300,
+        custodian_backup=copy_root,
+        on_step=lambda what, seconds: steps.append(what),
+    )
+    assert (found.erased_opened, found.with_custodian_backup) == (0, 300)
+    assert found.others_opened == found.others_sampled == 1000
+    assert found.passed
+    assert len(steps) == 6
+
+
+def test_a_drill_on_servers_says_the_same_and_a_snapshot_brings_them_back(
+    vault: Vault, postgres: Postgres, tmp_path: Path
+) -> None:
+    """The server's own snapshot, taken before and forced back afterwards."""
+    prefix = schema_of(tmp_path)
+    admin = vault.client()
+    make_keys(admin, prefix)
+
+    def snapshot() -> Callable[[], Custodian]:
+        taken = admin.adapter.get("/v1/sys/storage/raft/snapshot", stream=True).content
+
+        def force_back() -> Custodian:
+            admin.adapter.post("/v1/sys/storage/raft/snapshot-force", data=taken)
+            vault.process.wait_until(lambda: _answers(vault))
+            return TransitCustodian(admin_session(vault), prefix=prefix)
+
+        return force_back
+
+    store = PostgresPageStore(postgres.address()["POSTGRES_DSN"], prefix)
+    places = KeyPlaces(lambda: TransitCustodian(admin_session(vault), prefix=prefix), lambda: store)
+    found = run_drill(places, tmp_path / "sandbox", people=2000, erase=200, custodian_backup=snapshot)
+    assert (found.erased_opened, found.with_custodian_backup) == (0, 200)
+    assert found.passed
+
+
+def _answers(vault: Vault) -> bool:
+    try:
+        vault.unseal()
+        vault.client().adapter.get("/v1/sys/mounts")
+    except Exception:
+        return False
+    return True
+
+
+# -- restores ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("older", ["pages", "log", "both"])
+def test_after_a_restore_nothing_is_served_until_the_newest_fences_are_replayed(
+    keyring: Keyring, home: Path, tmp_path: Path, older: str
+) -> None:
+    """The gate says which is behind; a copy of the log from elsewhere closes what both have lost."""
+    refs = {who: provision(keyring, who).ref for who in (ANN, BOB, CID)}
+    sealed = {who: seal(keyring, ref) for who, ref in refs.items()}
+    shred(keyring, ANN, refs[ANN])
+    for name in ("pages", "fences"):
+        backup(home / f"{name}.db", tmp_path / f"{name}.backup")
+    shred(keyring, BOB, refs[BOB])
+    copy = export_fences(keyring.fences, keyring.custodian)
+    keyring.close()
+    for name, is_older in (("pages", older != "log"), ("fences", older != "pages")):
+        if is_older:
+            restore(tmp_path / f"{name}.backup", home / f"{name}.db")
+    restored = open_embedded(home)
+    gate = restored.gate()
+    assert gate.is_open == (older == "both"), "what both have lost only a third place knows"
+    if older == "log":
+        assert gate.fence_log_behind
+        with pytest.raises(RestoreGateClosed) as raised:
+            restored.converge()
+        assert "newest copy of the fence log" in raised.value.next_step
+    merged = import_fences(copy, restored.fences, restored.custodian.public_keys())
+    assert (merged.fences, merged.added) == (2, 0 if older == "pages" else 1)
+    restored.converge()
+    assert restored.gate().is_open
+    answers = {who: unseal(restored, refs[who], sealed[who]) for who in refs}
+    assert answers == {ANN: Shredded("r1", 1), BOB: Shredded("r2", 2), CID: WORD}
+    assert restored.check().problems == ()
+
+
+# -- the fence log in a second place ----------------------------------------------------------------
+
+
+def test_a_copy_gives_an_empty_log_everything_back(keyring: Keyring, tmp_path: Path) -> None:
+    """Fences and returns; again it changes nothing."""
+    shred(keyring, ANN, provision(keyring, ANN).ref)
+    keyring.authorize_return(ANN)
+    shred(keyring, BOB, provision(keyring, BOB).ref)
+    copy = export_fences(keyring.fences, keyring.custodian)
+    log = FenceLog(tmp_path / "new.db", keyring.custodian.secret("fence"), lambda: pytest.fail("no clock"))
+    keys = keyring.custodian.public_keys()
+    merged = import_fences(copy, log, keys)
+    assert (merged.fences, merged.added, merged.returns_added) == (2, 2, 1)
+    assert log.all() == keyring.fences.all()
+    assert log.returns() == keyring.fences.returns()
+    assert log.life(ANN, "service") == keyring.fences.life(ANN, "service")
+    assert import_fences(copy, log, keys).added == 0
+
+
+def test_a_copy_that_was_cut_edited_or_forged_is_refused(keyring: Keyring, tmp_path: Path) -> None:
+    """Every line counts; the log stays as it was."""
+    for n in range(4):
+        who = SubjectId(f"p{n}")
+        shred(keyring, who, provision(keyring, who).ref)
+    copy = export_fences(keyring.fences, keyring.custodian)
+    keys = keyring.custodian.public_keys()
+    lines = copy.splitlines(keepends=True)
+    stranger = EmbeddedCustodian.create(tmp_path / "stranger.key")
+    bad = {
+        "cut behind": b"".join(lines[:-2]),
+        "without its signature": b"".join(lines[:-1]),
+        "a fence taken out": b"".join(lines[:2] + lines[3:]),
+        "two fences exchanged": b"".join([lines[0], lines[2], lines[1], *lines[3:]]),
+        "edited": copy.replace(b'"generation": 1', b'"generation": 0', 1),
+        "empty": b"",
+        "signed by another": export_fences(keyring.fences, stranger),
+    }
+    log = FenceLog(tmp_path / "new.db", keyring.custodian.secret("fence"), lambda: pytest.fail("no clock"))
+    for what, one in bad.items():
+        with pytest.raises(FenceCopyInvalid):
+            import_fences(one, log, keys)
+        assert log.epoch() == 0, what
+
+
+def test_two_histories_are_not_mixed(keyring: Keyring, home: Path, tmp_path: Path) -> None:
+    """A log that went on after a restore, and the copy of what it had lost."""
+    refs = [provision(keyring, who).ref for who in (ANN, BOB, CID)]
+    shred(keyring, ANN, refs[0])
+    backup(home / "fences.db", tmp_path / "log")
+    shred(keyring, BOB, refs[1])
+    copy = export_fences(keyring.fences, keyring.custodian)
+    restore(tmp_path / "log", tmp_path / "other.db")
+    other = FenceLog(tmp_path / "other.db", keyring.custodian.secret("fence"), keyring.fences._clock)
+    other.append([(other.subject_tag(CID), other.ref_tag(refs[2]), "*", 1)], "r9")
+    with pytest.raises(FenceCopyInvalid, match="parted"):
+        import_fences(copy, other, keyring.custodian.public_keys())
+
+
+# -- moving and checking ----------------------------------------------------------------------------
+
+
+def test_a_store_moves_to_a_server_and_back(
+    keyring: Keyring, home: Path, postgres: Postgres, tmp_path: Path
+) -> None:
+    """Whoever could be opened can be, with the same root; a target in use is refused."""
+    ref, gone = provision(keyring, ANN).ref, provision(keyring, BOB).ref
+    keyring.mint(1500)
+    sealed = seal(keyring, ref)
+    shred(keyring, BOB, gone)
+    server = PostgresPageStore(postgres.address()["POSTGRES_DSN"], schema_of(tmp_path))
+    assert copy_store(keyring._store, server) == 2
+    with pytest.raises(PageStoreError, match="already"):
+        copy_store(keyring._store, server)
+    custodian = embedded_places(home).custodian
+    moved = open_keys(KeyPlaces(custodian, lambda: server), home)
+    assert unseal(moved, ref, sealed) == WORD
+    assert moved.gate().is_open
+    assert moved.check().problems == ()
+    back = SqlitePageStore(tmp_path / "back.db")
+    copy_store(server, back)
+    assert unseal(open_keys(KeyPlaces(custodian, lambda: back), home), ref, sealed) == WORD
+
+
+def test_a_check_counts_what_is_there(keyring: Keyring) -> None:
+    """Per purpose, with holds and generations."""
+    ref = provision(keyring, ANN).ref
+    provision(keyring, ANN, "marketing")
+    provision(keyring, BOB)
+    shred(keyring, ANN, ref, "marketing")
+    keyring.authorize_return(ANN, "marketing")
+    provision(keyring, ANN, "marketing")
+    keyring.hold(ref, True)
+    found = keyring.check()
+    assert found.problems == ()
+    assert (found.pages, found.records, found.subjects, found.names, found.fences) == (1, 3, 2, 2, 1)
+    counts = {one.purpose: (one.records, one.held, one.highest_generation) for one in found.purposes}
+    assert counts == {"service": (2, 1, 1), "marketing": (1, 1, 2)}
+    stats = keyring.stats()
+    assert (stats["records"], stats["names"], stats["pages"]) == (3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("UPDATE pages SET body = zeroblob(500) WHERE page_id = 0", "does not authenticate"),
+        ("UPDATE pages SET count = 7 WHERE page_id = 0", "page 0 says 7 records and holds 1024"),
+        ("DELETE FROM refs WHERE rowid_ IN (1)", "have no index row"),
+        ("INSERT INTO refs VALUES (zeroblob(16), 0)", "point at no key record"),
+        ("UPDATE blind SET name = zeroblob(16)", "lead to a handle without a key"),
+    ],
+)
+def test_a_check_finds_damage_and_names_the_place(
+    keyring: Keyring, home: Path, damage: str, says: str
+) -> None:
+    """And nobody."""
+    provision(keyring)
+    keyring.mint(1500)
+    damage = damage.replace("WHERE rowid_ IN (1)", "WHERE ref = (SELECT MIN(ref) FROM refs)")
+    with sqlite3.connect(home / "pages.db") as db:
+        db.execute(damage)
+    problems = open_embedded(home).check().problems
+    assert any(says in problem for problem in problems)
+    assert "ann" not in str(problems)
+
+
+def test_a_flipped_bit_in_a_page_affects_no_other(keyring: Keyring, home: Path) -> None:
+    """The error names the page; it is no erasure."""
+    ann = provision(keyring, ANN).ref
+    keyring.mint(1100)
+    bob = provision(keyring, BOB).ref
+    sealed = {ref: seal(keyring, ref) for ref in (ann, bob)}
+    with sqlite3.connect(home / "pages.db") as db:
+        (body,) = db.execute("SELECT body FROM pages WHERE page_id = 0").fetchone()
+        flipped = bytearray(body)
+        flipped[len(flipped) // 2] ^= 1
+        db.execute("UPDATE pages SET body = ? WHERE page_id = 0", (bytes(flipped),))
+    fresh = open_embedded(home)
+    assert unseal(fresh, bob, sealed[bob]) == WORD
+    with pytest.raises(PageDamaged, match=r"page\|.*\|0 "):
+        unseal(fresh, ann, sealed[ann])
+
+
+def test_two_processes_with_different_roots_do_not_mix(keyring: Keyring, home: Path, tmp_path: Path) -> None:
+    """The second is refused before it writes anything."""
+    provision(keyring)
+    before = (home / "pages.db").read_bytes()
+    stranger = KeyPlaces(
+        lambda: EmbeddedCustodian.create(tmp_path / "other.key"), lambda: SqlitePageStore(home / "pages.db")
+    )
+    with pytest.raises(RootMismatch) as raised:
+        open_keys(stranger, tmp_path / "elsewhere")
+    assert "root" in raised.value.next_step
+    assert (home / "pages.db").read_bytes() == before
+
+
+def test_a_full_database_is_an_error_and_nothing_is_half_done(keyring: Keyring) -> None:
+    """With room again the same call succeeds."""
+    ref = provision(keyring).ref
+    sealed = seal(keyring, ref)
+    db = keyring._store._db.connection()
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    people = [SubjectId(f"p{n}") for n in range(3000)]
+    with pytest.raises(PageStoreError) as raised:
+        keyring.provision(people)
+    assert "room" in raised.value.next_step
+    assert keyring.check().problems == ()
+    assert unseal(keyring, ref, sealed) == WORD
+    db.execute("PRAGMA max_page_count = 1000000")
+    keyring.provision(people)
+    assert keyring.stats()["records"] == 3001
+
+
+def test_a_clock_that_goes_backwards_changes_no_order(home: Path) -> None:
+    """Fences are ordered by their numbers, leases by a clock that no one sets."""
+    from datetime import UTC, datetime
+
+    times = iter([datetime(2030, 1, 1, tzinfo=UTC), datetime(2001, 1, 1, tzinfo=UTC)])
+    keyring = open_embedded(home, clock=lambda: next(times))
+    refs = [provision(keyring, who).ref for who in (ANN, BOB)]
+    sealed = [seal(keyring, ref) for ref in refs]
+    assert [shred(keyring, who, ref) for who, ref in zip((ANN, BOB), refs, strict=True)] == [1, 2]
+    assert keyring.fences.verify() == 2
+    assert [unseal(keyring, r, s) for r, s in zip(refs, sealed, strict=True)] == [
+        Shredded("r1", 1),
+        Shredded("r2", 2),
+    ]
+    assert [f.fenced_at[:4] for f in keyring.fences.all()] == ["2030", "2001"]
+    assert json.loads(export_fences(keyring.fences, keyring.custodian).splitlines()[0])["fences"] == 2
