@@ -13,7 +13,7 @@ from rich.table import Table
 from bench.measure import Figure
 from bench.readme import update
 
-SUITES = ("path",)
+SUITES = ("path", "keys")
 
 
 def main() -> int:

@@ -99,8 +99,7 @@ class FieldContext:
         )
 
 
-@frozen
-class Header:
+class Header(NamedTuple):
     """The clear head of an envelope; see the module for the layout."""
 
     suite: int
@@ -171,8 +170,13 @@ def seal(
     suite: int = SUITE_AES_GCM,
     compressor: zstandard.ZstdCompressor | None = None,
     pad: bool = False,
+    aead: Aead | None = None,
 ) -> bytes:
-    """Seals `body`; compresses first where that helps. The nonce must be random and fresh."""
+    """Seals `body`; compresses first where that helps. The nonce must be random and fresh.
+
+    Args:
+        aead: `subkey.aead`, where the caller has just made it.
+    """
     flags = 0
     if compressor is not None and len(body) > COMPRESS_ABOVE_BYTES:
         packed = compressor.compress(body)
@@ -181,7 +185,9 @@ def seal(
     if pad:
         flags |= FLAG_PADDED
         body = (body + b"\x80").ljust(padme_length(len(body) + 1), b"\x00")
-    sealed = subkey.aead.encrypt(nonce, body, associated_data(prefix, flags, generation, ref, block_id))
+    sealed = (aead or subkey.aead).encrypt(
+        nonce, body, associated_data(prefix, flags, generation, ref, block_id)
+    )
     head = bytes((MAGIC, suite, flags)) + _GENERATION.pack(generation)
     return b"".join((head, salt, subkey.commitment, nonce, sealed))
 
@@ -212,6 +218,7 @@ def open_sealed(
     ref: bytes,
     block_id: bytes,
     decompressor: zstandard.ZstdDecompressor | None = None,
+    aead: Aead | None = None,
 ) -> bytes:
     """The body of an envelope whose header was already checked by `parse`.
 
@@ -226,7 +233,7 @@ def open_sealed(
     (generation,) = _GENERATION.unpack_from(envelope, 3)
     bound = associated_data(prefix, flags, generation, ref, block_id)
     try:
-        body = subkey.aead.decrypt(envelope[53:65], envelope[65:], bound)
+        body = (aead or subkey.aead).decrypt(envelope[53:65], envelope[65:], bound)
     except InvalidTag:
         raise TamperedEnvelope("the envelope or the row around it was changed") from None
     if flags & FLAG_PADDED:

@@ -68,14 +68,16 @@ class SealSession:
         salt, compressor = self._salt, self._compressor
         sealed: list[bytes | Shredded] = []
         subkeys = self._keyring.derived(info + salt)
+        last: bytes | None = None
         for at, (ref, block_id, body) in enumerate(zip(refs, block_ids, bodies, strict=True)):
             dek = deks[ref]
             if isinstance(dek, Shredded):
                 sealed.append(dek)
                 continue
-            subkey = subkeys.get(ref)
-            if subkey is None:
-                subkey = subkeys[ref] = cse1.derive(dek.key, info, salt)
+            if ref != last:  # blocks of one person stand together
+                subkey = subkeys.get(ref) or cse1.derive(dek.key, info, salt)
+                subkeys[ref] = subkey
+                aead, last = subkey.aead, ref
             sealed.append(
                 cse1.seal(
                     subkey,
@@ -87,6 +89,7 @@ class SealSession:
                     salt=salt,
                     nonce=nonces[at * 12 : at * 12 + 12],
                     compressor=compressor,
+                    aead=aead,
                 )
             )
         return sealed
@@ -138,6 +141,7 @@ class Opener:
             epoch = self._keyring.renew_lease()
             deks = self._keyring.deks(refs[at:end], context.purpose)
             batch: list[bytes | Shredded | Held] = []
+            last: tuple[bytes, bytes, int] | None = None
             for ref, block_id, envelope in zip(
                 refs[at:end], block_ids[at:end], envelopes[at:end], strict=True
             ):
@@ -149,7 +153,10 @@ class Opener:
                 if dek.held:
                     batch.append(Held())
                     continue
-                subkey = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite)
+                place = ref, header.salt, header.suite
+                if place != last:  # blocks that one session sealed for one person stand together
+                    subkey = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite)
+                    aead, last = subkey.aead, place
                 if header.generation != dek.generation:
                     if hmac.compare_digest(header.commitment, subkey.commitment):
                         raise TamperedEnvelope("the generation in the envelope was changed")
@@ -163,6 +170,7 @@ class Opener:
                         ref=ref,
                         block_id=block_id,
                         decompressor=self._decompressor,
+                        aead=aead,
                     )
                 )
             self._keyring.check_lease()

@@ -40,6 +40,8 @@ class Database:
             found.execute("PRAGMA journal_mode=WAL")
             found.execute("PRAGMA synchronous=FULL")
             found.execute("PRAGMA secure_delete=ON")
+            found.execute("PRAGMA cache_size=-65536")
+            found.execute("PRAGMA wal_autocheckpoint=8000")
             self._local.connection = found
             self._all.append(found)
         return found
