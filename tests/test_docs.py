@@ -12,12 +12,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
+from infra.errors import InfraError
+from infra.servers import SERVERS, get
 from service.cli import app
+from tests.servers import CHOSEN
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if p.exists()]
@@ -31,11 +35,36 @@ HELP = re.compile(r"shredlake(?: --?[\w-]+(?: [^\s-]\S*)?)*? (?P<noun>[a-z]\w*)"
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_command_runs(document: Path, tmp_path: Path) -> None:
     """In an empty folder that holds the examples."""
+    text = document.read_text()
+    for name in SERVERS:
+        if f"infra up {name}" in text or f" {name} >" in text:
+            _need(name)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SHREDLAKE")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment["COLUMNS"] = "120"
-    for block in BLOCK.finditer(document.read_text()):
+    environment["PYTHONPATH"] = str(ROOT)  # readers stand in the repository's root
+    environment["TMPDIR"] = tempfile.mkdtemp(prefix="shredlake-docs-")
+    Path(environment["TMPDIR"]).chmod(0o755)  # PostgreSQL runs as another user
+    try:
+        _run_blocks(text, tmp_path, environment)
+    finally:
+        for name in SERVERS:
+            SERVERS[name](Path(environment["TMPDIR"]) / "shredlake-servers").stop()
+        shutil.rmtree(environment["TMPDIR"], ignore_errors=True)
+
+
+def _need(name: str) -> None:
+    try:
+        if name not in os.environ.get(CHOSEN, name).split(","):
+            pytest.skip(f"{name} was not chosen in {CHOSEN}")
+        get(name)
+    except InfraError as missing:
+        pytest.skip(str(missing))
+
+
+def _run_blocks(text: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    for block in BLOCK.finditer(text):
         if block["mark"] == "file":
             target = tmp_path / block["value"]
             target.parent.mkdir(parents=True, exist_ok=True)
