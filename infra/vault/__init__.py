@@ -25,7 +25,7 @@ from infra.vault.setup import set_up
 NAME = "vault"
 VERSION = "1.21.2"
 BUILD_SECONDS = 3600
-_BUILD = Path(__file__).parent / "build"
+_BUILD = Path(__file__).parent / "module"
 _CONFIG = """\
 storage "raft" {{
   path                   = "{folder}/raft"
