@@ -11,6 +11,7 @@ import base64
 import os
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from keys import (
     FieldContext,
     KeyPlaces,
     Keyring,
+    LeaseBook,
     PageStore,
     SqlitePageStore,
     SubjectId,
@@ -34,9 +36,13 @@ from keys import (
     open_embedded,
     open_keys,
 )
+from keys.agentclient import AgentLink, IngestKeys
 from keys.postgresstore import PostgresPageStore
 from keys.transit import TransitCustodian
 from keys.vaultsession import TokenFile, VaultServer, VaultSession
+from lake import MappedFile
+from service.agent import agent_ingestor
+from service.runtime import open_runtime
 
 PEOPLE = int(os.environ.get("BENCH_PEOPLE", "1000000"))
 CONTEXT = FieldContext(b"\0" * 16, 16, "personal", "service", "Bench", 1)
@@ -56,6 +62,7 @@ def run() -> list[Figure]:
                 dsn = postgres.address()["POSTGRES_DSN"]
                 places = KeyPlaces(embedded_places(home / "pg").custodian, lambda: PostgresPageStore(dsn))
                 figures += _people("PostgreSQL", places, home / "pg", 50_000, 10)
+        figures += _agent(home / "agent")
         figures += _large(home / "large", None)
         with _server(Vault, home) as vault:
             if vault is not None:
@@ -153,6 +160,55 @@ def _people(name: str, places: KeyPlaces, home: Path, goal: float, destroy_goal:
         at_most(f"{name}: sealed pages per person", size.page_bytes / count, "B", 64),
         Figure(f"{name}: indexes and overhead per person", (size.total_bytes - size.page_bytes) / count, "B"),
     ]
+
+
+def _agent(home: Path) -> list[Figure]:
+    """Subkeys through the key agent, which is a process of its own; ingest with it and without."""
+    from bench.path import _open, _purchase_mapping, _purchases
+
+    figures = []
+    with _open(home, "cdnow") as runtime:
+        refs = _provision(runtime.keyring, 100_000)
+    agent = subprocess.Popen(
+        [sys.executable, "-c", "from service.cli import main; main()", "--home", str(home), "keys", "agent"],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert agent.stderr is not None
+    agent.stderr.readline()
+    try:
+        link = AgentLink(
+            home / "agent" / "agent.sock", {"token": (home / "agent" / "ingest.token").read_text()}
+        )
+        keys = IngestKeys(link, LeaseBook(home / "keys" / "leases.db"))
+        keys.tag_keys(refs[:1])
+
+        def subkeys() -> None:
+            keys.sealing(keys.begin_session(), CONTEXT, refs)
+
+        subkeys()
+        took = median_seconds(subkeys) * 1000
+        figures.append(at_most("key agent: 100,000 subkeys in one batch", took, "ms", 300))
+        raw = home.parent / "agent.csv"
+        rates: dict[str, list[float]] = {"agent": [], "own": []}
+        for turn in range(6):
+            _purchases(raw, 100_000, 5000, f"2026-02-{turn + 1:02}")
+            with agent_ingestor(home) if turn % 2 else _own(home) as (types, ingestor):
+                source = MappedFile(raw, _purchase_mapping(types))
+                rates["agent" if turn % 2 else "own"].append(seconds(lambda i=ingestor, s=source: i.run(s)))  # type: ignore[misc]
+        share = statistics.median(rates["own"]) / statistics.median(rates["agent"])
+        figures.append(
+            at_least("key agent: ingest with it / with own keys, 20 events a person", share, "×", 0.9)
+        )
+    finally:
+        agent.terminate()
+        agent.wait()
+    return figures
+
+
+@contextmanager
+def _own(home: Path) -> Iterator[Any]:
+    with open_runtime(home) as runtime:
+        yield runtime.lake.types, runtime.lake.ingestor()
 
 
 def _session(vault: Vault) -> VaultSession:

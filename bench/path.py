@@ -29,6 +29,7 @@ from lake import (
     JsonLinesFile,
     MappedFile,
     Source,
+    TypeRegistry,
     Upkeep,
     load_mapping,
     with_read_ahead,
@@ -126,11 +127,11 @@ def _purchases(to: Path, count: int, people: int, day: str) -> None:
     to.write_text("customer,date,cds,amount\n" + "".join(lines))
 
 
-def _purchase_mapping(runtime: Runtime) -> Mapping:
+def _purchase_mapping(types: TypeRegistry) -> Mapping:
     document = tomllib.loads((EXAMPLES / "cdnow" / "mapping.toml").read_text())
     document["format"] = {"kind": "csv"}
     document["event"]["time_format"] = "%Y-%m-%d"
-    return parse_mapping(document, runtime.lake.types)
+    return parse_mapping(document, types)
 
 
 def _known_people(home: Path) -> list[Figure]:
@@ -138,7 +139,7 @@ def _known_people(home: Path) -> list[Figure]:
     for name, day in (("first", "2026-01-01"), ("second", "2026-01-02")):
         _purchases(home.parent / f"{name}.csv", 100_000, 5000, day)
     with _open(home, "cdnow") as runtime:
-        mapping = _purchase_mapping(runtime)
+        mapping = _purchase_mapping(runtime.lake.types)
         runtime.lake.ingestor().run(MappedFile(home.parent / "first.csv", mapping))
         source = MappedFile(home.parent / "second.csv", mapping)
         figures, _ = _ingest(runtime, source, "20 events a person, known people", home.parent / "plain_known")
@@ -161,7 +162,7 @@ def _stream(home: Path) -> list[Figure]:
     raw = home.parent / "stream.csv"
     _purchases(raw, 300_000, 15_000, "2026-01-01")
     with _open(home, "cdnow") as runtime:
-        source = MappedFile(raw, _purchase_mapping(runtime))
+        source = MappedFile(raw, _purchase_mapping(runtime.lake.types))
         label = "300 commits of 1,000 events"
         return _ingest(runtime, source, label, home.parent / "plain_stream", batch=1000)[0]
 

@@ -11,6 +11,8 @@ from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
 from keys.envelope import FieldContext
 from keys.errors import (
+    AgentDenied,
+    AgentUnavailable,
     CustodianError,
     CustodianUnavailable,
     EnvelopeError,
@@ -43,6 +45,7 @@ from keys.keytree import EpochClose, KeyTree
 from keys.leases import Lease, LeaseBook
 from keys.opening import KeyPlaces, embedded_places, open_embedded, open_forensic, open_keys
 from keys.pagestore import PageStore, SqlitePageStore
+from keys.ports import WritingKeys
 from keys.restoregate import GateStatus
 from keys.sealing import Opener, SealSession
 from keys.signing import signature_is_valid
@@ -64,6 +67,8 @@ __all__ = [
     "ALL_PURPOSES",
     "DEFAULT_PURPOSE",
     "MAX_BUCKET_BITS",
+    "AgentDenied",
+    "AgentUnavailable",
     "Custodian",
     "CustodianError",
     "CustodianStatus",
@@ -116,6 +121,7 @@ __all__ = [
     "SubjectRef",
     "TamperedEnvelope",
     "TreeCheck",
+    "WritingKeys",
     "WrongKey",
     "check_purpose",
     "copy_store",

@@ -40,6 +40,16 @@ class Provisioned(NamedTuple):
     created: bool
 
 
+class SealingKey(NamedTuple):
+    """What one writer session seals one person's values with."""
+
+    subkey: Subkey
+    generation: int
+
+    def __repr__(self) -> str:
+        return "SealingKey(…)"
+
+
 class Caches:
     """Keys, names and derived keys of one lease period."""
 
@@ -47,7 +57,8 @@ class Caches:
         self.deks: dict[bytes, Dek] = {}
         """By locator: ref and purpose code."""
         self._names: dict[str, dict[str, Provisioned]] = {}
-        self._derived: dict[bytes, dict[bytes, Subkey]] = {}
+        self._sealing: dict[bytes, dict[bytes, SealingKey]] = {}
+        self._tag_keys: dict[bytes, bytes] = {}
 
     def names(self, purpose: str) -> dict[str, Provisioned]:
         """Subject id → its key of one purpose."""
@@ -55,11 +66,17 @@ class Caches:
             self._names = {}
         return self._names.setdefault(purpose, {})
 
-    def derived(self, scope: bytes) -> dict[bytes, Subkey]:
-        """Ref → what was derived from its DEK for one scope."""
-        if sum(map(len, self._derived.values())) > MAX_CACHED_SUBKEYS:
-            self._derived = {}
-        return self._derived.setdefault(scope, {})
+    def sealing(self, scope: bytes) -> dict[bytes, SealingKey]:
+        """Ref → its subkey for one session and context."""
+        if sum(map(len, self._sealing.values())) > MAX_CACHED_SUBKEYS:
+            self._sealing = {}
+        return self._sealing.setdefault(scope, {})
+
+    def tag_keys(self) -> dict[bytes, bytes]:
+        """Ref → its key for event tags."""
+        if len(self._tag_keys) > MAX_CACHED_SUBKEYS:
+            self._tag_keys = {}
+        return self._tag_keys
 
     def is_full(self) -> bool:
         """Whether no more pages should be loaded."""

@@ -185,6 +185,27 @@ class LeaseExpired(KeysError):
     default_next_step = "Repeat the read; the lease is renewed by it."
 
 
+class AgentUnavailable(KeysError):
+    """The key agent of this host does not answer. Says nothing about any key."""
+
+    retry_helps = True
+    default_next_step = "Start it again (`shredlake keys agent`), then repeat the call; nothing is lost."
+
+
+class AgentDenied(KeysError):
+    """The key agent does not give this to the role that asked."""
+
+    default_next_step = "Use the token of the role that may; see docs/servers.md."
+
+
+class SealSessionLost(KeysError):
+    """The agent does not know this writer session (any more); a new one has to begin."""
+
+    whose_move = "nobody"
+    retry_helps = True
+    default_next_step = "Begin a new writer session and seal again."
+
+
 class FenceCopyInvalid(KeysError):
     """A copy of the fence log was cut, edited, signed by another custodian, or is of another history."""
 

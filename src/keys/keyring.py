@@ -63,7 +63,7 @@ class Keyring:
         self._random = random_bytes
         self._clock_seconds = clock_seconds
         self._purposes = PurposeNumbers(store)
-        self.resident = ResidentKeys(self.tree, store, fences, leases, self.hold_changes)
+        self.resident = ResidentKeys(self.tree, store, fences, leases, self.hold_changes, random_bytes)
 
     # -- provisioning ------------------------------------------------------------------------------
 

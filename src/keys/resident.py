@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from keys import envelope as cse1
 from keys import tree
-from keys.caches import Caches, Dek, Provisioned
-from keys.envelope import Subkey
-from keys.errors import KeyRecordMissing
+from keys.caches import Caches, Dek, Provisioned, SealingKey
+from keys.envelope import FieldContext, Subkey
+from keys.errors import KeyRecordMissing, TamperedEnvelope, WrongKey
 from keys.fencelog import ALL_PURPOSES, FenceLog
 from keys.keytree import KeyTree, page_ids_of
 from keys.leases import Lease, LeaseBook
 from keys.pagestore import PageStore
 from keys.purposes import PurposeNumbers
-from keys.subjects import Shredded
+from keys.subjects import DEFAULT_PURPOSE, Held, Shredded
 
 _BULK_FROM: Final = 256
 _BULK_SHARE: Final = 4  # more refs than records / 4: open every page instead of asking for each
@@ -28,6 +31,7 @@ class ResidentKeys:
         key_tree, store, fences: where keys and fences are read.
         leases: where this process is known as a holder.
         hold_changes: how often a legal hold came or went; a change throws everything cached away.
+        random_bytes: source of sessions' salts.
     """
 
     def __init__(
@@ -37,12 +41,14 @@ class ResidentKeys:
         fences: FenceLog,
         leases: LeaseBook,
         hold_changes: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
     ) -> None:
         self.fences = fences
         self._tree = key_tree
         self._store = store
         self._purposes = PurposeNumbers(store)
         self._hold_changes = hold_changes
+        self._random = random_bytes
         self._seen_holds = 0
         self._mutex = threading.RLock()
         self._caches = Caches()
@@ -75,10 +81,71 @@ class ResidentKeys:
         with self._mutex:
             return self._caches.names(purpose)
 
-    def derived(self, scope: bytes) -> dict[bytes, Subkey]:
-        """The cache of what was derived for one scope, by ref; only while the epoch lasts."""
+    def begin_session(self) -> bytes:
+        """A fresh salt for a writer session."""
+        return self._random(cse1.SALT_BYTES)
+
+    def sealing(
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
+    ) -> dict[bytes, SealingKey | Shredded]:
+        """See `keys.sealing.SealKeys`."""
+        deks = self.deks(refs, context.purpose)
+        info = context.derivation_info(cse1.SUITE_AES_GCM)
         with self._mutex:
-            return self._caches.derived(scope)
+            known = self._caches.sealing(info + salt)
+        found: dict[bytes, SealingKey | Shredded] = {}
+        for ref, dek in deks.items():
+            if isinstance(dek, Shredded):
+                found[ref] = dek
+                continue
+            key = known.get(ref)
+            if key is None or key.generation != dek.generation:
+                key = known[ref] = SealingKey(cse1.derive(dek.key, info, salt), dek.generation)
+            found[ref] = key
+        return found
+
+    def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
+        """BLAKE2b (RFC 7693), keyed by the DEK; see `keys.sealing.SealKeys`."""
+        deks = self.deks(refs, DEFAULT_PURPOSE)
+        with self._mutex:
+            known = self._caches.tag_keys()
+        for ref, dek in deks.items():
+            if ref not in known and isinstance(dek, Dek):
+                known[ref] = hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()[:32]
+        return {ref: known[ref] for ref, dek in deks.items() if isinstance(dek, Dek)}
+
+    def opening(
+        self, context: FieldContext, refs: Sequence[bytes], headers: Sequence[cse1.Header]
+    ) -> list[Subkey | Shredded | Held]:
+        """See `keys.sealing.OpenKeys`.
+
+        Raises:
+            TamperedEnvelope: the generation in a header was changed.
+            WrongKey: a header names a generation that the person never had.
+            KeyRecordMissing: neither a key nor a fence.
+        """
+        deks = self.deks(refs, context.purpose)
+        infos = {suite: context.derivation_info(suite) for suite in (1, 2, 3)}
+        found: list[Subkey | Shredded | Held] = []
+        last: tuple[bytes, bytes, int] | None = None
+        for ref, header in zip(refs, headers, strict=True):
+            dek = deks[ref]
+            if isinstance(dek, Shredded):
+                found.append(self._shredded(dek, ref, context.purpose, header.generation))
+                continue
+            if dek.held:
+                found.append(Held())
+                continue
+            place = ref, header.salt, header.suite
+            if place != last:
+                subkey, last = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite), place
+            if header.generation != dek.generation:
+                if hmac.compare_digest(header.commitment, subkey.commitment):
+                    raise TamperedEnvelope("the generation in the envelope was changed")
+                found.append(self._other_generation(ref, context.purpose, header.generation))
+                continue
+            found.append(subkey)
+        return found
 
     def forget(self, refs: Sequence[bytes]) -> None:
         """Drops the keys of some handles, whatever their purpose."""
@@ -127,6 +194,21 @@ class ResidentKeys:
         fence = self.fences.of_ref(ref, purpose, 1)
         if fence is None:
             raise KeyRecordMissing("a handle has neither a key nor a fence")
+        return Shredded(fence.request_id, fence.epoch)
+
+    def _shredded(self, answer: Shredded, ref: bytes, purpose: str, generation: int) -> Shredded:
+        """`answer` is of generation 1: a later one, of a purpose that came back, needs its own fence."""
+        if generation <= 1:
+            return answer
+        fence = self.fences.of_ref(ref, purpose, generation)
+        if fence is None:
+            raise KeyRecordMissing("a handle has no key of this generation, and no fence")
+        return Shredded(fence.request_id, fence.epoch)
+
+    def _other_generation(self, ref: bytes, purpose: str, generation: int) -> Shredded:
+        fence = self.fences.of_ref(ref, purpose, generation)
+        if fence is None:
+            raise WrongKey(f"the envelope names generation {generation}, which this subject has not")
         return Shredded(fence.request_id, fence.epoch)
 
     def _loaded(self, refs: Sequence[bytes], purpose: str) -> tuple[dict[bytes, Dek], bytes]:

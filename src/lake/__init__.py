@@ -23,7 +23,7 @@ from lake.errors import (
 )
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry, parse_event_type
 from lake.ingest import Ingestor, IngestSummary
-from lake.lakehouse import Lake, open_local_lake
+from lake.lakehouse import Lake, open_local_events, open_local_lake
 from lake.mapping import Mapping, load_mapping
 from lake.readahead import ReadAhead, with_read_ahead
 from lake.replay import (
@@ -87,6 +87,7 @@ __all__ = [
     "dead_letters",
     "load_mapping",
     "local_path",
+    "open_local_events",
     "open_local_lake",
     "parse_event_type",
     "privacy_lint",

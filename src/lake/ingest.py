@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.metadata import TableMetadata
 
-from keys import Identity, InvalidName, Keyring, Provisioned, SealSession, SubjectId
+from keys import Identity, InvalidName, Provisioned, SealSession, SubjectId, WritingKeys
 from lake.blocks import event_tags, seal_events
 from lake.cloudevents import Parsed, Rejected
 from lake.errors import EpochMoved, Fenced
@@ -76,7 +76,7 @@ class Ingestor:
     """
 
     def __init__(
-        self, table: IcebergTable, keyring: Keyring, types: TypeRegistry, clock: Callable[[], datetime]
+        self, table: IcebergTable, keyring: WritingKeys, types: TypeRegistry, clock: Callable[[], datetime]
     ) -> None:
         self._table = table
         self._keyring = keyring

@@ -41,9 +41,7 @@ class Lake:
         self.effects = effects
         self.clock = clock
         self.types = TypeRegistry(types_folder)
-        self.events = IcebergTable.create(
-            catalog, EVENTS_TABLE, EVENTS_SCHEMA, EVENTS_PROPERTIES, EVENTS_SPEC, effects
-        )
+        self.events = _events_table(catalog, effects)
 
     def ingestor(self) -> Ingestor:
         """A writer with a session of its own."""
@@ -62,3 +60,12 @@ def open_local_lake(
 ) -> Lake:
     """The embedded lake of a folder: SQLite catalog, local warehouse."""
     return Lake(open_local_catalog(home), home / "types", keyring, effects or Effects(), clock)
+
+
+def open_local_events(home: Path, effects: Effects | None = None) -> tuple[IcebergTable, TypeRegistry]:
+    """The events table and the event types of a folder, for a writer that holds no keys."""
+    return _events_table(open_local_catalog(home), effects or Effects()), TypeRegistry(home / "types")
+
+
+def _events_table(catalog: Catalog, effects: Effects) -> IcebergTable:
+    return IcebergTable.create(catalog, EVENTS_TABLE, EVENTS_SCHEMA, EVENTS_PROPERTIES, EVENTS_SPEC, effects)

@@ -32,6 +32,7 @@ _ROOT: Final = tuple(f"keys/root.key{end}" for end in ("", ".lock", ".new", ".re
 STORES: Final = (
     Store("root key", _ROOT, "holds no personal data"),
     Store("key pages", _database("keys/pages.db"), "the record is destroyed; copies die with the epoch"),
+    Store("key agent", ("agent/*",), "tokens and a socket; holds no personal data"),
     Store("leases", _database("keys/leases.db"), "holds no personal data"),
     Store("fence log", _database("evidence/fences.db"), "keyed hashes only"),
     Store("transparency log", _database("evidence/tlog.db"), "content-free statements"),

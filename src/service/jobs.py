@@ -1,4 +1,4 @@
-"""What a scheduled job does: builds and publishes views."""
+"""What a scheduled job does: builds and publishes views, or closes an epoch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from service.settings import Job
 
 
 def run_job(runtime: Runtime, job: Job) -> str:
-    """Builds and publishes a job's views; returns a sentence about it."""
+    """Does a job's work; returns a sentence about it."""
+    if job.action == "close_epoch":
+        closed = runtime.keyring.close_epoch()
+        proof = "an old wrap was refused" if closed.old_wrap_refused else "AN OLD WRAP STILL OPENS"
+        return f"root version {closed.root_version}, {closed.nodes} node(s) rewrapped; {proof}"
     names = job.views or runtime.views.registry.names()
     why = f"scheduled: {job.name}"
     built = runtime.views.build(names, rebuild=job.rebuild, who="scheduler", why=why)

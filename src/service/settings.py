@@ -50,10 +50,14 @@ class Projections(Section):
 
 
 class Job(Section):
-    """A scheduled rebuild."""
+    """Scheduled work."""
 
     name: str = Field(description="name of the job")
     cron: str = Field(description="cron expression of five fields, in UTC")
+    action: Literal["build", "close_epoch"] = Field(
+        "build",
+        description="build and publish views, or close an epoch: also without an erasure, as cover",
+    )
     views: list[str] = Field(default_factory=list, description="views to build and publish; empty: all")
     rebuild: bool = Field(False, description="derive every bucket anew instead of catching up")
 
@@ -101,7 +105,7 @@ class Settings(BaseSettings):
     ingest: Ingest = Field(default_factory=Ingest)
     projections: Projections = Field(default_factory=Projections)
     keys: Keys = Field(default_factory=Keys)
-    jobs: list[Job] = Field(default_factory=list, description="scheduled rebuilds")
+    jobs: list[Job] = Field(default_factory=list, description="scheduled work")
 
     @classmethod
     def settings_customise_sources(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.runtime import Runtime, initialise
+from tests.keys.test_agent import start_agent
 from tests.world import PAID, paid, publish, send
 
 ROOT = Path(__file__).parent.parent.parent
@@ -114,3 +115,49 @@ def test_make_help_prints_every_target() -> None:
         "lock",
         "clean",
     }
+
+
+def test_events_are_sealed_through_the_key_agent(home: Path, tmp_path: Path) -> None:
+    """By a process that opens no key; without an agent the error says how to start one."""
+    path = tmp_path / "more.jsonl"
+    path.write_text("\n".join(json.dumps(paid(f"p{n}", n, event_id=f"m{n}")) for n in range(9)))
+    refused = shredlake(home, "ingest", str(path), "--agent")
+    assert refused.returncode == 1
+    assert "shredlake keys agent" in refused.stderr
+    agent = start_agent(home)
+    try:
+        done = shredlake(home, "--output", "json", "ingest", str(path), "--agent")
+        assert json.loads(done.stdout)["events"] == 9, done.stderr
+        again = shredlake(home, "--output", "json", "ingest", str(path), "--agent")
+        assert json.loads(again.stdout)["already"] == 9
+    finally:
+        agent.terminate()
+        counts, _ = agent.communicate(timeout=20)
+    assert "ingest: provision items" in counts
+    assert json.loads(shredlake(home, "--output", "json", "lake", "verify").stdout)["problems"] == []
+    assert shredlake(home, "doctor").returncode == 0
+
+
+def test_the_commands_about_keys_answer(home: Path, tmp_path: Path) -> None:
+    """Verify, inventory, a copy of the fence log there and back, a drill."""
+    found = json.loads(shredlake(home, "--output", "json", "keys", "verify").stdout)
+    assert (found["subjects"], found["names"], found["problems"]) == (found["records"], 2, [])
+    (service, *_) = json.loads(shredlake(home, "--output", "json", "keys", "inventory").stdout)["purposes"]
+    assert (service["purpose"], service["records"]) == ("service", 2)
+    assert shredlake(home, "erase", "apply", "ann", "--yes").returncode == 0
+    copy = tmp_path / "fences.jsonl"
+    assert (
+        json.loads(shredlake(home, "--output", "json", "keys", "export-fences", str(copy)).stdout)["fences"]
+        == 1
+    )
+    merged = json.loads(shredlake(home, "--output", "json", "keys", "import-fences", str(copy)).stdout)
+    assert (merged["fences"], merged["added"]) == (1, 0)
+    copy.write_bytes(copy.read_bytes().replace(b"service", b"Service").replace(b'"*"', b'"x"'))
+    forged = shredlake(home, "keys", "import-fences", str(copy))
+    assert forged.returncode == 1
+    assert "cut or edited" in forged.stderr
+    drilled = json.loads(
+        shredlake(home, "--output", "json", "keys", "drill", "--people", "300", "--erase", "30").stdout
+    )
+    assert (drilled["passed"], drilled["erased_opened"], drilled["with_custodian_backup"]) == (True, 0, 30)
+    assert shredlake(home, "keys", "drill", "--people", "10", "--erase", "10").returncode == 2

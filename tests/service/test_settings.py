@@ -151,3 +151,17 @@ def test_a_scheduled_job_publishes(tmp_path: Path, clock: Clock) -> None:
         clock.forward(hours=2)
         scheduler.tick()
         assert runtime.views.as_reported("cents_per_day").rows["events"].sum() == 1
+
+
+def test_a_scheduled_epoch_closes_also_without_an_erasure(tmp_path: Path, clock: Clock) -> None:
+    """As cover: whoever watches the root cannot tell when somebody was erased."""
+    initialise(tmp_path / "lake")
+    with (tmp_path / "lake" / "shredlake.toml").open("a") as file:
+        file.write('[[jobs]]\nname = "cover"\ncron = "0 * * * *"\naction = "close_epoch"\n')
+    with open_runtime(tmp_path / "lake", clock=clock) as runtime:
+        scheduler = job_scheduler(runtime)
+        before = runtime.keyring.stats()["root_version"]
+        clock.forward(hours=1, minutes=1)
+        (run,) = scheduler.tick()
+        assert "refused" in str(run.outcome)
+        assert runtime.keyring.stats()["oldest_root_version"] == before + 1  # type: ignore[operator]

@@ -11,6 +11,7 @@ import typer
 from attrs import asdict
 
 from keys import KeyPlaces, SqlitePageStore, export_fences, import_fences, run_drill
+from service.agent import serve_agent, socket_of
 from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say
 from service.keyplaces import drill_custodian
 
@@ -149,3 +150,18 @@ def drill(
                 raise typer.Exit(INCOMPLETE)
     finally:
         shutil.rmtree(sandbox, ignore_errors=True)
+
+
+@app.command()
+def agent(context: typer.Context) -> None:
+    """Serve keys to this host's workers over a Unix socket, each by its role; SIGTERM ends it."""
+
+    def ready(hardened: dict[str, bool]) -> None:
+        missing = [name for name, done in hardened.items() if not done]
+        say(f"key agent on {socket_of(here.home)}; each role's token lies beside it; Ctrl-C ends")
+        if missing:
+            say(f"the system did not allow: {', '.join(missing)}")
+
+    with opened(context) as (here, runtime):
+        counts = serve_agent(here.home, runtime.keyring, ready)
+        emit(here, counts, "\n".join(f"{name:<36} {count:>12,}" for name, count in sorted(counts.items())))

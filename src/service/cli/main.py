@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,9 @@ from typing import Annotated
 import typer
 
 from keys import ShredlakeError
+from lake import Ingestor, TypeRegistry
 from purge import UnderHold
+from service.agent import agent_ingestor
 from service.cli import config_commands, erase, events, keys_commands, lake_commands, receipt, views
 from service.cli.common import (
     HELD,
@@ -30,7 +34,7 @@ from service.doctor import examine, examine_installation
 from service.errors import BadInput
 from service.runtime import initialise, open_runtime
 from service.server import make_server
-from service.settings import find_home
+from service.settings import find_home, load_settings
 
 EXAMPLE = Path("examples/cdnow")
 app = typer.Typer(
@@ -84,24 +88,31 @@ def init(
     emit(here, {"home": here.home, "made": made}, str(here.home))
 
 
+@contextmanager
+def _own_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
+    with open_runtime(home) as runtime:
+        yield runtime.lake.types, runtime.lake.ingestor()
+
+
 @app.command()
 def ingest(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="CloudEvents as JSON Lines, or any CSV with --mapping")],
     mapping: Annotated[Path | None, typer.Option(help="field mapping (TOML) of a CSV file")] = None,
     batch_events: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="events per commit")] = None,
+    agent: Annotated[bool, typer.Option("--agent", help="leave the keys with this host's key agent")] = False,
 ) -> None:
     """Seal the events of a file and append them exactly once; the same file again changes nothing."""
     from lake import JsonLinesFile, MappedFile, Source, load_mapping, with_read_ahead
 
-    with opened(context) as (here, runtime):
-        types = runtime.lake.types
+    here = session(context)
+    with agent_ingestor(here.home) if agent else _own_ingestor(here.home) as (types, ingestor):
         source: Source = (
             JsonLinesFile(file, types) if mapping is None else MappedFile(file, load_mapping(mapping, types))
         )
-        size = batch_events or runtime.settings.ingest.batch_events
+        size = batch_events or load_settings(here.home).ingest.batch_events
         with progress_bar(here, "sealing", None) as update:
-            done = runtime.lake.ingestor().run(
+            done = ingestor.run(
                 with_read_ahead(source), batch_events=size, progress=lambda lines, stored: update(lines)
             )
     text = (

@@ -1,0 +1,287 @@
+"""A worker's side of the key agent: the same sessions and openers, with keys that the agent gives out."""
+
+from __future__ import annotations
+
+import array
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from keys import agentwire as wire
+from keys import envelope as cse1
+from keys.caches import Caches, Provisioned, SealingKey
+from keys.envelope import FieldContext, Subkey
+from keys.errors import AgentUnavailable, LeaseExpired, SubjectErased
+from keys.leases import Lease, LeaseBook
+from keys.sealing import Opener, SealSession
+from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId
+from keys.tree import KEY_BYTES
+
+ATTEMPTS: Final = 9
+_FIRST_PAUSE_SECONDS: Final = 0.05
+
+
+class AgentLink:
+    """One connection, made again when the agent was restarted. Safe for threads, one call at a time.
+
+    Args:
+        path: the agent's socket.
+        hello: `token` of a role, or `lease` of a build.
+    """
+
+    def __init__(self, path: Path, hello: dict[str, Any]) -> None:
+        self._path = path
+        self._hello = hello
+        self._mutex = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def call(self, operation: str, /, **arguments: Any) -> dict[str, Any]:
+        """One operation. Every one of them may be repeated, so a lost connection is made again.
+
+        Raises:
+            AgentUnavailable: it did not come back in time.
+            KeysError: what the agent answered.
+        """
+        with self._mutex:
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    return self._ask({"op": operation, **arguments})
+                except (OSError, AgentUnavailable):
+                    self.close()
+                    if attempt == ATTEMPTS:
+                        raise AgentUnavailable("the key agent cannot be reached") from None
+                time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt * random.random())
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Hangs up."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        if self._socket is None:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.connect(str(self._path))
+                _exchange(connection, self._hello)
+            except BaseException:
+                connection.close()
+                raise
+            self._socket = connection
+        return _exchange(self._socket, message)
+
+
+class IngestKeys:
+    """What an ingest worker can do: name subjects, seal.
+
+    Args:
+        link: with the ingest role's token.
+        leases: this host's lease book.
+    """
+
+    def __init__(self, link: AgentLink, leases: LeaseBook) -> None:
+        self._link = link
+        self._caches = Caches()
+        self._lease = Lease(leases, self.epoch, self._evict)
+
+    def session(self) -> SealSession:
+        """A writer session; the agent chooses its salt."""
+        return SealSession(self, os.urandom, time.monotonic)
+
+    def provision(
+        self, subjects: Sequence[SubjectId], purpose: str = DEFAULT_PURPOSE
+    ) -> list[Provisioned | SubjectErased]:
+        """See `Keyring.provision`."""
+        names = [subject.reveal() for subject in subjects]
+        got = self._link.call("provision", names=names, purpose=purpose)
+        refs = wire.split(got["refs"], REF_BYTES)
+        return [
+            Provisioned(ref, generation, bool(created))
+            if generation
+            else SubjectErased("this data subject was erased")
+            for ref, generation, created in zip(
+                refs, _numbers(got["generations"]), got["created"], strict=True
+            )
+        ]
+
+    def add_identities(self, pairs: Sequence[tuple[bytes, Identity]]) -> None:
+        """See `Keyring.add_identities`."""
+        self._link.call("add_identities", pairs=[(ref, one.kind, one.normalised()) for ref, one in pairs])
+
+    def mint(self, count: int, purpose: str = "system") -> list[Provisioned]:
+        """See `Keyring.mint`."""
+        got = self._link.call("mint", count=count, purpose=purpose)
+        return [Provisioned(ref, 1, True) for ref in wire.split(got["refs"], REF_BYTES)]
+
+    def epoch(self) -> int:
+        """The newest fence's number."""
+        return int(self._link.call("epoch")["epoch"])
+
+    def catch_up(self) -> int:
+        """See `Keyring.catch_up`."""
+        if self.epoch() != self._lease.epoch:
+            self._lease.acknowledge_now()
+        return self._lease.ensure()
+
+    def fenced_since(self, epoch: int, refs: Collection[bytes]) -> bool:
+        """See `Keyring.fenced_since`."""
+        return bool(self._link.call("fenced_since", epoch=epoch, refs=b"".join(refs))["fenced"])
+
+    def close(self) -> None:
+        """Drops every key, gives the lease up and hangs up."""
+        self._lease.release()
+        self._link.close()
+
+    # -- what sessions ask for ---------------------------------------------------------------------
+
+    def begin_session(self) -> bytes:
+        """See `keys.sealing.SealKeys`."""
+        return bytes(self._link.call("begin_session")["salt"])
+
+    def sealing(
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
+    ) -> dict[bytes, SealingKey | Shredded]:
+        """See `keys.sealing.SealKeys`. Raises `SealSessionLost` after the agent was restarted."""
+        self._lease.ensure()
+        known = self._caches.sealing(context.derivation_info(cse1.SUITE_AES_GCM) + salt)
+        unknown = [ref for ref in dict.fromkeys(refs) if ref not in known]
+        found: dict[bytes, SealingKey | Shredded] = {}
+        if unknown:
+            asked = _context(context)
+            got = self._link.call("sealing", salt=salt, context=asked, refs=b"".join(unknown))
+            okms = wire.split(got["subkeys"], 2 * KEY_BYTES)
+            for ref, okm, generation in zip(unknown, okms, _numbers(got["generations"]), strict=True):
+                subkey = Subkey(okm[:KEY_BYTES], okm[KEY_BYTES:], cse1.SUITE_AES_GCM)
+                known[ref] = SealingKey(subkey, generation)
+            for at, (receipt_id, epoch) in got["shredded"].items():
+                ref = unknown[int(at)]
+                del known[ref]
+                found[ref] = Shredded(receipt_id, epoch)
+        return found | {ref: known[ref] for ref in refs if ref not in found}
+
+    def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
+        """See `keys.sealing.SealKeys`."""
+        self._lease.ensure()
+        known = self._caches.tag_keys()
+        unknown = [ref for ref in dict.fromkeys(refs) if ref not in known]
+        if unknown:
+            got = self._link.call("tag_keys", refs=b"".join(unknown))
+            known |= zip(wire.split(got["refs"], REF_BYTES), wire.split(got["keys"], 32), strict=True)
+        return {ref: known[ref] for ref in dict.fromkeys(refs) if ref in known}
+
+    def _evict(self, epoch: int) -> None:
+        self._caches = Caches()
+
+
+class BuildKeys:
+    """What a build worker can do: open, under a lease that dies with the next epoch.
+
+    Args:
+        link: with the build role's token, or with a lease that its coordinator gave it.
+        leases: this host's lease book.
+        lease: given by the coordinator; None asks for one, which needs the token.
+    """
+
+    def __init__(self, link: AgentLink, leases: LeaseBook, lease: bytes | None = None) -> None:
+        self._link = link
+        self._given = lease
+        self._agent_lease = lease
+        self._lease = Lease(leases, lambda: int(link.call("epoch")["epoch"]), self._evict)
+
+    def opener(self) -> Opener:
+        """Opens in bulk."""
+        return Opener(self)
+
+    def lease_for_workers(self) -> bytes:
+        """A lease that worker processes can say hello with."""
+        return bytes(self._link.call("lease")["lease"])
+
+    def opening(
+        self, context: FieldContext, refs: Sequence[bytes], headers: Sequence[cse1.Header]
+    ) -> list[Subkey | Shredded | Held]:
+        """See `keys.sealing.OpenKeys`.
+
+        Raises:
+            LeaseExpired: the lease that was given is of an epoch that is over.
+        """
+        arguments = {"context": _context(context), "refs": b"".join(refs), "headers": list(headers)}
+        try:
+            got = self._link.call("opening", lease=self._agent_lease or self._renewed(), **arguments)
+        except LeaseExpired:
+            if self._given is not None:
+                raise
+            got = self._link.call("opening", lease=self._renewed(), **arguments)
+        found: list[Subkey | Shredded | Held] = []
+        last = None
+        for okm, header in zip(wire.split(got["subkeys"], 2 * KEY_BYTES), headers, strict=True):
+            if (okm, header.suite) != last:
+                subkey = Subkey(okm[:KEY_BYTES], okm[KEY_BYTES:], header.suite)
+                last = okm, header.suite
+            found.append(subkey)
+        for at, (receipt_id, epoch) in got["shredded"].items():
+            found[int(at)] = Shredded(receipt_id, epoch)
+        for at in got["held"]:
+            found[at] = Held()
+        return found
+
+    def renew_lease(self) -> int:
+        """See `keys.sealing.OpenKeys`."""
+        return self._lease.ensure()
+
+    def lease_epoch(self) -> int:
+        """See `keys.sealing.OpenKeys`."""
+        return self._lease.epoch
+
+    def check_lease(self) -> None:
+        """See `keys.sealing.OpenKeys`."""
+        self._lease.check()
+
+    def close(self) -> None:
+        """Gives the lease up and hangs up."""
+        self._lease.release()
+        self._link.close()
+
+    def _renewed(self) -> bytes:
+        if self._given is not None:
+            return self._given
+        self._agent_lease = self.lease_for_workers()
+        return self._agent_lease
+
+    def _evict(self, epoch: int) -> None:
+        """Nothing is kept here beyond a batch."""
+
+
+def _exchange(connection: socket.socket, message: dict[str, Any]) -> dict[str, Any]:
+    wire.send(connection, message)
+    answer = wire.receive(connection)
+    if answer is None:
+        raise AgentUnavailable("the key agent hung up")
+    if "error" in answer:
+        raise wire.error_of(answer["error"])
+    ok = answer.get("ok")
+    if not isinstance(ok, dict):
+        raise AgentUnavailable("a frame is not one of ours")
+    return ok
+
+
+def _context(context: FieldContext) -> tuple[Any, ...]:
+    return (
+        context.table_uuid,
+        context.field_id,
+        context.field_class,
+        context.purpose,
+        context.event_type,
+        context.schema_version,
+    )
+
+
+def _numbers(raw: bytes) -> array.array[int]:
+    found = array.array("H")
+    found.frombytes(raw)
+    return found

@@ -1,0 +1,62 @@
+"""The key agent of a host as a service, and the ingest that works through it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from keys import Keyring, LeaseBook
+from keys.agentclient import AgentLink, IngestKeys
+from keys.agentserver import AgentServer, KeyAgent, make_tokens
+from keys.hardening import harden
+from lake import Ingestor, TypeRegistry, open_local_events
+from service.errors import NotInitialised
+
+
+def socket_of(home: Path) -> Path:
+    """Where a lake's agent listens."""
+    return home / "agent" / "agent.sock"
+
+
+def serve_agent(home: Path, keyring: Keyring, ready: Callable[[dict[str, bool]], None]) -> dict[str, int]:
+    """Serves until SIGTERM or SIGINT; returns what was handed out, in counts.
+
+    Args:
+        ready: called once the socket listens, with what `harden` achieved.
+    """
+    agent = KeyAgent(keyring, make_tokens(home / "agent"))
+    hardened = harden()
+    with AgentServer(socket_of(home), agent) as server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # `shutdown` waits for the loop that this very handler interrupts, so another thread asks.
+            signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+        ready(hardened)
+        server.serve_forever(poll_interval=0.1)
+    socket_of(home).unlink(missing_ok=True)
+    return dict(agent.handed_out)
+
+
+@contextmanager
+def agent_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
+    """(event types, an ingestor whose keys stay with the agent): this process can seal and open nothing.
+
+    Raises:
+        NotInitialised: no lake, or its agent never ran.
+    """
+    token = home / "agent" / "ingest.token"
+    if not token.exists():
+        raise NotInitialised(
+            f"no key agent ever ran for the lake in {home}", next_step="Start it: `shredlake keys agent`."
+        )
+    leases = LeaseBook(home / "keys" / "leases.db")
+    keys = IngestKeys(AgentLink(socket_of(home), {"token": token.read_text().strip()}), leases)
+    try:
+        events, types = open_local_events(home / "lake")
+        yield types, Ingestor(events, keys, types, lambda: datetime.now(UTC))
+    finally:
+        keys.close()
+        leases.close()
