@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing: `python -m fuzz.envelope [SECONDS]`, for as long as one likes."""
