@@ -95,6 +95,11 @@ def _provision(keyring: Keyring, count: int, batch: int = 1000) -> list[bytes]:
     return refs
 
 
+def _refs_of(keyring: Keyring, subjects: list[SubjectId]) -> list[bytes | None]:
+    index = keyring.tree.index
+    return index.find(index.digests("subject", [one.reveal() for one in subjects]))
+
+
 def _codec(home: Path) -> list[Figure]:
     """200 B values: a warm subkey, a new subkey each, blocks of 20 events."""
     keyring = open_embedded(home)
@@ -144,7 +149,7 @@ def _people(name: str, places: KeyPlaces, home: Path, goal: float, destroy_goal:
     count = 100_000
     took = seconds(lambda: _provision(keyring, count))
     subjects = [SubjectId(f"p{n}") for n in range(10_000)]
-    refs = [ref for ref in keyring.tree.find("subject", [s.reveal() for s in subjects]) if ref is not None]
+    refs = [ref for ref in _refs_of(keyring, subjects) if ref is not None]
     keyring._store.flush_deleted()
     size = keyring._store.size()
 
@@ -269,7 +274,7 @@ def _naive(home: Path, vault: Vault) -> list[Figure]:
     )
     ours_created = seconds(lambda: _provision(keyring, 10_000)) / 10_000
     subjects = [SubjectId(f"p{n}") for n in range(5000)]
-    refs = keyring.tree.find("subject", [s.reveal() for s in subjects])
+    refs = _refs_of(keyring, subjects)
 
     def destroy() -> None:
         fences = keyring.fence([(s, r) for s, r in zip(subjects, refs, strict=True) if r], "bench")

@@ -26,7 +26,7 @@ from keys import agentwire as wire
 from keys import envelope as cse1
 from keys.caches import Provisioned
 from keys.envelope import FieldContext, Subkey
-from keys.errors import AgentDenied, InvalidName, KeysError, LeaseExpired, SealSessionLost
+from keys.errors import AgentDenied, AgentUnavailable, InvalidName, KeysError, LeaseExpired, SealSessionLost
 from keys.fencelog import ALL_PURPOSES
 from keys.keyring import Keyring
 from keys.subjects import REF_BYTES, Held, Identity, SubjectId
@@ -211,7 +211,7 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         """Hello, then requests until the worker hangs up."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AgentUnavailable):  # it hung up, or sent no frames of ours
             self._serve()
 
     def _serve(self) -> None:

@@ -21,8 +21,10 @@ from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
 from keys.keytree import EpochClose, KeyTree, NewKey, page_ids_of
 from keys.leases import LeaseBook
 from keys.lifecycle import Life
-from keys.pagestore import BlindRow, PageStore, PageWriter
+from keys.pagestore import PageStore, PageWriter
 from keys.purposes import PurposeNumbers
+from keys.rekey import Progress as RekeyProgress
+from keys.rekey import Rekey, Rekeyed
 from keys.resident import ResidentKeys
 from keys.restoregate import GateStatus, compare
 from keys.retry import repeatedly
@@ -87,8 +89,8 @@ class Keyring:
         self, subjects: Mapping[str, SubjectId], purpose: str, known: dict[str, Provisioned]
     ) -> dict[str, Provisioned | SubjectErased]:
         """What is not in the cache; what was found goes into it, what was made only the next time."""
-        blinds = self.tree.blind("subject", list(subjects))
-        found = self.resident.active(self.tree.find_blinds(blinds), purpose)
+        blinds = self.tree.index.digests("subject", list(subjects))
+        found = self.resident.active(self.tree.index.find(blinds), purpose)
         missing = {
             blind: subject
             for subject, blind, item in zip(subjects.values(), blinds, found, strict=True)
@@ -109,7 +111,7 @@ class Keyring:
         new: list[NewKey] = []
         with self._transaction() as writer:
             code = self._purposes.number_or_new(purpose, writer)
-            refs = self.tree.find_blinds(list(missing))
+            refs = self.tree.index.find(list(missing))
             found = self.resident.active(refs, purpose)
             check_fences = not self.fences.is_empty()
             fresh = self._random(REF_BYTES * len(missing))
@@ -136,16 +138,18 @@ class Keyring:
 
     def add_identities(self, pairs: Sequence[tuple[bytes, Identity]]) -> None:
         """Names a provisioned subject's further identities in the blind index; none of a destroyed one."""
-        names = self.tree.sealed_names([ref for ref, _ in pairs])
-        blinds = [self.tree.blind(one.kind, [one.normalised()])[0] for _, one in pairs]
+        index = self.tree.index
+        digests = [index.digests(one.kind, [one.normalised()])[0] for _, one in pairs]
 
         def add() -> None:
             with self._transaction() as writer:
                 pages = dict(self._store.pages_of([ref for ref, _ in pairs]))
                 writer.add_blind(
-                    BlindRow(blind, pages[ref], name)
-                    for (ref, _), blind, name in zip(pairs, blinds, names, strict=True)
-                    if ref in pages
+                    index.rows(
+                        (digest, ref, pages[ref])
+                        for digest, (ref, _) in zip(digests, pairs, strict=True)
+                        if ref in pages
+                    )
                 )
 
         repeatedly(add)
@@ -153,8 +157,10 @@ class Keyring:
     def ref_of(self, subject: SubjectId | Identity) -> bytes | None:
         """The handle of a subject or identity; None when unknown or destroyed."""
         if isinstance(subject, Identity):
-            return self.tree.find(subject.kind, [subject.normalised()])[0]
-        return self.tree.find("subject", [subject.reveal()])[0]
+            kind, value = subject.kind, subject.normalised()
+        else:
+            kind, value = "subject", subject.reveal()
+        return self.tree.index.find(self.tree.index.digests(kind, [value]))[0]
 
     def erased(self, subject: SubjectId) -> Shredded | None:
         """The newest fence over the whole person, or None."""
@@ -307,6 +313,23 @@ class Keyring:
         closed = self.tree.close_epoch(self._effects)
         self.tree.forget_cached()
         return closed
+
+    def rekey(
+        self,
+        *,
+        pause_seconds: float = 0.0,
+        progress: RekeyProgress = lambda what, done, total: None,
+    ) -> Rekeyed:
+        """Fresh keys for every page, node and index row while everything goes on; see `keys.rekey`."""
+        run = Rekey(
+            self.tree,
+            self._store,
+            self._transaction,
+            self._effects,
+            pause_seconds=pause_seconds,
+            progress=progress,
+        )
+        return run.run()
 
     # -- sealing and opening -----------------------------------------------------------------------
 

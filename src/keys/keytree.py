@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hmac
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from attrs import frozen
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from keys import tree
+from keys.blindindex import CIPHER_KEY_BYTES, HASH_KEY_BYTES, BlindIndex
 from keys.custodian import Custodian
 from keys.effects import Effects
 from keys.errors import PageDamaged, PageMissing, RootKeyRetired, RootMismatch
-from keys.pagestore import BlindRow, NodeRow, PageRow, PageStore, PageWriter
+from keys.pagestore import NodeRow, PageRow, PageStore, PageWriter
 
-_BLOCK: Final = 16
 _CANARY: Final = "root_canary"
 
 
@@ -39,7 +37,7 @@ class EpochClose:
 
 
 class NewKey(NamedTuple):
-    """A key to create: its handle, purpose and generation, and the blind name that finds it."""
+    """A key to create: its handle, purpose and generation, and the keyed hash of the name that finds it."""
 
     ref: bytes
     purpose_code: int
@@ -72,36 +70,7 @@ class KeyTree:
         self.tree_id = store.meta("tree") or ""
         if store.meta("root_id") != custodian.root_id():
             raise RootMismatch("this page store was made with another root")
-        self._set_index_keys()
-
-    # -- names -------------------------------------------------------------------------------------
-
-    def blind(self, kind: str, values: Sequence[str]) -> list[bytes]:
-        """16-byte index keys: a block cipher over the truncated HMAC, so that it can be re-keyed."""
-        key, prefix = self._hash_key, kind.encode() + b"\0"
-        digests = [hmac.digest(key, prefix + v.encode(), "sha256")[:_BLOCK] for v in values]
-        return self._permute(b"".join(digests))
-
-    def sealed_names(self, refs: Sequence[bytes]) -> list[bytes]:
-        """The refs under the index cipher: what an index row holds in place of a handle."""
-        return self._permute(b"".join(refs))
-
-    def find(self, kind: str, values: Sequence[str]) -> list[bytes | None]:
-        """The ref of each name, or None."""
-        return self.find_blinds(self.blind(kind, values))
-
-    def find_blinds(self, blinds: Sequence[bytes]) -> list[bytes | None]:
-        """The ref behind each index key, or None."""
-        rows = self.store.find_blind(blinds)
-        found = [rows[b].name if b in rows else None for b in blinds]
-        opened = iter(self._unpermute(b"".join(name for name in found if name is not None)))
-        return [None if name is None else next(opened) for name in found]
-
-    def refs_of_names(self, rows: Iterable[BlindRow]) -> Iterator[tuple[bytes, int]]:
-        """(ref, page) that each index row leads to."""
-        for row in rows:
-            (ref,) = self._unpermute(row.name)
-            yield ref, row.page_id
+        self.index = BlindIndex(store, self._index_keys)
 
     # -- keys --------------------------------------------------------------------------------------
 
@@ -127,11 +96,8 @@ class KeyTree:
             last = self._sealed_page(key, page_id, body)
             writer.put_page(last, version)
             writer.add_refs((new.ref, page_id) for new in batch)
-            names = self.sealed_names([new.ref for new in batch])
             writer.add_blind(
-                BlindRow(new.name, page_id, name)
-                for new, name in zip(batch, names, strict=True)
-                if new.name is not None
+                self.index.rows((new.name, new.ref, page_id) for new in batch if new.name is not None)
             )
 
     def open_pages(self, page_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
@@ -163,7 +129,7 @@ class KeyTree:
             writer.put_page(self._sealed_page(key, row.page_id, body), row.version)
         self._rekey_nodes(writer, rekeyed)
         doomed = [ref for ref in refs if ref not in left]
-        writer.drop_refs(doomed, self.sealed_names(doomed))
+        writer.drop_refs(doomed, self.index.sealed_refs(doomed))
         return gone
 
     def set_state(self, writer: PageWriter, refs: Sequence[bytes], state: int) -> None:
@@ -172,6 +138,36 @@ class KeyTree:
             body = tree.with_state(self._open_page(row), set(refs), state)
             key = self._page_key(row.page_id)
             writer.put_page(self._sealed_page(key, row.page_id, body), row.version)
+
+    # -- re-keying: see `keys.rekey` ----------------------------------------------------------------
+
+    def rekey_pages(self, writer: PageWriter, page_ids: Sequence[int]) -> None:
+        """Seals pages under fresh page keys, and their nodes under fresh node keys."""
+        keys: dict[int, bytes] = {}
+        for row in self.store.pages(page_ids):
+            body = self._open_page(row)
+            keys[row.page_id] = self._random(tree.KEY_BYTES)
+            writer.put_page(self._sealed_page(keys[row.page_id], row.page_id, body), row.version)
+        self._rekey_nodes(writer, keys)
+
+    def add_index_cipher(self, writer: PageWriter) -> None:
+        """A second cipher key behind the first: from now on it writes, and both find."""
+        self._write_index_keys(writer, self._index_keys() + self._random(CIPHER_KEY_BYTES))
+
+    def drop_old_index_cipher(self, writer: PageWriter) -> None:
+        """Only the newer cipher key stays."""
+        keys = self._index_keys()
+        self._write_index_keys(writer, keys[:HASH_KEY_BYTES] + keys[-CIPHER_KEY_BYTES:])
+
+    def _write_index_keys(self, writer: PageWriter, keys: bytes) -> None:
+        (row,) = self.store.nodes([tree.INDEX_NODE])
+        fresh = self._random(tree.KEY_BYTES)
+        (wrapped,) = self.custodian.wrap([(self._node_context(tree.INDEX_NODE), fresh)])
+        context = tree.record_context(self.tree_id, tree.INDEX_NODE)
+        body = tree.seal_record(fresh, keys, context, self._random)
+        writer.put_node(NodeRow(tree.INDEX_NODE, 0, wrapped, body), row.version)
+        with self._mutex:
+            self._nodes.pop(tree.INDEX_NODE, None)
 
     # -- epochs ------------------------------------------------------------------------------------
 
@@ -219,18 +215,10 @@ class KeyTree:
             writer.set_meta("tree", tree_id)
             writer.set_meta("root_id", self.custodian.root_id())
 
-    def _set_index_keys(self) -> None:
-        keys = self._node(tree.INDEX_NODE)
-        self._hash_key = keys[:32]
-        self._cipher = Cipher(algorithms.AES(keys[32:64]), modes.ECB())
-
-    def _permute(self, blocks: bytes) -> list[bytes]:
-        out = self._cipher.encryptor().update(blocks)
-        return [out[at : at + _BLOCK] for at in range(0, len(out), _BLOCK)]
-
-    def _unpermute(self, blocks: bytes) -> list[bytes]:
-        out = self._cipher.decryptor().update(blocks)
-        return [out[at : at + _BLOCK] for at in range(0, len(out), _BLOCK)]
+    def _index_keys(self) -> bytes:
+        with self._mutex:
+            self._nodes.pop(tree.INDEX_NODE, None)
+            return self._node(tree.INDEX_NODE)
 
     def _node_context(self, node_id: int) -> bytes:
         return tree.node_context(self.tree_id, node_id)

@@ -139,6 +139,12 @@ class PostgresPageStore:
             for blind, page_id, name in cursor:
                 yield BlindRow(bytes(blind), page_id, bytes(name))
 
+    def names_after(self, blind: bytes, limit: int) -> list[BlindRow]:
+        query: LiteralString = (
+            "SELECT blind, page_id, name FROM blind WHERE blind > %s ORDER BY blind LIMIT %s"
+        )
+        return [BlindRow(*row) for row in self._rows(query, (blind, limit))]
+
     def all_meta(self) -> dict[str, str]:
         return dict(self._rows("SELECT name, value FROM meta"))
 
@@ -259,6 +265,10 @@ class _PostgresWriter:
     def drop_refs(self, refs: Sequence[bytes], names: Sequence[bytes]) -> None:
         self._db.execute("DELETE FROM refs WHERE ref = ANY(%b)", (list(refs),))
         self._db.execute("DELETE FROM blind WHERE name = ANY(%b)", (list(names),))
+
+    def replace_names(self, blinds: Sequence[bytes], rows: Sequence[BlindRow]) -> None:
+        self._db.execute("DELETE FROM blind WHERE blind = ANY(%b)", (list(blinds),))
+        self.add_blind(rows)
 
     def mark_destroyed(self, epochs: Iterable[int]) -> None:
         self._db.execute(

@@ -104,7 +104,8 @@ def check_tree(
 def _index_problems(key_tree: KeyTree, store: PageStore, homes: set[tuple[bytes, int]]) -> list[str]:
     rows = set(store.all_refs())
     refs = {ref for ref, _ in homes}
-    lost = sum(1 for ref, _ in key_tree.refs_of_names(store.all_names()) if ref not in refs)
+    leads = key_tree.index.refs_of(list(store.all_names()))
+    lost = sum(1 for candidates in leads if refs.isdisjoint(candidates))
     found = {
         "key record(s) have no index row": len(homes - rows),
         "index row(s) point at no key record": len(rows - homes),

@@ -76,6 +76,18 @@ class PageStoreContract:
         assert list(store.all_refs()) == [(b"b" * 16, 0)]
         assert list(store.find_blind([bytes([n]) * 16 for n in range(3)])) == [b"\2" * 16]
 
+    def test_names_are_read_in_the_order_of_their_keys_and_replaced(self, tmp_path: Path) -> None:
+        """A page at a time; what is replaced is gone."""
+        store = self.make(tmp_path)
+        rows = [BlindRow(bytes([n]) * 16, n, b"n" * 16) for n in (3, 1, 2)]
+        with store.transaction() as writer:
+            writer.add_blind(rows)
+        assert [row.page_id for row in store.names_after(b"", 2)] == [1, 2]
+        assert [row.page_id for row in store.names_after(bytes([2]) * 16, 2)] == [3]
+        with store.transaction() as writer:
+            writer.replace_names([bytes([1]) * 16], [BlindRow(bytes([9]) * 16, 1, b"m" * 16)])
+        assert [row.blind[0] for row in store.names_after(b"", 9)] == [2, 3, 9]
+
     def test_many_look_ups_are_one_call(self, tmp_path: Path) -> None:
         """More than any statement takes parameters."""
         store = self.make(tmp_path)

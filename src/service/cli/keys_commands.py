@@ -153,6 +153,19 @@ def drill(
 
 
 @app.command()
+def rekey(
+    context: typer.Context,
+    pause: Annotated[float, typer.Option(min=0, help="seconds between two steps, to leave room")] = 0.0,
+) -> None:
+    """Give every page, node and index row a fresh key while everything goes on; a killed run goes on."""
+    with opened(context) as (here, runtime):
+        with progress_bar(here, "re-keying", None) as update:
+            done = runtime.keyring.rekey(pause_seconds=pause, progress=lambda what, at, total: update(at))
+        say("next: `shredlake keys close-epoch`, so that older copies open nothing")
+        emit(here, asdict(done), f"{done.pages:,} pages and {done.names:,} names have fresh keys")
+
+
+@app.command()
 def agent(context: typer.Context) -> None:
     """Serve keys to this host's workers over a Unix socket, each by its role; SIGTERM ends it."""
 
