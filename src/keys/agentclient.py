@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from keys import agentwire as wire
 from keys import envelope as cse1
-from keys.caches import Caches, Provisioned, SealingKey
+from keys.caches import Caches, Provisioned
 from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentUnavailable, LeaseExpired, SubjectErased
 from keys.leases import Lease, LeaseBook
+from keys.quiet import no_collections
 from keys.sealing import Opener, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId
 from keys.tree import KEY_BYTES
@@ -146,19 +147,26 @@ class IngestKeys:
 
     def sealing(
         self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
-    ) -> dict[bytes, SealingKey | Shredded]:
+    ) -> dict[bytes, Subkey | Shredded]:
         """See `keys.sealing.SealKeys`. Raises `SealSessionLost` after the agent was restarted."""
+        with no_collections():
+            return self._sealing(salt, context, refs)
+
+    def _sealing(
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
+    ) -> dict[bytes, Subkey | Shredded]:
         self._lease.ensure()
         known = self._caches.sealing(context.derivation_info(cse1.SUITE_AES_GCM) + salt)
         unknown = [ref for ref in dict.fromkeys(refs) if ref not in known]
-        found: dict[bytes, SealingKey | Shredded] = {}
+        found: dict[bytes, Subkey | Shredded] = {}
         if unknown:
             asked = _context(context)
             got = self._link.call("sealing", salt=salt, context=asked, refs=b"".join(unknown))
             okms = wire.split(got["subkeys"], 2 * KEY_BYTES)
-            for ref, okm, generation in zip(unknown, okms, _numbers(got["generations"]), strict=True):
-                subkey = Subkey(okm[:KEY_BYTES], okm[KEY_BYTES:], cse1.SUITE_AES_GCM)
-                known[ref] = SealingKey(subkey, generation)
+            known |= {
+                ref: Subkey(okm[:KEY_BYTES], okm[KEY_BYTES:], cse1.SUITE_AES_GCM, generation)
+                for ref, okm, generation in zip(unknown, okms, _numbers(got["generations"]), strict=True)
+            }
             for at, (receipt_id, epoch) in got["shredded"].items():
                 ref = unknown[int(at)]
                 del known[ref]

@@ -29,6 +29,7 @@ from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentDenied, AgentUnavailable, InvalidName, KeysError, LeaseExpired, SealSessionLost
 from keys.fencelog import ALL_PURPOSES
 from keys.keyring import Keyring
+from keys.quiet import no_collections
 from keys.subjects import REF_BYTES, Held, Identity, SubjectId
 from keys.tree import KEY_BYTES
 
@@ -84,7 +85,8 @@ class KeyAgent:
         if name not in MAY[connection.role]:
             raise AgentDenied(f"the role {connection.role} may not ask for {name}")
         operation: Callable[[Connection, dict[str, Any]], dict[str, Any]] = getattr(self, f"_{name}")
-        answer = operation(connection, request)
+        with no_collections():
+            answer = operation(connection, request)
         with self._mutex:
             self.handed_out[f"{connection.role}: {name} calls"] += 1
             self.handed_out[f"{connection.role}: {name} items"] += int(answer.pop("items", 1))
@@ -113,10 +115,8 @@ class KeyAgent:
         found = [keys[ref] for ref in refs]
         blank = bytes(2 * KEY_BYTES)
         return {
-            "subkeys": b"".join(
-                blank if not isinstance(k, tuple) else k.subkey.key + k.subkey.commitment for k in found
-            ),
-            "generations": _numbers(k.generation if isinstance(k, tuple) else 0 for k in found),
+            "subkeys": b"".join(k.key + k.commitment if isinstance(k, Subkey) else blank for k in found),
+            "generations": _numbers(k.generation if isinstance(k, Subkey) else 0 for k in found),
             "shredded": wire.shredded_message(found),
             "items": len(refs),
         }

@@ -40,16 +40,6 @@ class Provisioned(NamedTuple):
     created: bool
 
 
-class SealingKey(NamedTuple):
-    """What one writer session seals one person's values with."""
-
-    subkey: Subkey
-    generation: int
-
-    def __repr__(self) -> str:
-        return "SealingKey(…)"
-
-
 class Caches:
     """Keys, names and derived keys of one lease period."""
 
@@ -57,7 +47,7 @@ class Caches:
         self.deks: dict[bytes, Dek] = {}
         """By locator: ref and purpose code."""
         self._names: dict[str, dict[str, Provisioned]] = {}
-        self._sealing: dict[bytes, dict[bytes, SealingKey]] = {}
+        self._sealing: dict[bytes, dict[bytes, Subkey]] = {}
         self._tag_keys: dict[bytes, bytes] = {}
 
     def names(self, purpose: str) -> dict[str, Provisioned]:
@@ -66,7 +56,7 @@ class Caches:
             self._names = {}
         return self._names.setdefault(purpose, {})
 
-    def sealing(self, scope: bytes) -> dict[bytes, SealingKey]:
+    def sealing(self, scope: bytes) -> dict[bytes, Subkey]:
         """Ref → its subkey for one session and context."""
         if sum(map(len, self._sealing.values())) > MAX_CACHED_SUBKEYS:
             self._sealing = {}

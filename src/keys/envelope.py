@@ -119,6 +119,8 @@ class Subkey(NamedTuple):
     key: bytes
     commitment: bytes
     suite: int
+    generation: int = 0
+    """Of the DEK it was derived from, where the deriver says so."""
 
     @property
     def aead(self) -> Aead:
@@ -134,10 +136,10 @@ def prefixed(*parts: bytes) -> bytes:
     return b"".join(len(part).to_bytes(2, "big") + part for part in parts)
 
 
-def derive(dek: bytes, info: bytes, salt: bytes, suite: int = SUITE_AES_GCM) -> Subkey:
+def derive(dek: bytes, info: bytes, salt: bytes, suite: int = SUITE_AES_GCM, generation: int = 0) -> Subkey:
     """The subkey of a 32-byte DEK for `FieldContext.derivation_info` and a 16-byte salt."""
     okm = hmac.digest(dek, info + salt, "sha512")
-    return Subkey(okm[:32], okm[32:], suite)
+    return Subkey(okm[:32], okm[32:], suite, generation)
 
 
 def associated_data(prefix: bytes, flags: int, generation: int, ref: bytes, block_id: bytes) -> bytes:

@@ -10,7 +10,7 @@ from typing import Final
 
 from keys import envelope as cse1
 from keys import tree
-from keys.caches import Caches, Dek, Provisioned, SealingKey
+from keys.caches import Caches, Dek, Provisioned
 from keys.envelope import FieldContext, Subkey
 from keys.errors import KeyRecordMissing, TamperedEnvelope, WrongKey
 from keys.fencelog import ALL_PURPOSES, FenceLog
@@ -87,20 +87,20 @@ class ResidentKeys:
 
     def sealing(
         self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
-    ) -> dict[bytes, SealingKey | Shredded]:
+    ) -> dict[bytes, Subkey | Shredded]:
         """See `keys.sealing.SealKeys`."""
         deks = self.deks(refs, context.purpose)
         info = context.derivation_info(cse1.SUITE_AES_GCM)
         with self._mutex:
             known = self._caches.sealing(info + salt)
-        found: dict[bytes, SealingKey | Shredded] = {}
+        found: dict[bytes, Subkey | Shredded] = {}
         for ref, dek in deks.items():
             if isinstance(dek, Shredded):
                 found[ref] = dek
                 continue
             key = known.get(ref)
             if key is None or key.generation != dek.generation:
-                key = known[ref] = SealingKey(cse1.derive(dek.key, info, salt), dek.generation)
+                key = known[ref] = cse1.derive(dek.key, info, salt, generation=dek.generation)
             found[ref] = key
         return found
 

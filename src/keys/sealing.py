@@ -8,7 +8,6 @@ from typing import Final, Protocol
 import zstandard
 
 from keys import envelope as cse1
-from keys.caches import SealingKey
 from keys.envelope import FieldContext, Subkey
 from keys.errors import SealSessionLost
 from keys.subjects import Held, Shredded
@@ -27,7 +26,7 @@ class SealKeys(Protocol):
 
     def sealing(
         self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
-    ) -> dict[bytes, SealingKey | Shredded]:
+    ) -> dict[bytes, Subkey | Shredded]:
         """ref → its subkey for this salt and context, or `Shredded`."""
         ...
 
@@ -98,10 +97,10 @@ class SealSession:
                 sealed.append(key)
                 continue
             if ref != last:  # blocks of one person stand together
-                aead, last = key.subkey.aead, ref
+                aead, last = key.aead, ref
             sealed.append(
                 cse1.seal(
-                    key.subkey,
+                    key,
                     body,
                     prefix=prefix,
                     ref=ref,

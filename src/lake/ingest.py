@@ -14,13 +14,13 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table.metadata import TableMetadata
 
 from keys import Identity, InvalidName, Provisioned, SealSession, SubjectId, WritingKeys
+from keys.quiet import no_collections
 from lake.blocks import event_tags, seal_events
 from lake.cloudevents import Parsed, Rejected
 from lake.errors import EpochMoved, Fenced
 from lake.events import PLAIN_COLUMNS, day_partition
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry
 from lake.offsets import AlreadyLanded, Range, ingest_summary, offsets_of, source_number
-from lake.quiet import no_collections
 from lake.sources import DEFAULT_BATCH_EVENTS, Source
 from lake.table import Committed, IcebergTable, summary_of
 

@@ -17,11 +17,11 @@ from typing import Final, Protocol
 
 import polars as pl
 
+from keys.quiet import no_collections
 from lake.cloudevents import Parsed, Rejected, joined, parse_cloud_events, without
 from lake.errors import UnreadableInput
 from lake.eventtypes import TypeRegistry
 from lake.mapping import Mapping, template_parts
-from lake.quiet import no_collections
 from lake.validate import (
     Flaw,
     Flaws,
