@@ -8,12 +8,15 @@ line that says so. BENCH_PEOPLE (default 1,000,000) is the size of the large tre
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +46,7 @@ from keys.vaultsession import TokenFile, VaultServer, VaultSession
 from lake import MappedFile
 from service.agent import agent_ingestor
 from service.runtime import open_runtime
+from tests.keys.people import context
 
 PEOPLE = int(os.environ.get("BENCH_PEOPLE", "1000000"))
 CONTEXT = FieldContext(b"\0" * 16, 16, "personal", "service", "Bench", 1)
@@ -63,6 +67,8 @@ def run() -> list[Figure]:
                 places = KeyPlaces(embedded_places(home / "pg").custodian, lambda: PostgresPageStore(dsn))
                 figures += _people("PostgreSQL", places, home / "pg", 50_000, 10)
         figures += _agent(home / "agent")
+        figures += _barrier(home / "barrier")
+        figures += _close_under_load(home / "load")
         figures += _large(home / "large", None)
         with _server(Vault, home) as vault:
             if vault is not None:
@@ -216,6 +222,87 @@ def _own(home: Path) -> Iterator[Any]:
         yield runtime.lake.types, runtime.lake.ingestor()
 
 
+def _barrier(home: Path) -> list[Figure]:
+    """From the destruction of a key to the moment when no process can open it, four processes reading."""
+    keyring = open_embedded(home)
+    people = [SubjectId(f"p{n}") for n in range(25)]
+    refs = [m.ref for m in keyring.provision(people)]  # type: ignore[union-attr]
+    ids = [b"b" * 16]
+    (sealed,) = keyring.session().seal(context(), refs[:1], ids, [b"word"])
+    readers = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.keys.barrier_reader",
+                str(home),
+                refs[0].hex(),
+                sealed.hex(),
+                os.devnull,
+            ]  # type: ignore[union-attr]
+        )
+        for _ in range(4)
+    ]
+    try:
+        time.sleep(3)
+        waits = []
+        for who, ref in zip(people[1:], refs[1:], strict=True):
+            fences = keyring.fence([(who, ref)], "bench")
+            began = time.perf_counter()
+            keyring.destroy([ref], fences)
+            keyring.wait_until_unreadable(fences[0].epoch)
+            waits.append(time.perf_counter() - began)
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
+    keyring.close()
+    return [
+        Figure("unreadable after a destruction, 4 reading processes: median", statistics.median(waits), "s"),
+        at_most("unreadable after a destruction, 4 reading processes: slowest of 24", max(waits), "s", 5),
+    ]
+
+
+def _close_under_load(home: Path) -> list[Figure]:
+    """What closing epochs costs a process that provisions, seals and opens all the time."""
+    keyring, closing = open_embedded(home), open_embedded(home)
+    _provision(keyring, 20_000)
+    counter = itertools.count()
+
+    def turn() -> float:
+        began = time.perf_counter()
+        (made,) = keyring.provision([SubjectId(f"load-{next(counter)}")])
+        ref = made.ref  # type: ignore[union-attr]
+        (sealed,) = keyring.session().seal(CONTEXT, [ref], [b"b" * 16], [b"word"])
+        assert keyring.opener().open(CONTEXT, [ref], [b"b" * 16], [sealed]) == [b"word"]  # type: ignore[list-item]
+        return time.perf_counter() - began
+
+    quiet = [turn() for _ in range(300)]
+    stop = threading.Event()
+    closes = 0
+
+    def close() -> None:
+        nonlocal closes
+        while not stop.wait(0.2):
+            closing.close_epoch()
+            closes += 1
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    try:
+        busy = []
+        while closes < 15:  # an error would end the suite
+            busy.append(turn())
+    finally:
+        stop.set()
+        thread.join()
+    added = (statistics.median(busy) - statistics.median(quiet)) * 1000
+    keyring.close()
+    return [
+        Figure("provision, seal and open while an epoch closes 5 times a second: added latency", added, "ms")
+    ]
+
+
 def _session(vault: Vault) -> VaultSession:
     path = vault.folder / "admin-token"
     path.touch(mode=0o600)
@@ -247,6 +334,9 @@ def _large(home: Path, vault: Vault | None) -> list[Figure]:
     figures = [at_most(label, statistics.median(took), "s", 2)]
     if vault is not None:
         figures.append(at_most(f"{label}: calls", len(calls) / 3, "calls", 10))
+    else:
+        rekeyed = seconds(keyring.rekey)
+        figures.append(Figure(f"re-key the pages and names of {PEOPLE / 1e6:g} M people", rekeyed, "s"))
     keyring.close()
     return figures
 

@@ -6,7 +6,7 @@ will look into again, so that no key of before comes back through the door.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from keys.envelope import Subkey
 
@@ -24,6 +24,9 @@ class Dek(NamedTuple):
 
     def __repr__(self) -> str:
         return "Dek(…)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("keys are not pickled")
 
 
 class Provisioned(NamedTuple):

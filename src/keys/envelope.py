@@ -23,7 +23,7 @@ from __future__ import annotations
 import hmac
 import struct
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 import zstandard
 from attrs import frozen
@@ -129,6 +129,9 @@ class Subkey(NamedTuple):
 
     def __repr__(self) -> str:
         return "Subkey(…)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("keys are not pickled")
 
 
 def prefixed(*parts: bytes) -> bytes:

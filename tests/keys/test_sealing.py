@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,3 +188,17 @@ def test_padding_gives_back_bodies_that_look_like_padding(body: bytes, zeros: in
             pad=True,
         )
         assert envelope.open_sealed(subkey, sealed, **place) == body + tail
+
+
+def test_key_material_shows_in_no_repr_and_no_pickle(keyring: Keyring) -> None:
+    """Neither what a cache holds nor what a traceback may show."""
+    ref = provision(keyring).ref
+    dek = keyring.resident.deks([ref], "service")[ref]
+    subkey = keyring.resident.sealing(bytes(16), context(), [ref])[ref]
+    for one in (dek, subkey):
+        assert isinstance(one, tuple)
+        assert one[0].hex() not in repr(one).encode().hex()
+        assert repr(one[0]) not in repr([one])
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            with pytest.raises(TypeError, match="not pickled"):
+                pickle.dumps(one, protocol)

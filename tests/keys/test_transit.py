@@ -22,6 +22,7 @@ from keys import (
     LeaseBook,
     RootKeyDeleted,
     RootKeyRetired,
+    RootMismatch,
     Shredded,
     SqlitePageStore,
 )
@@ -29,10 +30,12 @@ from keys.errors import (
     CustodianBusy,
     CustodianDenied,
     CustodianSealed,
+    CustodianStandby,
     CustodianTokenExpired,
 )
 from keys.transit import TransitCustodian
 from keys.transitcheck import inspect_transit, root_flaws
+from keys.vaulterrors import error_of
 from keys.vaultsession import Jwt, TokenFile, VaultServer, VaultSession
 from tests.keys.people import ANN, BOB, WORD, now, provision, seal, shred, unseal
 from tests.keys.servers import admin_session, role_login, role_session, schema_of, server_of
@@ -291,6 +294,32 @@ def test_a_server_killed_in_the_middle_of_a_close_loses_nothing(
             break
     assert victim >= 6
     assert unseal(open_keyring(custodian, tmp_path), ref, sealed) == WORD
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        (503, "Vault is sealed", CustodianSealed),
+        (503, "", CustodianSealed),
+        (500, "local node not active but active cluster node not found", CustodianStandby),
+        (403, "permission denied", CustodianDenied),
+        (403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n", CustodianTokenExpired),
+        (400, "invalid role or secret ID", CustodianTokenExpired),
+        (429, "request path: rate limit quota exceeded", CustodianBusy),
+        (400, "ciphertext or signature version is disallowed by policy (too old)", RootKeyRetired),
+        (400, "encryption key not found", RootKeyDeleted),
+        (404, "", RootKeyDeleted),
+        (400, "cipher: message authentication failed", RootMismatch),
+        (502, "bad gateway", CustodianUnavailable),
+        (500, "something new", CustodianUnavailable),
+    ],
+)
+def test_each_answer_has_one_meaning(status: int, text: str, kind: type[Exception]) -> None:
+    """And everything that passes by itself is something unavailable, never something retired."""
+    error = error_of(status, [text])
+    assert type(error) is kind
+    assert error.next_step
+    assert error.whose_move in ("operator", "nobody")
 
 
 # -- log-ins ----------------------------------------------------------------------------------------
