@@ -13,12 +13,18 @@ def render(folder: Path) -> str:
     lines = ["| figure | value | goal | met | command |", "|---|---:|---|---|---|"]
     for path in sorted(folder.glob("*.json")):
         for one in json.loads(path.read_text()):
-            value = f"{one['value']:,.0f}" if one["value"] >= 100 else f"{one['value']:,.2f}"
+            value = _shown(one["value"])
             met = {True: "yes", False: "**no**", None: ""}[one["met"]]
             lines.append(
                 f"| {one['name']} | {value} {one['unit']} | {one['goal']} | {met} | `make bench SUITE={path.stem}` |"
             )
     return "\n".join(lines)
+
+
+def _shown(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if value >= 1 else f"{value:.2g}"
 
 
 def update(readme: Path, folder: Path) -> None:
