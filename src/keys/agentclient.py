@@ -161,7 +161,7 @@ class IngestKeys:
         found: dict[bytes, Subkey | Shredded] = {}
         if unknown:
             asked = _context(context)
-            got = self._link.call("sealing", salt=salt, context=asked, refs=b"".join(unknown))
+            got = self._current("sealing", salt=salt, context=asked, refs=b"".join(unknown))
             okms = wire.split(got["subkeys"], 2 * KEY_BYTES)
             known |= {
                 ref: Subkey(okm[:KEY_BYTES], okm[KEY_BYTES:], cse1.SUITE_AES_GCM, generation)
@@ -179,12 +179,19 @@ class IngestKeys:
         known = self._caches.tag_keys()
         unknown = [ref for ref in dict.fromkeys(refs) if ref not in known]
         if unknown:
-            got = self._link.call("tag_keys", refs=b"".join(unknown))
+            got = self._current("tag_keys", refs=b"".join(unknown))
             known |= zip(wire.split(got["refs"], REF_BYTES), wire.split(got["keys"], 32), strict=True)
         return {ref: known[ref] for ref in dict.fromkeys(refs) if ref in known}
 
     def _evict(self, epoch: int) -> None:
         self._caches = Caches()
+
+    def _current(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """An answer that is not from before an erasure which this worker has acknowledged."""
+        while True:
+            got = self._link.call(operation, **arguments)
+            if got["epoch"] >= self._lease.epoch:
+                return got
 
 
 class BuildKeys:

@@ -34,6 +34,7 @@ from keys.subjects import REF_BYTES, Held, Identity, SubjectId
 from keys.tree import KEY_BYTES
 
 ROLES: Final = ("ingest", "build", "purge")
+TOKEN_CHARACTERS: Final = 32
 _CREDENTIALS: Final = struct.Struct("3i")
 _COMMON: Final = frozenset({"epoch", "counts"})
 MAY: Final[Mapping[str, frozenset[str]]] = {
@@ -68,7 +69,7 @@ class KeyAgent:
         """
         token = str(hello.get("token", ""))
         for role, expected in self._tokens.items():
-            if hmac.compare_digest(token.encode(), expected.encode()):
+            if len(expected) >= TOKEN_CHARACTERS and hmac.compare_digest(token.encode(), expected.encode()):
                 return role
         if hello.get("lease") in self._leases:
             return "lease"
@@ -110,6 +111,7 @@ class KeyAgent:
     def _sealing(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         if request["salt"] not in connection.salts:
             raise SealSessionLost("this writer session is not one of this connection")
+        epoch = self._keyring.catch_up()  # nobody fenced by now is sealed for
         refs = wire.split(request["refs"], REF_BYTES)
         keys = self._keyring.resident.sealing(request["salt"], FieldContext(*request["context"]), refs)
         found = [keys[ref] for ref in refs]
@@ -118,13 +120,20 @@ class KeyAgent:
             "subkeys": b"".join(k.key + k.commitment if isinstance(k, Subkey) else blank for k in found),
             "generations": _numbers(k.generation if isinstance(k, Subkey) else 0 for k in found),
             "shredded": wire.shredded_message(found),
+            "epoch": epoch,
             "items": len(refs),
         }
 
     def _tag_keys(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
+        epoch = self._keyring.catch_up()
         refs = wire.split(request["refs"], REF_BYTES)
         keys = self._keyring.resident.tag_keys(refs)
-        return {"refs": b"".join(keys), "keys": b"".join(keys.values()), "items": len(keys)}
+        return {
+            "refs": b"".join(keys),
+            "keys": b"".join(keys.values()),
+            "epoch": epoch,
+            "items": len(keys),
+        }
 
     def _provision(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         subjects = [SubjectId(name) for name in request["names"]]
@@ -255,6 +264,7 @@ class AgentServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.agent = agent
         self.users = {os.geteuid(), *users}
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _refuse_second(path)
         path.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
@@ -263,18 +273,33 @@ class AgentServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             os.umask(before)
 
 
+def _refuse_second(path: Path) -> None:
+    """Raises `AgentDenied` where another agent answers on the socket."""
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(path))
+        raise AgentDenied("another key agent serves this lake", next_step="Stop it first.")
+
+
 def make_tokens(folder: Path) -> dict[str, str]:
     """Role → token; made once, each in a file of mode 0600 that its workers are given."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     tokens: dict[str, str] = {}
     for role in ROLES:
         path = folder / f"{role}.token"
-        with (
-            contextlib.suppress(FileExistsError),
-            os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
-        ):
+        draft = folder / f".{role}.{os.getpid()}"
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)  # whole or not at all, and never over another agent's
+        draft.unlink()
         tokens[role] = path.read_text().strip()
+        if len(tokens[role]) < TOKEN_CHARACTERS:
+            raise AgentDenied(
+                f"the token of {role} is too short",
+                next_step=f"Remove {path.name} and start the agent again.",
+            )
     return tokens
 
 

@@ -62,6 +62,16 @@ class BlindIndex:
     def find(self, digests: Sequence[bytes]) -> list[bytes | None]:
         """The ref behind each hash, or None."""
         self.refresh()
+        version = self._version
+        found = self._look(digests)
+        # A row may have moved to the newer cipher between our two looks: a miss is asked about again.
+        if None in found and (self.being_replaced or self._store.meta(VERSION) != version):
+            self.refresh()
+            again = self._look(digests)
+            found = [first or second for first, second in zip(found, again, strict=True)]
+        return found
+
+    def _look(self, digests: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(digests)
         missing = list(range(len(digests)))
         for cipher in reversed(self._ciphers):

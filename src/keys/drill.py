@@ -19,7 +19,7 @@ from attrs import frozen
 from keys.caches import Provisioned
 from keys.custodian import Custodian
 from keys.envelope import FieldContext
-from keys.errors import KeysError
+from keys.errors import KeyRecordMissing, RootKeyRetired, WrongKey
 from keys.keyring import Keyring
 from keys.opening import KeyPlaces, open_forensic, open_keys
 from keys.pagestore import SqlitePageStore
@@ -156,13 +156,13 @@ def _opened(places: KeyPlaces, scratch: Path, sealed: Sequence[_Sealed]) -> tupl
     scratch.mkdir()
     try:
         thief = open_forensic(places, scratch)
-    except KeysError:
-        return 0, True
+    except RootKeyRetired:
+        return 0, True  # nothing but this is a refusal: an outage would prove nothing
     opener, count = thief.opener(), 0
     for ref, block, envelope in sealed:
         try:
             (body,) = opener.open(_CONTEXT, [ref], [block], [envelope])
-        except KeysError:
+        except (RootKeyRetired, KeyRecordMissing, WrongKey):
             continue
         count += isinstance(body, bytes)
     thief.resident.release()

@@ -144,11 +144,12 @@ class Keyring:
         def add() -> None:
             with self._transaction() as writer:
                 pages = dict(self._store.pages_of([ref for ref, _ in pairs]))
+                taken = index.find(digests)  # whose a name is already, it stays
                 writer.add_blind(
                     index.rows(
                         (digest, ref, pages[ref])
-                        for digest, (ref, _) in zip(digests, pairs, strict=True)
-                        if ref in pages
+                        for digest, (ref, _), owner in zip(digests, pairs, taken, strict=True)
+                        if ref in pages and owner is None
                     )
                 )
 
@@ -190,6 +191,7 @@ class Keyring:
         return repeatedly(lambda: self._mint(count, purpose))
 
     def _mint(self, count: int, purpose: str) -> list[Provisioned]:
+        check_purpose(purpose)
         with self._effects("keys.mint"), self._transaction() as writer:
             code = self._purposes.number_or_new(purpose, writer)
             new = [NewKey(self._random(REF_BYTES), code, 1) for _ in range(count)]

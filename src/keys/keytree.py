@@ -13,7 +13,7 @@ from keys import tree
 from keys.blindindex import CIPHER_KEY_BYTES, HASH_KEY_BYTES, BlindIndex
 from keys.custodian import Custodian
 from keys.effects import Effects
-from keys.errors import PageDamaged, PageMissing, RootKeyRetired, RootMismatch
+from keys.errors import PageDamaged, PageMissing, RootKeyRetired, RootMismatch, StaleWrite
 from keys.pagestore import NodeRow, PageRow, PageStore, PageWriter
 
 _CANARY: Final = "root_canary"
@@ -188,6 +188,9 @@ class KeyTree:
             writer.set_meta(_CANARY, canary.hex())
         self.store.flush_deleted()
         with effects("keys.retire"), self.store.transaction():  # nobody wraps meanwhile
+            written = {row.node_id: row.version + 1 for row in rows}
+            if any(row.version < written.get(row.node_id, 0) for row in self.store.nodes()):
+                raise StaleWrite("the page store went back behind the epoch close; nothing was retired")
             self.custodian.retire(version)
         refused = self._is_refused(kept_context, kept)
         calls = 6 if first_time else 5  # rotate, rewrap, wrap a canary (two at first), retire, unwrap

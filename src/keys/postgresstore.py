@@ -77,7 +77,9 @@ class PostgresPageStore:
             reconnect_timeout=POOL_TIMEOUT_SECONDS,
             kwargs={
                 "autocommit": True,
-                "options": f"-c search_path={schema} -c lock_timeout=60s -c synchronous_commit=on",
+                # Read committed: what is read behind the lock must be newer than the wait for it.
+                "options": f"-c search_path={schema} -c lock_timeout=60s -c synchronous_commit=on"
+                " -c default_transaction_isolation=read\\ committed",
                 "connect_timeout": 5,
                 "keepalives_idle": 5,
                 "tcp_user_timeout": 10_000,

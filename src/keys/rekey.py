@@ -59,6 +59,7 @@ class Rekey:
         self._effects = effects
         self._pause_seconds = pause_seconds
         self._progress = progress
+        self._version: str | None = None
 
     def run(self) -> Rekeyed:
         """Pages first, then the index; both from where an earlier run was killed."""
@@ -84,10 +85,7 @@ class Rekey:
         return done
 
     def _names(self) -> int:
-        index = self._tree.index
-        index.refresh()
-        if not index.being_replaced:
-            self._begin_index()
+        self._begin_index()
         total, seen, moved = self._store.size().names, 0, 0
         while True:
             cursor = self._name_cursor()
@@ -99,6 +97,8 @@ class Rekey:
                 return self._move_names(after)
 
             moved += repeatedly(move)
+            if self._is_over():
+                return moved
             seen += len(rows)
             self._progress("names", min(seen, total), total)
             time.sleep(self._pause_seconds)
@@ -111,6 +111,8 @@ class Rekey:
     def _move_names(self, after: bytes) -> int:
         """Moves the rows behind a key to the newer cipher; one that is there already is left alone."""
         with self._effects("keys.rekey"), self._transaction() as writer:
+            if self._is_over():
+                return 0
             self._tree.index.refresh()
             rows = self._store.names_after(after, NAMES_PER_STEP)
             refs = [pair[0] for pair in self._tree.index.refs_of(rows)]
@@ -122,17 +124,27 @@ class Rekey:
         return len(older)
 
     def _begin_index(self) -> None:
+        """Begins, or joins a run that was killed or goes on elsewhere."""
         with self._effects("keys.rekey"), self._transaction() as writer:
-            self._tree.add_index_cipher(writer)
-            writer.set_meta(_NEXT_NAME, "")
-            writer.set_meta(blindindex.VERSION, self._next_version())
+            self._tree.index.refresh()
+            if not self._tree.index.being_replaced:
+                self._tree.add_index_cipher(writer)
+                writer.set_meta(_NEXT_NAME, "")
+                writer.set_meta(blindindex.VERSION, self._next_version())
+            self._version = self._store.meta(blindindex.VERSION)
 
     def _finish_index(self) -> None:
         with self._effects("keys.rekey"), self._transaction() as writer:
+            if self._is_over():
+                return  # another run of the same replacement has finished it
             self._tree.drop_old_index_cipher(writer)
             writer.set_meta(_NEXT_PAGE, "0")
             writer.set_meta(blindindex.VERSION, self._next_version())
         self._store.flush_deleted()
+
+    def _is_over(self) -> bool:
+        """Whether the replacement this run takes part in was finished by another."""
+        return self._store.meta(blindindex.VERSION) != self._version
 
     def _next_version(self) -> str:
         return str(int(self._store.meta(blindindex.VERSION) or 1) + 1)

@@ -89,10 +89,10 @@ class ResidentKeys:
         self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
     ) -> dict[bytes, Subkey | Shredded]:
         """See `keys.sealing.SealKeys`."""
-        deks = self.deks(refs, context.purpose)
         info = context.derivation_info(cse1.SUITE_AES_GCM)
-        with self._mutex:
+        with self._mutex:  # before the keys: what is derived from older ones goes where nobody looks
             known = self._caches.sealing(info + salt)
+        deks = self.deks(refs, context.purpose)
         found: dict[bytes, Subkey | Shredded] = {}
         for ref, dek in deks.items():
             if isinstance(dek, Shredded):
@@ -106,9 +106,9 @@ class ResidentKeys:
 
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """BLAKE2b (RFC 7693), keyed by the DEK; see `keys.sealing.SealKeys`."""
-        deks = self.deks(refs, DEFAULT_PURPOSE)
         with self._mutex:
             known = self._caches.tag_keys()
+        deks = self.deks(refs, DEFAULT_PURPOSE)
         for ref, dek in deks.items():
             if ref not in known and isinstance(dek, Dek):
                 known[ref] = hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()[:32]

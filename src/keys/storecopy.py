@@ -27,6 +27,7 @@ def copy_store(
     """
     if target.all_meta() or target.page_ids():
         raise PageStoreError("the target holds a key tree already", next_step="Name an empty one.")
+    size = source.size()
     versions = {node.node_id: node.version for node in source.nodes()}
     page_ids = source.page_ids()
     with target.transaction() as writer:
@@ -44,7 +45,8 @@ def copy_store(
         writer.mark_destroyed(source.destroyed_epochs())
         for name, value in source.all_meta().items():
             writer.set_meta(name, value)
-        if {node.node_id: node.version for node in nodes} != versions:
+        same = {node.node_id: node.version for node in nodes} == versions
+        if not same or source.size() != size:
             raise PageStoreError(
                 "the page store changed while it was copied", next_step="Stop the writers and copy it again."
             )

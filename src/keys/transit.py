@@ -60,7 +60,10 @@ class TransitCustodian:
         Raises:
             CustodianError: the server still has an older version.
         """
-        below = min(below, self.status().latest_version)
+        status = self.status()
+        below = min(below, status.latest_version)
+        if status.minimum_version >= below:
+            return  # somebody else's close went further; a minimum cannot be lowered again
         minimums = {"min_decryption_version": below, "min_encryption_version": below}
         self._session.call("post", f"{self._key('root')}/config", minimums)
         self._session.call("post", f"{self._key('root')}/trim", {"min_available_version": below})

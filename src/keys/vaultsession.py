@@ -120,10 +120,8 @@ class VaultSession:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        verify = str(server.ca_file) if server.ca_file is not None else True
-        self._client = hvac.Client(
-            server.address, verify=verify, namespace=server.namespace, timeout=server.timeout_seconds
-        )
+        self._server = server
+        self._client = self._new_client()
         self._login = login
         self._clock_seconds = clock_seconds
         self._sleep = sleep
@@ -185,7 +183,7 @@ class VaultSession:
         except CustodianError:
             pass  # its longest time is over, or it was revoked: log in
         try:
-            return self._keep(_asked(lambda: self._login.log_in(self._client)))
+            return self._logged_in_anew()
         except CustodianError:
             if token is not None and age_seconds < token.ttl_seconds:
                 self._client.token = token.value
@@ -195,7 +193,19 @@ class VaultSession:
     def _log_in_again(self, used: str) -> None:
         with self._mutex:
             if self._token is not None and self._token.value == used:
-                self._keep(_asked(lambda: self._login.log_in(self._client)))
+                self._token = None  # the next call logs in, also where this one fails to
+                self._logged_in_anew()
+
+    def _logged_in_anew(self) -> Token:
+        """On a client of its own, so that calls under way keep their token."""
+        return self._keep(_asked(lambda: self._login.log_in(self._new_client())))
+
+    def _new_client(self) -> hvac.Client:
+        server = self._server
+        verify = str(server.ca_file) if server.ca_file is not None else True
+        return hvac.Client(
+            server.address, verify=verify, namespace=server.namespace, timeout=server.timeout_seconds
+        )
 
     def _keep(self, token: Token) -> Token:
         self._token = token

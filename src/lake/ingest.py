@@ -84,6 +84,7 @@ class Ingestor:
         self._clock = clock
         self._session: SealSession = keyring.session()
         self._table_uuid = table.metadata().table_uuid.bytes
+        self._named: set[bytes] = set()  # everybody this batch counts on, also who is erased meanwhile
 
     def run(
         self,
@@ -162,6 +163,7 @@ class Ingestor:
     def _prepare(self, source: Source, parsed: Parsed) -> _Prepared:
         """Seals a batch and writes its data file."""
         epoch = self._keyring.catch_up()
+        self._named = set()
         at = self._clock().astimezone(UTC)
         number = source_number(source.name)
         parts: list[pl.DataFrame] = []
@@ -177,16 +179,16 @@ class Ingestor:
         suppressed.extend(refused)
         files: tuple[DataFile, ...] = ()
         blocks_made = sum(part.height for part in parts)
-        refs: frozenset[bytes] = frozenset()
         if blocks_made:
             rows = pl.concat(parts)
-            refs = frozenset(rows.get_column("subject_ref").to_list())
             partition, folder = day_partition(at.date())
             files = (self._table.write_file(rows, partition=partition, folder=folder, plain=PLAIN_COLUMNS),)
         span = Range(source.name, parsed.start, parsed.end, events, dead, len(suppressed), parsed.blank)
         assert span.adds_up(), "every line is an event, a dead letter, suppressed or blank"
         stored_bytes = sum(f.file_size_in_bytes for f in files)
-        return _Prepared(files, span, epoch, refs, blocks_made, stored_bytes, tuple(suppressed))
+        return _Prepared(
+            files, span, epoch, frozenset(self._named), blocks_made, stored_bytes, tuple(suppressed)
+        )
 
     def _seal_type(
         self, event_type: EventType, frame: pl.DataFrame, at: datetime, number: int
@@ -232,6 +234,7 @@ class Ingestor:
         """Adds `ref`; rows of erased people are dropped."""
         names = frame.get_column(column).unique(maintain_order=True).to_list()
         outcomes = self._keyring.provision([SubjectId(name) for name in names], purpose) if names else []
+        self._named.update(o.ref for o in outcomes if isinstance(o, Provisioned))
         found = pl.DataFrame(
             {
                 column: pl.Series(names, dtype=pl.String),

@@ -19,7 +19,7 @@ from keys import Effects, Keyring, open_keys
 from lake import Lake, open_local_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
 from purge import Purge, open_purge
-from service.errors import NotInitialised
+from service.errors import BadSettings, NotInitialised
 from service.keyplaces import assurance, key_places
 from service.settings import CONFIG_NAME, Settings, load_settings
 
@@ -76,7 +76,15 @@ def initialise(home: Path, view_files: Iterable[Path] = ()) -> bool:
     files = ", ".join(f'"{path.resolve()}"' for path in view_files)
     if not config.exists():  # who brings settings along, for servers say, keeps them
         config.write_text(_FIRST_CONFIG.format(files=files))
-    open_keyring(home, load_settings(home)).close()
+    settings = load_settings(home)
+    keyring = open_keyring(home, settings)
+    taken = settings.keys.page_store is not None and bool(keyring.stats()["records"])
+    keyring.close()
+    if taken:
+        raise BadSettings(
+            "the schema keys.page_schema holds the keys of another lake",
+            next_step="Give every lake a schema and a keys.vault.prefix of its own.",
+        )
     descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(32) + "\n")

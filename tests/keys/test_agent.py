@@ -360,3 +360,34 @@ def test_an_agent_cannot_be_dumped(tmp_path: Path) -> None:
     finally:
         agent.terminate()
         agent.wait()
+
+
+def test_an_empty_token_file_lets_nobody_in(host: Host) -> None:
+    """What a full disk leaves behind is no token; the agent says so instead of starting."""
+    agent = KeyAgent(host.keyring, {"purge": "", "build": "short"})
+    for hello in ({}, {"token": ""}, {"token": "short"}):
+        with pytest.raises(AgentDenied):
+            agent.role_of(hello)
+    (host.folder / "agent" / "build.token").write_text("")
+    with pytest.raises(AgentDenied, match="too short"):
+        make_tokens(host.folder / "agent")
+
+
+def test_a_second_agent_does_not_take_the_socket(host: Host) -> None:
+    """The first goes on."""
+    with pytest.raises(AgentDenied, match="another key agent"):
+        AgentServer(host.path, host.agent)
+    assert host.link("ingest").call("epoch") == {"epoch": 0}
+
+
+def test_nothing_is_given_for_a_person_fenced_by_now(host: Host) -> None:
+    """Although the agent's own lease would allow its cache for another second."""
+    ingest = host.ingest()
+    (made,) = ingest.provision([ANN])
+    assert isinstance(made, Provisioned)
+    sealed_by(ingest, made.ref)
+    eraser = open_embedded(host.folder / "keys")
+    fences = eraser.fence([(ANN, made.ref)], "r")
+    assert ingest.catch_up() == fences[0].epoch
+    assert ingest.session().seal(context(), [made.ref], [BLOCK], [WORD]) == [Shredded("r", 1)]
+    assert ingest.session().tag_keys([made.ref]) == {}

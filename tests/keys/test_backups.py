@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from infra.vault import Vault
 from infra.vault.setup import make_keys
 from keys import (
     Custodian,
+    CustodianUnavailable,
     EmbeddedCustodian,
     FenceCopyInvalid,
     FenceLog,
@@ -112,6 +113,28 @@ def _answers(vault: Vault) -> bool:
     except Exception:
         return False
     return True
+
+
+def test_an_outage_in_a_drill_is_an_error_and_not_a_refusal(tmp_path: Path) -> None:
+    """It would prove nothing."""
+    root = tmp_path / "root.key"
+
+    class Away(EmbeddedCustodian):
+        gone = False
+
+        def retire(self, below: int) -> None:
+            self.gone = True  # out of reach from here on, and nothing was retired
+
+        def unwrap(self, items: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+            if self.gone:
+                raise CustodianUnavailable("away")
+            return super().unwrap(items)
+
+    EmbeddedCustodian.create(root)
+    custodian = Away(root)
+    places = KeyPlaces(lambda: custodian, lambda: SqlitePageStore(tmp_path / "pages.db"))
+    with pytest.raises(CustodianUnavailable):
+        run_drill(places, tmp_path / "sandbox", people=50, erase=5)
 
 
 # -- restores ---------------------------------------------------------------------------------------

@@ -175,3 +175,67 @@ def test_a_run_killed_at_any_step_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert done_names < len(PEOPLE)
     everything_is_there(open_embedded(home), people)
     assert not open_embedded(home).tree.index.being_replaced
+
+
+def test_two_runs_at_once_are_one(tmp_path: Path) -> None:
+    """Whoever finishes first; the other, and a third that begins meanwhile, lose nobody."""
+    home = tmp_path / "keys"
+    people = filled(open_embedded(home))
+    runs = [open_embedded(home) for _ in range(3)]
+    failures: list[BaseException] = []
+
+    def run(keyring: Keyring) -> None:
+        try:
+            for _ in range(3):
+                keyring.rekey()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(keyring,)) for keyring in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    everything_is_there(open_embedded(home), people)
+    assert not open_embedded(home).tree.index.being_replaced
+
+
+def test_a_row_that_moves_between_two_looks_is_found(tmp_path: Path) -> None:
+    """Nobody who lives is unknown for a moment, or an erasure would be answered with "nothing stored"."""
+    home = tmp_path / "keys"
+    keyring, other = open_embedded(home), open_embedded(home)
+    people = filled(keyring)
+    store = keyring._store
+    original = store.find_blind
+    for who, (ref, _) in people.items():
+        looked = []
+
+        def then_it_moves(blinds: list[bytes]) -> object:
+            found = original(blinds)
+            if not looked:  # noqa: B023 - used within the turn
+                looked.append(True)  # noqa: B023
+                other.rekey()
+            return found
+
+        store.find_blind = then_it_moves  # type: ignore[method-assign,assignment]
+        assert keyring.ref_of(who) == ref
+        store.find_blind = original  # type: ignore[method-assign]
+        if len(looked) and who == PEOPLE[5]:
+            break
+
+
+def test_a_name_keeps_its_owner_while_the_index_is_re_keyed(tmp_path: Path) -> None:
+    """Two people with one e-mail address: the first stays."""
+    from keys import Identity
+
+    keyring = open_embedded(tmp_path / "keys")
+    ann, bob = (provision(keyring, who).ref for who in PEOPLE[:2])
+    mail = Identity("email", "shared@example.org")
+    keyring.add_identities([(ann, mail)])
+    with keyring._transaction() as writer:
+        keyring.tree.add_index_cipher(writer)
+        writer.set_meta("index_version", "2")
+    keyring.add_identities([(bob, mail)])
+    keyring.rekey()
+    assert keyring.ref_of(mail) == ann

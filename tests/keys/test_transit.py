@@ -336,6 +336,36 @@ def test_a_revoked_log_in_is_replaced_in_mid_flight(vault: Vault) -> None:
     assert session._client.token != first
 
 
+def test_a_log_in_that_failed_once_is_tried_again(back_again: Vault) -> None:
+    """Revoked while the server is sealed: the next call after the unseal logs in."""
+    session = role_session(back_again, "agent")
+    session._sleep = lambda seconds: None
+    hashed = OPERATIONS["keyed hash"][1:]
+    assert session.call("post", *hashed)
+    back_again.client().adapter.post("/v1/auth/token/revoke", json={"token": session._client.token})
+    log_in, failing = session._login, [True]
+
+    class Failing:
+        def log_in(self, client: object) -> object:
+            if failing:
+                failing.clear()
+                raise CustodianSealed("just now")
+            return log_in.log_in(client)  # type: ignore[arg-type]
+
+    session._login = Failing()  # type: ignore[assignment]
+    with pytest.raises(CustodianSealed):
+        session.call("post", *hashed)
+    assert session.call("post", *hashed)
+
+
+def test_a_close_that_another_overtook_succeeds(custodian: TransitCustodian) -> None:
+    """A minimum cannot be lowered again, and need not be."""
+    first = custodian.rotate()
+    custodian.retire(custodian.rotate())
+    custodian.retire(first)
+    assert custodian.status().minimum_version == first + 1
+
+
 def test_a_token_file_that_ran_out_says_what_to_renew(vault: Vault, tmp_path: Path) -> None:
     """And a replaced one is used at once."""
 

@@ -306,6 +306,23 @@ def test_an_erasure_of_somebody_else_does_not_hold_a_batch_up(world: Runtime) ->
     assert (second.events, second.suppressed, len(sealed)) == (1, 1, 3)
 
 
+def test_who_is_erased_in_mid_batch_is_counted_as_refused(world: Runtime) -> None:
+    """Named, then erased before the sealing: the batch is made anew, and says so."""
+    ingestor = world.lake.ingestor()
+    tagged, erased = ingestor._tagged, []
+
+    def overtaken(rows: pl.DataFrame) -> pl.DataFrame:
+        if not erased:
+            erased.append(True)
+            shred(world, "ann")
+            world.keyring.catch_up()
+        return tagged(rows)
+
+    ingestor._tagged = overtaken  # type: ignore[method-assign]
+    done = ingestor.run(HttpBatch([line("ann", "1"), line("bob", "2")], "one", world.lake.types))
+    assert (done.events, done.suppressed, done.blocks) == (1, 1, 1)
+
+
 def test_reading_ahead_gives_the_same_batches(world: Runtime, tmp_path: Path) -> None:
     """In a process of its own, dead letters and blank lines included."""
     path = tmp_path / "events.jsonl"

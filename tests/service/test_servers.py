@@ -14,6 +14,7 @@ from keys import Shredded, SubjectId
 from lake import EventRead
 from purge import payload_of, scan
 from service.doctor import examine
+from service.errors import BadSettings
 from service.keyplaces import key_places
 from service.runtime import Runtime, initialise, open_runtime
 from tests.keys.servers import schema_of
@@ -123,4 +124,17 @@ def test_passwords_are_not_shown(home: Path, world: Runtime, postgres: Postgres)
 
     shown = load_settings(home)
     assert postgres.address()["POSTGRES_DSN"] not in json.dumps(describe(shown)) + repr(shown)
+    world.close()
+
+
+def test_a_second_lake_does_not_join_the_first_one_s_keys(
+    vault: Vault, postgres: Postgres, home: Path, world: Runtime, tmp_path: Path
+) -> None:
+    """Its own fence log would know nothing of the first one's erasures."""
+    send(world, [paid("ann", event_id="1")])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "shredlake.toml").write_text((home / "shredlake.toml").read_text())
+    with pytest.raises(BadSettings, match="another lake"):
+        initialise(other)
     world.close()
