@@ -279,10 +279,15 @@ class Keyring:
         gone = 0
         with self._effects("keys.destroy"), self._transaction() as writer:
             for purpose in {fence.purpose for fence in fences}:
-                marked = {fence.ref_tag for fence in fences if fence.purpose == purpose}
-                mine = [ref for ref in refs if self.fences.ref_tag(ref) in marked]
+                marked: dict[bytes, int] = {}
+                for fence in fences:
+                    if fence.purpose == purpose:
+                        marked[fence.ref_tag] = max(fence.generation, marked.get(fence.ref_tag, 0))
+                tags = {ref: self.fences.ref_tag(ref) for ref in refs}
+                # Whoever came back since, after this very destruction was done once, stays.
+                highest = {ref: marked[tag] for ref, tag in tags.items() if tag in marked}
                 code = None if purpose == ALL_PURPOSES else self._purposes.number_or_new(purpose, writer)
-                gone += self.tree.remove(writer, mine, code)
+                gone += self.tree.remove(writer, list(highest), code, highest)
             writer.mark_destroyed(fence.epoch for fence in fences)
         return gone
 

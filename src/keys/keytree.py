@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from attrs import frozen
@@ -113,14 +113,27 @@ class KeyTree:
                 raise PageMissing(f"page {page_id} is not in the page store")
             yield page_id, self._open_page(rows[page_id])
 
-    def remove(self, writer: PageWriter, refs: Sequence[bytes], purpose_code: int | None) -> int:
-        """Destroys the records of these refs: fresh page keys, fresh node keys. Returns how many."""
+    def remove(
+        self,
+        writer: PageWriter,
+        refs: Sequence[bytes],
+        purpose_code: int | None,
+        highest: Mapping[bytes, int] | None = None,
+    ) -> int:
+        """Destroys the records of these refs: fresh page keys, fresh node keys. Returns how many.
+
+        Args:
+            purpose_code, highest: see `tree.split`.
+        """
         wanted = set(refs)
         left: set[bytes] = set()
+        vacated: list[tuple[bytes, int]] = []
         gone, rekeyed = 0, {}
         for row in self.store.pages(page_ids_of(self.store.pages_of(refs))):
-            body, removed = tree.split(self._open_page(row), wanted, purpose_code)
-            left |= wanted & {record[:16] for record in tree.records(body)}
+            body, removed = tree.split(self._open_page(row), wanted, purpose_code, highest)
+            here = wanted & {record[:16] for record in tree.records(body)}
+            left |= here
+            vacated += [(record[:16], row.page_id) for record in removed if record[:16] not in here]
             if not removed:
                 continue
             gone += len(removed)
@@ -128,6 +141,7 @@ class KeyTree:
             rekeyed[row.page_id] = key
             writer.put_page(self._sealed_page(key, row.page_id, body), row.version)
         self._rekey_nodes(writer, rekeyed)
+        writer.drop_places(vacated)
         doomed = [ref for ref in refs if ref not in left]
         writer.drop_refs(doomed, self.index.sealed_refs(doomed))
         return gone

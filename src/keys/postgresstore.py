@@ -268,6 +268,13 @@ class _PostgresWriter:
         self._db.execute("DELETE FROM refs WHERE ref = ANY(%b)", (list(refs),))
         self._db.execute("DELETE FROM blind WHERE name = ANY(%b)", (list(names),))
 
+    def drop_places(self, places: Sequence[tuple[bytes, int]]) -> None:
+        self._db.execute(
+            "DELETE FROM refs USING unnest(%b::bytea[], %b::bigint[]) AS gone (ref, page_id)"
+            " WHERE refs.ref = gone.ref AND refs.page_id = gone.page_id",
+            ([ref for ref, _ in places], [page_id for _, page_id in places]),
+        )
+
     def replace_names(self, blinds: Sequence[bytes], rows: Sequence[BlindRow]) -> None:
         self._db.execute("DELETE FROM blind WHERE blind = ANY(%b)", (list(blinds),))
         self.add_blind(rows)

@@ -11,7 +11,7 @@ root → node keys → page keys → records {SubjectRef, purpose, generation, s
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 
 from attrs import field, frozen
@@ -73,14 +73,26 @@ def records(page: bytes) -> Iterator[bytes]:
     return (page[at : at + RECORD_BYTES] for at in range(0, len(page), RECORD_BYTES))
 
 
-def split(page: bytes, refs: Collection[bytes], purpose_code: int | None) -> tuple[bytes, list[bytes]]:
-    """(page without the records of these refs, the removed records); purpose None means all."""
+def split(
+    page: bytes,
+    refs: Collection[bytes],
+    purpose_code: int | None,
+    highest: Mapping[bytes, int] | None = None,
+) -> tuple[bytes, list[bytes]]:
+    """(page without the records of these refs, the removed records).
+
+    Args:
+        purpose_code: None means all.
+        highest: ref → the newest generation to remove; None means all.
+    """
     kept: list[bytes] = []
     removed: list[bytes] = []
     for record in records(page):
         hit = record[:16] in refs and (
             purpose_code is None or int.from_bytes(record[16:18], "big") == purpose_code
         )
+        if hit and highest is not None:
+            hit = int.from_bytes(record[18:20], "big") <= highest[record[:16]]
         (removed if hit else kept).append(record)
     return b"".join(kept), removed
 

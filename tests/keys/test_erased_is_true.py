@@ -352,3 +352,26 @@ def test_closing_an_epoch_opens_nothing_and_shuts_nobody_out(keyring: Keyring, h
     assert [unseal(running, ref, one) for ref, one in zip(refs, sealed, strict=True)] == [WORD, WORD]
     status = keyring.custodian.status()
     assert status.latest_version == status.minimum_version == 3
+
+
+def test_a_destruction_repeated_after_a_lawful_return_spares_the_new_key(keyring: Keyring) -> None:
+    """A crash may make an erasure repeat its step; the person has come back for that purpose meanwhile."""
+    ref = provision(keyring).ref
+    provision(keyring, ANN, "marketing")
+    fences = keyring.fence([(ANN, ref)], "r", "marketing")
+    assert keyring.destroy([ref], fences) == 1
+    keyring.authorize_return(ANN, "marketing")
+    provision(keyring, ANN, "marketing")
+    sealed = seal(keyring, ref, "marketing")
+    assert keyring.destroy([ref], fences) == 0
+    assert unseal(keyring, ref, sealed, "marketing") == WORD
+
+
+def test_a_withdrawn_purpose_leaves_no_row_behind_on_its_page(keyring: Keyring) -> None:
+    """Its record lay on another page than the rest of the person."""
+    ref = provision(keyring).ref
+    keyring.mint(tree.PAGE_RECORDS)
+    provision(keyring, ANN, "marketing")
+    shred(keyring, ANN, ref, "marketing")
+    assert keyring._store.pages_of([ref]) == [(ref, 0)]
+    assert keyring.check().problems == ()

@@ -76,6 +76,16 @@ class PageStoreContract:
         assert list(store.all_refs()) == [(b"b" * 16, 0)]
         assert list(store.find_blind([bytes([n]) * 16 for n in range(3)])) == [b"\2" * 16]
 
+    def test_a_handle_leaves_one_page_and_stays_in_another(self, tmp_path: Path) -> None:
+        """One place at a time."""
+        store = self.make(tmp_path)
+        with store.transaction() as writer:
+            writer.add_refs([(b"a" * 16, 0), (b"a" * 16, 1), (b"b" * 16, 0)])
+        with store.transaction() as writer:
+            writer.drop_places([(b"a" * 16, 0)])
+            writer.drop_places([])
+        assert sorted(store.all_refs()) == [(b"a" * 16, 1), (b"b" * 16, 0)]
+
     def test_names_are_read_in_the_order_of_their_keys_and_replaced(self, tmp_path: Path) -> None:
         """A page at a time; what is replaced is gone."""
         store = self.make(tmp_path)
