@@ -358,7 +358,7 @@ def test_states_of_every_version_lose_the_person(world: Runtime, tmp_path: Path)
 def test_an_erasure_whose_record_stays_in_the_pages_is_found_out(world: Runtime) -> None:
     """The fence alone does not verify: the pages themselves are looked at."""
     fill(world)
-    world.keyring.tree.remove = lambda writer, refs, code: 0  # type: ignore[method-assign]
+    world.keyring.tree.remove = lambda *_: 0  # type: ignore[method-assign]
     with pytest.raises(VerificationFailed, match="no key record is left"):
         erase(world, ANN.reveal())
 
