@@ -11,11 +11,13 @@ from __future__ import annotations
 import array
 import contextlib
 import hmac
+import logging
 import os
 import secrets
 import socket
 import socketserver
 import struct
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -33,6 +35,7 @@ from keys.quiet import no_collections
 from keys.subjects import REF_BYTES, Held, Identity, SubjectId
 from keys.tree import KEY_BYTES
 
+_log = logging.getLogger("shredlake.agent")
 ROLES: Final = ("ingest", "build", "purge")
 TOKEN_CHARACTERS: Final = 32
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -271,6 +274,11 @@ class AgentServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             super().__init__(str(path), _Handler)
         finally:
             os.umask(before)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """The type alone: the text of a foreign error may quote what a worker sent."""
+        kind = sys.exc_info()[0]
+        _log.error("a worker's connection ended by %s", kind.__name__ if kind is not None else "an error")
 
 
 def _refuse_second(path: Path) -> None:

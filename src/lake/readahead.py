@@ -81,3 +81,5 @@ def _send_batches(source: Source, start: int, batch_events: int, sender: Connect
         pass  # the sealing process stopped first
     except LakeError as error:
         sender.send(error)
+    except Exception as error:
+        sender.send(UnreadableInput(f"the input could not be read: {type(error).__name__}"))

@@ -391,3 +391,20 @@ def test_nothing_is_given_for_a_person_fenced_by_now(host: Host) -> None:
     assert ingest.catch_up() == fences[0].epoch
     assert ingest.session().seal(context(), [made.ref], [BLOCK], [WORD]) == [Shredded("r", 1)]
     assert ingest.session().tag_keys([made.ref]) == {}
+
+
+def test_a_foreign_error_is_logged_by_its_type_alone(
+    host: Host, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text may quote a person's id."""
+
+    def fail(*_: object) -> object:
+        raise RuntimeError("about secret-person")
+
+    host.agent.answer = fail  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr("keys.agentclient.ATTEMPTS", 1)
+    link = host.link("ingest")
+    with pytest.raises(AgentUnavailable):
+        link.call("provision", names=["secret-person"], purpose="service")
+    assert "RuntimeError" in caplog.text
+    assert "secret" not in caplog.text

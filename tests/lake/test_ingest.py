@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -354,3 +355,23 @@ def test_a_reader_that_dies_is_an_error_and_nothing_is_lost(world: Runtime, tmp_
     done = world.lake.ingestor().run(source, batch_events=4)
     assert done.already >= 1
     assert done.already + done.events == 6
+
+
+def test_a_foreign_error_while_reading_ahead_shows_its_type_alone(
+    world: Runtime, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What it quotes is printed nowhere."""
+    with pytest.raises(UnreadableInput, match="RuntimeError") as raised:
+        list(ReadAhead(Failing()).read(0, 10))
+    assert "secret" not in str(raised.value) + "".join(capfd.readouterr())
+
+
+class Failing:
+    """A source whose library fails with a text that quotes a value."""
+
+    name, feed, total_bytes = "failing", "failing", 0
+
+    def read(self, start: int, batch_events: int) -> Iterator[Parsed]:
+        """Fails."""
+        raise RuntimeError("about secret-person")
+        yield
