@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from keys.handles import HANDLE_KEY_BYTES, Handles, split_blocks
 from keys.pagestore import BlindRow, PageStore
 
 BLOCK_BYTES: Final = 16
 HASH_KEY_BYTES: Final = 32
+FIXED_KEY_BYTES: Final = HASH_KEY_BYTES + HANDLE_KEY_BYTES
 CIPHER_KEY_BYTES: Final = 32
 VERSION: Final = "index_version"
 
@@ -26,28 +28,35 @@ class BlindIndex:
 
     Args:
         store: keeps the rows.
-        read_keys: reads the index keys anew: the hash key, then one or two cipher keys, the older first.
+        read_keys: reads the index keys anew: the hash key, the handle key, then one or two cipher keys,
+            the older first.
     """
 
     def __init__(self, store: PageStore, read_keys: Callable[[], bytes]) -> None:
         self._store = store
         self._read_keys = read_keys
-        self._version: str | None = None
+        self.version = ""
         self._hash_key = b""
+        self.handles = Handles(read_keys()[HASH_KEY_BYTES:FIXED_KEY_BYTES])
         self._ciphers: list[Cipher[Any]] = []
         self.refresh()
 
     def refresh(self) -> None:
         """Reads the keys again where another process replaced them; writers do under the write lock."""
         version = self._store.meta(VERSION) or "1"
-        if version != self._version:
+        if version != self.version:
             keys = self._read_keys()
-            self._hash_key, rest = keys[:HASH_KEY_BYTES], keys[HASH_KEY_BYTES:]
+            self._hash_key, rest = keys[:HASH_KEY_BYTES], keys[FIXED_KEY_BYTES:]
             self._ciphers = [
                 Cipher(algorithms.AES(rest[at : at + CIPHER_KEY_BYTES]), modes.ECB())
                 for at in range(0, len(rest), CIPHER_KEY_BYTES)
             ]
-            self._version = version
+            self.version = version
+
+    def is_still(self, version: str) -> bool:
+        """Whether there is one cipher, and has been since the index was of this version."""
+        self.refresh()
+        return self.version == version and not self.being_replaced
 
     @property
     def being_replaced(self) -> bool:
@@ -62,7 +71,7 @@ class BlindIndex:
     def find(self, digests: Sequence[bytes]) -> list[bytes | None]:
         """The ref behind each hash, or None."""
         self.refresh()
-        version = self._version
+        version = self.version
         found = self._look(digests)
         # A row may have moved to the newer cipher between our two looks: a miss is asked about again.
         if None in found and (self.being_replaced or self._store.meta(VERSION) != version):
@@ -86,26 +95,30 @@ class BlindIndex:
                 break
         return found
 
-    def rows(self, names: Iterable[tuple[bytes, bytes, int]]) -> list[BlindRow]:
-        """Index rows of (hash, ref, page), under the newest cipher; inside the transaction that adds them."""
+    def rows(self, names: Iterable[tuple[bytes, bytes]]) -> list[BlindRow]:
+        """Index rows of (hash, ref), under the newest cipher; inside the transaction that adds them."""
         self.refresh()
         wanted = list(names)
-        blinds = _permuted(self._ciphers[-1], [digest for digest, _, _ in wanted])
-        sealed = _permuted(self._ciphers[-1], [ref for _, ref, _ in wanted])
-        return [
-            BlindRow(blind, page_id, name)
-            for blind, name, (_, _, page_id) in zip(blinds, sealed, wanted, strict=True)
-        ]
+        blinds = _permuted(self._ciphers[-1], [digest for digest, _ in wanted])
+        sealed = _permuted(self._ciphers[-1], [ref for _, ref in wanted])
+        homes = self.handles.homes(ref for _, ref in wanted)
+        return [BlindRow(*row) for row in zip(blinds, homes, sealed, strict=True)]
 
-    def sealed_refs(self, refs: Sequence[bytes]) -> list[bytes]:
-        """What rows hold in place of these refs, under every cipher in use."""
+    def rows_of(self, refs: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        """(page, sealed ref) of every row that leads to these refs, under every cipher in use."""
         self.refresh()
-        return [name for cipher in self._ciphers for name in _permuted(cipher, refs)]
+        homes = self.handles.homes(refs)
+        return [pair for cipher in self._ciphers for pair in zip(homes, _permuted(cipher, refs), strict=True)]
 
     def refs_of(self, rows: Sequence[BlindRow]) -> list[tuple[bytes, ...]]:
         """What each row may lead to: one ref, or one per cipher while that is replaced."""
         columns = [_restored(cipher, [row.name for row in rows]) for cipher in self._ciphers]
         return list(zip(*columns, strict=True))
+
+    def of_older(self, rows: Sequence[BlindRow]) -> list[BlindRow]:
+        """Those that the older cipher wrote: under another one a ref's home is not the row's page."""
+        homes = self.handles.homes(_restored(self._ciphers[0], [row.name for row in rows]))
+        return [row for row, home in zip(rows, homes, strict=True) if row.page_id == home]
 
     def moved(self, rows: Sequence[BlindRow]) -> list[BlindRow]:
         """Rows of the older cipher as rows of the newer one."""
@@ -118,12 +131,8 @@ class BlindIndex:
 
 
 def _permuted(cipher: Cipher[Any], blocks: Sequence[bytes]) -> list[bytes]:
-    return _split(cipher.encryptor().update(b"".join(blocks)))
+    return split_blocks(cipher.encryptor().update(b"".join(blocks)))
 
 
 def _restored(cipher: Cipher[Any], blocks: Sequence[bytes]) -> list[bytes]:
-    return _split(cipher.decryptor().update(b"".join(blocks)))
-
-
-def _split(blocks: bytes) -> list[bytes]:
-    return [blocks[at : at + BLOCK_BYTES] for at in range(0, len(blocks), BLOCK_BYTES)]
+    return split_blocks(cipher.decryptor().update(b"".join(blocks)))

@@ -43,6 +43,7 @@ def export_fences(log: FenceLog, custodian: Custodian) -> bytes:
     fences, returns = log.all(), log.returns()
     head = {
         "format": FORMAT,
+        "log": log.log_id(),
         "fences": len(fences),
         "returns": len(returns),
         "chain": fences[-1].chain.hex() if fences else "",
@@ -60,17 +61,21 @@ def import_fences(copy: bytes, log: FenceLog, public_keys: Mapping[str, bytes]) 
     Raises:
         FenceCopyInvalid: cut, edited, signed by somebody else, or of another history.
     """
-    fences, returns = read_copy(copy, public_keys)
+    log_id, fences, returns = read_copy(copy, public_keys)
     mine = log.all()
     common = min(len(mine), len(fences))
     if [f.chain for f in mine[:common]] != [f.chain for f in fences[:common]]:
         raise FenceCopyInvalid("the copy and the log here are of two histories that parted")
+    if log_id != log.log_id():
+        if mine and not common:
+            raise FenceCopyInvalid("the copy is of another log, and has no fence in common with the one here")
+        log.take_id(log_id)
     added = log.restore(fences[common:], returns)
     return Merged(len(fences), len(fences) - common, added)
 
 
-def read_copy(copy: bytes, public_keys: Mapping[str, bytes]) -> tuple[list[Fence], list[Return]]:
-    """What a copy holds.
+def read_copy(copy: bytes, public_keys: Mapping[str, bytes]) -> tuple[str, list[Fence], list[Return]]:
+    """(the log's name, fences, returns) of a copy.
 
     Raises:
         FenceCopyInvalid: see `import_fences`.
@@ -88,7 +93,7 @@ def read_copy(copy: bytes, public_keys: Mapping[str, bytes]) -> tuple[list[Fence
     head, *lines = [json.loads(line) for line in body.splitlines()]
     count = int(head["fences"])
     fences = [_fence(line) for line in lines[:count]]
-    return fences, [_return(line) for line in lines[count:]]
+    return str(head["log"]), fences, [_return(line) for line in lines[count:]]
 
 
 def _fence_line(fence: Fence) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ CREATE TABLE IF NOT EXISTS fences (epoch INTEGER PRIMARY KEY, subject_tag BLOB N
     fenced_at TEXT NOT NULL, chain BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS fence_once ON fences (ref_tag, purpose, generation);
 CREATE INDEX IF NOT EXISTS fence_by_subject ON fences (subject_tag);
+CREATE TABLE IF NOT EXISTS log (log_id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS returns (subject_tag BLOB NOT NULL, purpose TEXT NOT NULL,
     epoch INTEGER NOT NULL, authorized_at TEXT NOT NULL, PRIMARY KEY (subject_tag, purpose, epoch))
 """
@@ -89,10 +91,29 @@ class FenceLog:
         self._by_ref: dict[bytes, list[Fence]] = {}
         self._by_subject: dict[bytes, list[Fence]] = {}
         self._seen = 0
+        self._id = ""
 
     def epoch(self) -> int:
         """The count of fences: the newest fence's number."""
         return int(self._db.read("SELECT COALESCE(MAX(epoch), 0) FROM fences")[0][0])
+
+    def log_id(self) -> str:
+        """A random name of this log, the same in every copy of its file; made when it is first asked for."""
+        if not self._id:
+            with self._db.write() as db:
+                row = db.execute("SELECT log_id FROM log").fetchone()
+                if row is None:
+                    row = (uuid.uuid4().hex,)
+                    db.execute("INSERT INTO log VALUES (?)", row)
+            self._id = str(row[0])
+        return self._id
+
+    def take_id(self, log_id: str) -> None:
+        """Becomes the log of that name: what an import from its copy does."""
+        with self._db.write() as db:
+            db.execute("DELETE FROM log")
+            db.execute("INSERT INTO log VALUES (?)", (log_id,))
+        self._id = log_id
 
     def subject_tag(self, subject: SubjectId) -> bytes:
         """Keyed hash of an id."""
@@ -133,14 +154,17 @@ class FenceLog:
                 written.append(Fence(*row, chain))
         return written
 
-    def authorize_return(self, subject: SubjectId, purpose: str) -> None:
-        """Lets an erased person be provisioned anew. Raises `InvalidTransition` if never erased."""
-        tag = self.subject_tag(subject)
+    def authorize_return(self, subject: SubjectId, purpose: str, epoch: int) -> None:
+        """Lets an erased person be provisioned anew, until a fence after number `epoch` comes.
+
+        Raises:
+            InvalidTransition: never erased.
+        """
         authorize_return(self.life(subject, purpose))
         with self._db.write() as db:
             at = self._clock().isoformat(timespec="milliseconds")
-            newest = db.execute("SELECT MAX(epoch) FROM fences WHERE subject_tag = ?", (tag,)).fetchone()[0]
-            db.execute("INSERT OR IGNORE INTO returns VALUES (?, ?, ?, ?)", (tag, purpose, newest, at))
+            row = (self.subject_tag(subject), purpose, epoch, at)
+            db.execute("INSERT OR IGNORE INTO returns VALUES (?, ?, ?, ?)", row)
 
     def life(self, subject: SubjectId, purpose: str) -> Life:
         """Where a person who has no key record stands, by this log alone."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from typing import Final
+
+from attrs import evolve
 
 from keys import lifecycle, tree
 from keys.caches import Provisioned
@@ -18,19 +20,19 @@ from keys.custodian import Custodian, Signature
 from keys.effects import Effects
 from keys.errors import InvalidTransition, SubjectErased
 from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
-from keys.keytree import EpochClose, KeyTree, NewKey, page_ids_of
+from keys.keytree import EpochClose, KeyTree, NewKey
 from keys.leases import LeaseBook
 from keys.lifecycle import Life
 from keys.pagestore import PageStore, PageWriter
 from keys.purposes import PurposeNumbers
 from keys.rekey import Progress as RekeyProgress
 from keys.rekey import Rekey, Rekeyed
-from keys.resident import ResidentKeys
+from keys.resident import FENCE_LOG, ResidentKeys
 from keys.restoregate import GateStatus, compare
 from keys.retry import repeatedly
 from keys.sealing import Opener, SealSession
-from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Identity, Shredded, SubjectId, check_purpose
-from keys.treecheck import Progress, TreeCheck, check_tree
+from keys.subjects import DEFAULT_PURPOSE, Identity, Shredded, SubjectId, check_purpose
+from keys.treecheck import Progress, TreeCheck, check_tree, tree_stats
 
 _HOLDS: Final = "hold_changes"
 
@@ -90,13 +92,21 @@ class Keyring:
     ) -> dict[str, Provisioned | SubjectErased]:
         """What is not in the cache; what was found goes into it, what was made only the next time."""
         blinds = self.tree.index.digests("subject", list(subjects))
-        found = self.resident.active(self.tree.index.find(blinds), purpose)
+        refs = self.tree.index.find(blinds)
+        looked_at = self.tree.index.version
+        found = self.resident.active(refs, purpose)
         missing = {
             blind: subject
             for subject, blind, item in zip(subjects.values(), blinds, found, strict=True)
             if item is None
         }
-        made = repeatedly(lambda: self._provision_missing(missing, purpose)) if missing else {}
+        new = {blind for blind, ref in zip(blinds, refs, strict=True) if ref is None}
+        trusted = iter((looked_at,))  # the first try relies on the look above; a later one looks again
+        made = (
+            repeatedly(lambda: self._provision_missing(missing, purpose, new, next(trusted, "")))
+            if missing
+            else {}
+        )
         known.update((v, item) for v, item in zip(subjects, found, strict=True) if item is not None)
         return {
             value: made[blind] if item is None else item
@@ -104,36 +114,45 @@ class Keyring:
         }
 
     def _provision_missing(
-        self, missing: Mapping[bytes, SubjectId], purpose: str
+        self, missing: Mapping[bytes, SubjectId], purpose: str, new_names: Set[bytes], looked_at: str
     ) -> dict[bytes, Provisioned | SubjectErased]:
-        """The same by blind name, under the store's write lock: another process may have been first."""
+        """The same by blind name, under the store's write lock: another process may have been first.
+
+        Args:
+            new_names: those that the index did not know when it was of version `looked_at`.
+
+        Raises:
+            StaleWrite: one of them has come to be meanwhile; look again.
+        """
         made: dict[bytes, Provisioned | SubjectErased] = {}
         new: list[NewKey] = []
         with self._transaction() as writer:
             code = self._purposes.number_or_new(purpose, writer)
-            refs = self.tree.index.find(list(missing))
-            found = self.resident.active(refs, purpose)
-            check_fences = not self.fences.is_empty()
-            fresh = self._random(REF_BYTES * len(missing))
-            for at, (blind, ref, item) in enumerate(zip(missing, refs, found, strict=True)):
+            # With one cipher a name has one row at most: that nobody else made it shows when it is added.
+            unknown = new_names if self.tree.index.is_still(looked_at) else frozenset[bytes]()
+            known = [blind for blind in missing if blind not in unknown]
+            refs = dict(zip(known, self.tree.index.find(known), strict=True))
+            found = dict(zip(known, self.resident.active(list(refs.values()), purpose), strict=True))
+            check_fences, first = not self.fences.is_empty(), lifecycle.provision(Life())
+            names: list[bytes] = []
+            for blind, subject in missing.items():
+                item, ref, life = found.get(blind), refs.get(blind), first
                 if item is not None:
                     made[blind] = item
                     continue
-                life = self.fences.life(missing[blind], purpose) if check_fences else Life()
                 try:
-                    life = lifecycle.provision(life)
+                    if check_fences:
+                        life = lifecycle.provision(self.fences.life(subject, purpose))
                 except SubjectErased as refused:
                     made[blind] = refused
                     continue
-                if ref is None:
-                    key = NewKey(fresh[at * REF_BYTES : (at + 1) * REF_BYTES], code, life.generation, blind)
-                else:
-                    key = NewKey(ref, code, life.generation)
-                new.append(key)
-                made[blind] = Provisioned(key.ref, key.generation, True)
+                names.append(blind)
+                new.append(NewKey(code, life.generation, ref, blind if ref is None else None))
             if new:
                 with self._effects("keys.provision"):
-                    self.tree.create(writer, new)
+                    refs_made = self.tree.create(writer, new)
+                for blind, key, fresh in zip(names, new, refs_made, strict=True):
+                    made[blind] = Provisioned(fresh, key.generation, True)
         return made
 
     def add_identities(self, pairs: Sequence[tuple[bytes, Identity]]) -> None:
@@ -143,13 +162,13 @@ class Keyring:
 
         def add() -> None:
             with self._transaction() as writer:
-                pages = dict(self._store.pages_of([ref for ref, _ in pairs]))
+                alive = {record.ref for record in self.tree.records_of([ref for ref, _ in pairs])}
                 taken = index.find(digests)  # whose a name is already, it stays
                 writer.add_blind(
                     index.rows(
-                        (digest, ref, pages[ref])
+                        (digest, ref)
                         for digest, (ref, _), owner in zip(digests, pairs, taken, strict=True)
-                        if ref in pages and owner is None
+                        if ref in alive and owner is None
                     )
                 )
 
@@ -180,11 +199,12 @@ class Keyring:
         Raises:
             InvalidTransition: never erased, or fenced and not yet destroyed: a key made now would die too.
         """
-        tag, pending = self.fences.subject_tag(subject), set(self.gate().trusted().pending_epochs)
-        fences = [f for f in self.fences.all() if f.subject_tag == tag and f.covers(purpose)]
-        if any(f.epoch in pending for f in fences):
+        tag = self.fences.subject_tag(subject)
+        epochs = [f.epoch for f in self.fences.all() if f.subject_tag == tag and f.covers(purpose)]
+        if not set(epochs).isdisjoint(self.gate().trusted().pending_epochs):
             raise InvalidTransition("the erasure of this data subject is not finished")
-        self.fences.authorize_return(subject, purpose)
+        # For these fences alone: one that comes meanwhile is of an erasure that is not finished.
+        self.fences.authorize_return(subject, purpose, max(epochs, default=0))
 
     def mint(self, count: int, purpose: str = "system") -> list[Provisioned]:
         """Keys that belong to no person (view state, dead letters), each with a fresh ref."""
@@ -194,9 +214,8 @@ class Keyring:
         check_purpose(purpose)
         with self._effects("keys.mint"), self._transaction() as writer:
             code = self._purposes.number_or_new(purpose, writer)
-            new = [NewKey(self._random(REF_BYTES), code, 1) for _ in range(count)]
-            self.tree.create(writer, new)
-        return [Provisioned(key.ref, key.generation, True) for key in new]
+            refs = self.tree.create(writer, [NewKey(code, 1)] * count)
+        return [Provisioned(ref, 1, True) for ref in refs]
 
     def drop(self, refs: Sequence[bytes]) -> int:
         """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes."""
@@ -226,14 +245,7 @@ class Keyring:
     def purposes_of(self, ref: bytes) -> list[str]:
         """Purposes a handle still has key records for, read from the pages themselves, past every fence."""
         known = self._purposes.names()
-        pages = page_ids_of(self._store.pages_of([ref]))
-        records = [
-            tree.decode(record)
-            for _, page in self.tree.open_pages(pages)
-            for record in tree.records(page)
-            if record[:16] == ref
-        ]
-        return [known[record.purpose_code - 1] for record in records]
+        return [known[record.purpose_code - 1] for record in self.tree.records_of([ref])]
 
     def hold_changes(self) -> int:
         """How often a hold was placed or released: what is derived from the lake depends on it."""
@@ -249,11 +261,8 @@ class Keyring:
         """
         self.gate().trusted()
         top: dict[bytes, int] = {}
-        wanted = {ref for _, ref in targets}
-        for _, page in self.tree.open_pages(page_ids_of(self._store.pages_of(list(wanted)))):
-            for record in map(tree.decode, tree.records(page)):
-                if record.ref in wanted:
-                    top[record.ref] = max(top.get(record.ref, 1), record.generation)
+        for record in self.tree.records_of([ref for _, ref in targets]):
+            top[record.ref] = max(top.get(record.ref, 1), record.generation)
         entries = [
             (self.fences.subject_tag(subject), self.fences.ref_tag(ref), purpose, top.get(ref, 1))
             for subject, ref in targets
@@ -278,6 +287,7 @@ class Keyring:
     def _remove(self, refs: Sequence[bytes], fences: Sequence[Fence]) -> int:
         gone = 0
         with self._effects("keys.destroy"), self._transaction() as writer:
+            self.gate().trusted()  # under the lock: nobody else's fence has this number
             for purpose in {fence.purpose for fence in fences}:
                 marked: dict[bytes, int] = {}
                 for fence in fences:
@@ -288,7 +298,7 @@ class Keyring:
                 highest = {ref: marked[tag] for ref, tag in tags.items() if tag in marked}
                 code = None if purpose == ALL_PURPOSES else self._purposes.number_or_new(purpose, writer)
                 gone += self.tree.remove(writer, list(highest), code, highest)
-            writer.mark_destroyed(fence.epoch for fence in fences)
+            writer.mark_destroyed((fence.epoch, fence.chain) for fence in fences)
         return gone
 
     def wait_until_unreadable(self, epoch: int) -> float:
@@ -298,8 +308,25 @@ class Keyring:
 
     def gate(self) -> GateStatus:
         """Compares fence log and page store."""
-        destroyed = self._store.destroyed_epochs()  # first: whatever is in it was fenced before
-        return compare({fence.epoch for fence in self.fences.all()}, destroyed)
+        destroyed = self._store.destroyed()  # first: whatever is in it was fenced before
+        fenced = {fence.epoch: fence.chain for fence in self.fences.all()}
+        return compare(fenced, destroyed, self.resident.knows_its_fence_log())
+
+    def bind_fence_log(self, *, replace: bool = False) -> None:
+        """Makes the fence log at hand the one of the page store, where that belongs to none yet.
+
+        Args:
+            replace: also where it belongs to another, which is lost for good.
+
+        Raises:
+            RestoreGateClosed: the page store knows destructions that this log does not.
+        """
+        if self._store.meta(FENCE_LOG) is not None and not replace:
+            return
+        with self._transaction() as writer:
+            if replace or self._store.meta(FENCE_LOG) is None:
+                evolve(self.gate(), fence_log_foreign=False).trusted()
+                writer.set_meta(FENCE_LOG, self.fences.log_id())
 
     def converge(self) -> int:
         """Destroys every fenced subject again after a restore. Returns how many fences were replayed.
@@ -311,7 +338,7 @@ class Keyring:
         pending = [fence for fence in self.fences.all() if fence.epoch in epochs]
         if pending:
             tags = {fence.ref_tag for fence in pending}
-            refs = {ref for ref, _ in self._store.all_refs() if self.fences.ref_tag(ref) in tags}
+            refs = {ref for ref in self.tree.all_refs() if self.fences.ref_tag(ref) in tags}
             self.destroy(sorted(refs), pending)
         return len(pending)
 
@@ -365,22 +392,8 @@ class Keyring:
         return self._purposes.names()
 
     def stats(self) -> Mapping[str, int | float | str]:
-        """For `keys stats`: how much the tree holds and how full it is, without opening anything."""
-        size, status = self._store.size(), self.custodian.status()
-        room = size.pages * tree.PAGE_RECORDS
-        return {
-            "pages": size.pages,
-            "records": size.records,
-            "names": size.names,
-            "fill": round(size.records / room, 3) if room else 0.0,
-            "page_bytes": size.page_bytes,
-            "total_bytes": size.total_bytes,
-            "bytes_per_record": round(size.total_bytes / size.records, 1) if size.records else 0.0,
-            "epoch": self.epoch(),
-            "root_id": status.root_id,
-            "root_version": status.latest_version,
-            "oldest_root_version": status.minimum_version,
-        }
+        """For `keys stats`; see `treecheck.tree_stats`."""
+        return tree_stats(self._store, self.custodian.status(), self.epoch())
 
     def check(self, progress: Progress = lambda done, total: None) -> TreeCheck:
         """Opens everything; see `treecheck.check_tree`."""

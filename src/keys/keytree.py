@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from attrs import frozen
 
 from keys import tree
-from keys.blindindex import CIPHER_KEY_BYTES, HASH_KEY_BYTES, BlindIndex
+from keys.blindindex import CIPHER_KEY_BYTES, FIXED_KEY_BYTES, BlindIndex
 from keys.custodian import Custodian
 from keys.effects import Effects
-from keys.errors import PageDamaged, PageMissing, RootKeyRetired, RootMismatch, StaleWrite
+from keys.errors import PageDamaged, PageMissing, PageStoreError, RootKeyRetired, RootMismatch, StaleWrite
 from keys.pagestore import NodeRow, PageRow, PageStore, PageWriter
 
 _CANARY: Final = "root_canary"
+_FORMAT: Final = "2"
 
 
 @frozen
@@ -37,11 +38,16 @@ class EpochClose:
 
 
 class NewKey(NamedTuple):
-    """A key to create: its handle, purpose and generation, and the keyed hash of the name that finds it."""
+    """A key to create.
 
-    ref: bytes
+    Attributes:
+        ref: None gives it a fresh handle.
+        name: the keyed hash of the name that finds a fresh handle.
+    """
+
     purpose_code: int
     generation: int
+    ref: bytes | None = None
     name: bytes | None = None
 
 
@@ -67,6 +73,11 @@ class KeyTree:
         self._nodes: dict[int, tuple[int, bytes]] = {}  # node id → (version, opened record)
         if store.meta("tree") is None:
             self._initialise()
+        if store.meta("format") != _FORMAT:
+            raise PageStoreError(
+                "this page store was made by another version of Shredlake",
+                next_step="Open it with the version that made it.",
+            )
         self.tree_id = store.meta("tree") or ""
         if store.meta("root_id") != custodian.root_id():
             raise RootMismatch("this page store was made with another root")
@@ -74,9 +85,15 @@ class KeyTree:
 
     # -- keys --------------------------------------------------------------------------------------
 
-    def create(self, writer: PageWriter, keys: Sequence[NewKey]) -> None:
-        """Adds records with fresh DEKs into the last pages; one custodian call only for a new node."""
-        todo = keys
+    def create(self, writer: PageWriter, keys: Sequence[NewKey]) -> list[bytes]:
+        """Adds records with fresh DEKs into the last pages; one custodian call only for a new node.
+
+        Returns the handle of each.
+
+        Raises:
+            StaleWrite: a name is in the index already; nothing is created.
+        """
+        todo, made = keys, list[bytes]()
         last = self.store.last_page()
         while todo:
             if last is None or last.count >= tree.PAGE_RECORDS:
@@ -89,16 +106,53 @@ class KeyTree:
                 key = self._page_key(page_id)
             batch, todo = todo[: tree.PAGE_RECORDS - count], todo[tree.PAGE_RECORDS - count :]
             deks = self._random(tree.KEY_BYTES * len(batch))
+            fresh = iter(self.index.handles.make(page_id, len(batch), self._random))
+            refs = [next(fresh) if new.ref is None else new.ref for new in batch]
             body += b"".join(
-                tree.encode(new.ref, new.purpose_code, new.generation, deks[at : at + tree.KEY_BYTES])
-                for new, at in zip(batch, range(0, len(deks), tree.KEY_BYTES), strict=True)
+                tree.encode(ref, new.purpose_code, new.generation, deks[at : at + tree.KEY_BYTES])
+                for new, ref, at in zip(batch, refs, range(0, len(deks), tree.KEY_BYTES), strict=True)
             )
             last = self._sealed_page(key, page_id, body)
             writer.put_page(last, version)
-            writer.add_refs((new.ref, page_id) for new in batch)
-            writer.add_blind(
-                self.index.rows((new.name, new.ref, page_id) for new in batch if new.name is not None)
+            named = zip(batch, refs, strict=True)
+            rows = self.index.rows((new.name, ref) for new, ref in named if new.name is not None)
+            if writer.add_blind(rows) != len(rows):
+                raise StaleWrite("somebody else named one of these people first")
+            given = [new.ref for new in batch if new.ref is not None]
+            homes = self.index.handles.homes(given)
+            writer.add_elsewhere(
+                (ref, page_id) for ref, home in zip(given, homes, strict=True) if home != page_id
             )
+            made += refs
+        return made
+
+    def pages_of(self, refs: Sequence[bytes]) -> list[int]:
+        """The pages that may hold records of these handles: their homes, and where else some lie.
+
+        A handle of a page that is not there yet, or of another lake, has none.
+        """
+        pages = {page_id for _, page_id in self.store.elsewhere_of(refs)}
+        homes = set(self.index.handles.homes(refs))
+        return sorted(pages | {page_id for page_id in homes if self._was_made(page_id)})
+
+    def page_count(self) -> int:
+        """How many pages were made, by the nodes' keys."""
+        made = (len(self._open_node(row)) // tree.KEY_BYTES for row in self.store.nodes() if row.node_id >= 0)
+        return sum(made)
+
+    def records_of(self, refs: Sequence[bytes]) -> Iterator[tree.KeyRecord]:
+        """The records of these handles, read from the pages themselves, past every fence and cache."""
+        wanted = set(refs)
+        for _, page in self.open_pages(self.pages_of(refs)):
+            for record in tree.records(page):
+                if record[:16] in wanted:
+                    yield tree.decode(record)
+
+    def all_refs(self) -> Iterator[bytes]:
+        """The handle of every record, page by page."""
+        for page_id in self.store.page_ids():
+            for _, page in self.open_pages([page_id]):
+                yield from (record[:16] for record in tree.records(page))
 
     def open_pages(self, page_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """(page id, opened page) of each.
@@ -129,7 +183,7 @@ class KeyTree:
         left: set[bytes] = set()
         vacated: list[tuple[bytes, int]] = []
         gone, rekeyed = 0, {}
-        for row in self.store.pages(page_ids_of(self.store.pages_of(refs))):
+        for row in self.store.pages(self.pages_of(refs)):
             body, removed = tree.split(self._open_page(row), wanted, purpose_code, highest)
             here = wanted & {record[:16] for record in tree.records(body)}
             left |= here
@@ -141,14 +195,14 @@ class KeyTree:
             rekeyed[row.page_id] = key
             writer.put_page(self._sealed_page(key, row.page_id, body), row.version)
         self._rekey_nodes(writer, rekeyed)
-        writer.drop_places(vacated)
         doomed = [ref for ref in refs if ref not in left]
-        writer.drop_refs(doomed, self.index.sealed_refs(doomed))
+        writer.drop_elsewhere([*vacated, *self.store.elsewhere_of(doomed)])
+        writer.drop_blind(self.index.rows_of(doomed))
         return gone
 
     def set_state(self, writer: PageWriter, refs: Sequence[bytes], state: int) -> None:
         """Holds or releases the records of these refs."""
-        for row in self.store.pages(page_ids_of(self.store.pages_of(refs))):
+        for row in self.store.pages(self.pages_of(refs)):
             body = tree.with_state(self._open_page(row), set(refs), state)
             key = self._page_key(row.page_id)
             writer.put_page(self._sealed_page(key, row.page_id, body), row.version)
@@ -171,7 +225,7 @@ class KeyTree:
     def drop_old_index_cipher(self, writer: PageWriter) -> None:
         """Only the newer cipher key stays."""
         keys = self._index_keys()
-        self._write_index_keys(writer, keys[:HASH_KEY_BYTES] + keys[-CIPHER_KEY_BYTES:])
+        self._write_index_keys(writer, keys[:FIXED_KEY_BYTES] + keys[-CIPHER_KEY_BYTES:])
 
     def _write_index_keys(self, writer: PageWriter, keys: bytes) -> None:
         (row,) = self.store.nodes([tree.INDEX_NODE])
@@ -225,11 +279,15 @@ class KeyTree:
             node_key = self._random(tree.KEY_BYTES)
             context = tree.node_context(tree_id, tree.INDEX_NODE)
             body = tree.seal_record(
-                node_key, self._random(64), tree.record_context(tree_id, tree.INDEX_NODE), self._random
+                node_key,
+                self._random(FIXED_KEY_BYTES + CIPHER_KEY_BYTES),
+                tree.record_context(tree_id, tree.INDEX_NODE),
+                self._random,
             )
             wrapped = self.custodian.wrap([(context, node_key)])[0]
             writer.put_node(NodeRow(tree.INDEX_NODE, 1, wrapped, body), None)
             writer.set_meta("tree", tree_id)
+            writer.set_meta("format", _FORMAT)
             writer.set_meta("root_id", self.custodian.root_id())
 
     def _index_keys(self) -> bytes:
@@ -249,6 +307,21 @@ class KeyTree:
                     raise PageMissing(f"node {node_id} is not in the page store")
                 self._nodes[node_id] = (rows[0].version, self._open_node(rows[0]))
             return self._nodes[node_id][1]
+
+    def _was_made(self, page_id: int) -> bool:
+        """Whether a node holds the key of such a page; one that is not there then is an error."""
+        node_id = tree.node_of(page_id)
+        if node_id >= tree.MAX_NODES:
+            return False  # a foreign handle decrypts to any number
+        for _ in range(2):
+            try:
+                if tree.page_key(self._node(node_id), page_id):
+                    return True
+            except PageMissing:
+                return False
+            with self._mutex:
+                self._nodes.pop(node_id, None)  # another process may have added the page since
+        return False
 
     def _open_node(self, row: NodeRow) -> bytes:
         key = self.custodian.unwrap([(self._node_context(row.node_id), row.wrapped)])[0]
@@ -311,8 +384,3 @@ class KeyTree:
         except RootKeyRetired:
             return True
         return False
-
-
-def page_ids_of(pairs: Iterable[tuple[bytes, int]]) -> list[int]:
-    """The distinct pages of (ref, page) pairs, in order."""
-    return sorted({page_id for _, page_id in pairs})

@@ -15,6 +15,7 @@ from keys.fencelog import FenceLog
 from keys.keyring import Keyring
 from keys.leases import LeaseBook
 from keys.pagestore import PageStore, SqlitePageStore
+from keys.resident import FENCE_LOG
 
 
 @frozen
@@ -57,7 +58,9 @@ def open_keys(
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     custodian = places.custodian()
     fences = FenceLog(fence_path or home / "fences.db", custodian.secret("fence"), clock)
-    return Keyring(custodian, places.pages(), fences, LeaseBook(home / "leases.db"), effects=effects)
+    keyring = Keyring(custodian, places.pages(), fences, LeaseBook(home / "leases.db"), effects=effects)
+    keyring.bind_fence_log()
+    return keyring
 
 
 def open_embedded(
@@ -81,4 +84,6 @@ def open_forensic(places: KeyPlaces, scratch: Path) -> Keyring:
         scratch: an empty folder for the fence log and leases that it leaves empty.
     """
     fences = FenceLog(scratch / "fences.db", bytes(32), lambda: datetime.now(UTC))
-    return Keyring(places.custodian(), places.pages(), fences, LeaseBook(scratch / "leases.db"))
+    pages = places.pages()
+    fences.take_id(pages.meta(FENCE_LOG) or "")
+    return Keyring(places.custodian(), pages, fences, LeaseBook(scratch / "leases.db"))

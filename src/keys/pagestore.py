@@ -25,10 +25,10 @@ CREATE TABLE IF NOT EXISTS pages (page_id INTEGER PRIMARY KEY, version INTEGER N
     count INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS blind (blind BLOB PRIMARY KEY, page_id INTEGER NOT NULL, name BLOB NOT NULL)
     WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS blind_by_name ON blind (name);
-CREATE TABLE IF NOT EXISTS refs (ref BLOB NOT NULL, page_id INTEGER NOT NULL, PRIMARY KEY (ref, page_id))
+CREATE INDEX IF NOT EXISTS blind_by_page ON blind (page_id, name);
+CREATE TABLE IF NOT EXISTS elsewhere (ref BLOB NOT NULL, page_id INTEGER NOT NULL, PRIMARY KEY (ref, page_id))
     WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS destroyed (epoch INTEGER PRIMARY KEY)
+CREATE TABLE IF NOT EXISTS destroyed (epoch INTEGER PRIMARY KEY, chain BLOB NOT NULL)
 """
 _CHUNK = 500
 
@@ -54,7 +54,7 @@ class PageRow:
 
 
 class BlindRow(NamedTuple):
-    """An index row: keyed hash of a name → page, and the ref sealed under the index key."""
+    """An index row: keyed hash of a name → its ref's home page, and the ref sealed under the index key."""
 
     blind: bytes
     page_id: int
@@ -66,13 +66,13 @@ class StoreSize:
     """How much a page store holds.
 
     Attributes:
-        refs, names: rows of the two indexes.
+        elsewhere, names: rows of the two indexes.
         page_bytes: of sealed pages; `total_bytes` with indexes and the store's own overhead.
     """
 
     pages: int
     records: int
-    refs: int
+    elsewhere: int
     names: int
     page_bytes: int
     total_bytes: int
@@ -83,12 +83,21 @@ class PageWriter(Protocol):
 
     def put_node(self, node: NodeRow, expected_version: int | None) -> None: ...
     def put_page(self, page: PageRow, expected_version: int | None) -> None: ...
-    def add_blind(self, rows: Iterable[BlindRow]) -> None: ...
-    def add_refs(self, rows: Iterable[tuple[bytes, int]]) -> None: ...
-    def drop_refs(self, refs: Sequence[bytes], names: Sequence[bytes]) -> None: ...
-    def drop_places(self, places: Sequence[tuple[bytes, int]]) -> None: ...
+    def add_blind(self, rows: Iterable[BlindRow]) -> int:
+        """Adds what is not there; returns how many were added."""
+        ...
+
+    def drop_blind(self, rows: Iterable[tuple[int, bytes]]) -> None:
+        """Drops index rows by (page, sealed ref)."""
+        ...
+
+    def add_elsewhere(self, rows: Iterable[tuple[bytes, int]]) -> None: ...
+    def drop_elsewhere(self, rows: Iterable[tuple[bytes, int]]) -> None: ...
     def replace_names(self, blinds: Sequence[bytes], rows: Sequence[BlindRow]) -> None: ...
-    def mark_destroyed(self, epochs: Iterable[int]) -> None: ...
+    def mark_destroyed(self, fences: Iterable[tuple[int, bytes]]) -> None:
+        """Writes down (epoch, chain) of fences whose keys are gone."""
+        ...
+
     def set_meta(self, name: str, value: str) -> None: ...
 
 
@@ -106,12 +115,18 @@ class PageStore(Protocol):
     def page_ids(self) -> list[int]: ...
     def last_page(self) -> PageRow | None: ...
     def find_blind(self, blinds: Sequence[bytes]) -> dict[bytes, BlindRow]: ...
-    def pages_of(self, refs: Sequence[bytes]) -> list[tuple[bytes, int]]: ...
-    def all_refs(self) -> Iterator[tuple[bytes, int]]: ...
+    def elsewhere_of(self, refs: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        """(ref, page) of records that lie on another page than their handle's home."""
+        ...
+
+    def all_elsewhere(self) -> Iterator[tuple[bytes, int]]: ...
     def all_names(self) -> Iterator[BlindRow]: ...
     def names_after(self, blind: bytes, limit: int) -> list[BlindRow]: ...
     def all_meta(self) -> dict[str, str]: ...
-    def destroyed_epochs(self) -> set[int]: ...
+    def destroyed(self) -> dict[int, bytes]:
+        """Epoch → chain of the fences whose keys are gone."""
+        ...
+
     def size(self) -> StoreSize: ...
     def flush_deleted(self) -> bool: ...
     def close(self) -> None: ...
@@ -126,6 +141,7 @@ PAGE_AND_NODE: Final = (
 
 SIZE_OF_PAGES: Final = "SELECT COUNT(*), COALESCE(SUM(count), 0), COALESCE(SUM(LENGTH(body)), 0) FROM pages"
 COUNT_NAMES: Final = "SELECT COUNT(*) FROM blind"
+COUNT_ELSEWHERE: Final = "SELECT COUNT(*) FROM elsewhere"
 
 
 def page_and_node(rows: Sequence[tuple[Any, ...]], page_id: int) -> tuple[PageRow, NodeRow]:
@@ -180,11 +196,12 @@ class SqlitePageStore:
         sql = "SELECT blind, page_id, name FROM blind WHERE blind IN"
         return {row[0]: BlindRow(*row) for row in self._in(sql, blinds)}
 
-    def pages_of(self, refs: Sequence[bytes]) -> list[tuple[bytes, int]]:
-        return [(row[0], row[1]) for row in self._in("SELECT ref, page_id FROM refs WHERE ref IN", refs)]
+    def elsewhere_of(self, refs: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        sql = "SELECT ref, page_id FROM elsewhere WHERE ref IN"
+        return [(row[0], row[1]) for row in self._in(sql, refs)]
 
-    def all_refs(self) -> Iterator[tuple[bytes, int]]:
-        yield from self._db.connection().execute("SELECT ref, page_id FROM refs")
+    def all_elsewhere(self) -> Iterator[tuple[bytes, int]]:
+        yield from self._db.connection().execute("SELECT ref, page_id FROM elsewhere")
 
     def all_names(self) -> Iterator[BlindRow]:
         return map(BlindRow._make, self._db.connection().execute("SELECT blind, page_id, name FROM blind"))
@@ -198,12 +215,12 @@ class SqlitePageStore:
 
     def size(self) -> StoreSize:
         pages = self._db.read(SIZE_OF_PAGES)[0]
-        (refs,), (names,) = self._db.read("SELECT COUNT(*) FROM refs")[0], self._db.read(COUNT_NAMES)[0]
+        ((elsewhere,),), ((names,),) = self._db.read(COUNT_ELSEWHERE), self._db.read(COUNT_NAMES)
         (total,) = self._db.read("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")[0]
-        return StoreSize(pages[0], pages[1], refs, names, pages[2], total)
+        return StoreSize(pages[0], pages[1], elsewhere, names, pages[2], total)
 
-    def destroyed_epochs(self) -> set[int]:
-        return {row[0] for row in self._db.read("SELECT epoch FROM destroyed")}
+    def destroyed(self) -> dict[int, bytes]:
+        return dict(self._db.read("SELECT epoch, chain FROM destroyed"))
 
     def flush_deleted(self) -> bool:
         return self._db.flush_deleted()
@@ -247,26 +264,25 @@ class _SqliteWriter:
         if done.rowcount != 1:
             raise StaleWrite(f"page {page.page_id} was changed by another process")
 
-    def add_blind(self, rows: Iterable[BlindRow]) -> None:
+    def add_blind(self, rows: Iterable[BlindRow]) -> int:
         # in key order: neighbours land in the same B-tree page
-        self._db.executemany("INSERT OR IGNORE INTO blind VALUES (?, ?, ?)", sorted(rows))
+        return self._db.executemany("INSERT OR IGNORE INTO blind VALUES (?, ?, ?)", sorted(rows)).rowcount
 
-    def add_refs(self, rows: Iterable[tuple[bytes, int]]) -> None:
-        self._db.executemany("INSERT OR IGNORE INTO refs VALUES (?, ?)", sorted(rows))
+    def drop_blind(self, rows: Iterable[tuple[int, bytes]]) -> None:
+        self._db.executemany("DELETE FROM blind WHERE page_id = ? AND name = ?", rows)
 
-    def drop_refs(self, refs: Sequence[bytes], names: Sequence[bytes]) -> None:
-        self._db.executemany("DELETE FROM refs WHERE ref = ?", ((ref,) for ref in refs))
-        self._db.executemany("DELETE FROM blind WHERE name = ?", ((name,) for name in names))
+    def add_elsewhere(self, rows: Iterable[tuple[bytes, int]]) -> None:
+        self._db.executemany("INSERT OR IGNORE INTO elsewhere VALUES (?, ?)", rows)
 
-    def drop_places(self, places: Sequence[tuple[bytes, int]]) -> None:
-        self._db.executemany("DELETE FROM refs WHERE ref = ? AND page_id = ?", places)
+    def drop_elsewhere(self, rows: Iterable[tuple[bytes, int]]) -> None:
+        self._db.executemany("DELETE FROM elsewhere WHERE ref = ? AND page_id = ?", rows)
 
     def replace_names(self, blinds: Sequence[bytes], rows: Sequence[BlindRow]) -> None:
         self._db.executemany("DELETE FROM blind WHERE blind = ?", ((blind,) for blind in blinds))
         self.add_blind(rows)
 
-    def mark_destroyed(self, epochs: Iterable[int]) -> None:
-        self._db.executemany("INSERT OR IGNORE INTO destroyed VALUES (?)", ((e,) for e in epochs))
+    def mark_destroyed(self, fences: Iterable[tuple[int, bytes]]) -> None:
+        self._db.executemany("INSERT OR IGNORE INTO destroyed VALUES (?, ?)", fences)
 
     def set_meta(self, name: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))

@@ -21,6 +21,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from keys.errors import InvalidName, PageStoreFull, PageStoreUnavailable, StaleWrite
 from keys.pagestore import (
+    COUNT_ELSEWHERE,
     COUNT_NAMES,
     PAGE_AND_NODE,
     SIZE_OF_PAGES,
@@ -45,9 +46,10 @@ CREATE TABLE IF NOT EXISTS pages (page_id bigint PRIMARY KEY, version bigint NOT
     count integer NOT NULL, body bytea NOT NULL);
 ALTER TABLE pages ALTER COLUMN body SET STORAGE EXTERNAL;
 CREATE TABLE IF NOT EXISTS blind (blind bytea PRIMARY KEY, page_id bigint NOT NULL, name bytea NOT NULL);
-CREATE INDEX IF NOT EXISTS blind_by_name ON blind (name);
-CREATE TABLE IF NOT EXISTS refs (ref bytea NOT NULL, page_id bigint NOT NULL, PRIMARY KEY (ref, page_id));
-CREATE TABLE IF NOT EXISTS destroyed (epoch bigint PRIMARY KEY)
+CREATE INDEX IF NOT EXISTS blind_by_page ON blind (page_id, name);
+CREATE TABLE IF NOT EXISTS elsewhere (ref bytea NOT NULL, page_id bigint NOT NULL,
+    PRIMARY KEY (ref, page_id));
+CREATE TABLE IF NOT EXISTS destroyed (epoch bigint PRIMARY KEY, chain bytea NOT NULL)
 """
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -123,14 +125,14 @@ class PostgresPageStore:
         query: LiteralString = "SELECT blind, page_id, name FROM blind WHERE blind = ANY(%s)"
         return {row[0]: BlindRow(*row) for row in self._rows(query, (list(blinds),))}
 
-    def pages_of(self, refs: Sequence[bytes]) -> list[tuple[bytes, int]]:
-        query: LiteralString = "SELECT ref, page_id FROM refs WHERE ref = ANY(%s)"
+    def elsewhere_of(self, refs: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        query: LiteralString = "SELECT ref, page_id FROM elsewhere WHERE ref = ANY(%s)"
         return [(row[0], row[1]) for row in self._rows(query, (list(refs),))]
 
-    def all_refs(self) -> Iterator[tuple[bytes, int]]:
-        with self._connection() as db, db.transaction(), db.cursor("all_refs", binary=True) as cursor:
+    def all_elsewhere(self) -> Iterator[tuple[bytes, int]]:
+        with self._connection() as db, db.transaction(), db.cursor("all_elsewhere", binary=True) as cursor:
             cursor.itersize = _FETCH_ROWS
-            cursor.execute("SELECT ref, page_id FROM refs")
+            cursor.execute("SELECT ref, page_id FROM elsewhere")
             for ref, page_id in cursor:
                 yield bytes(ref), page_id
 
@@ -152,15 +154,15 @@ class PostgresPageStore:
 
     def size(self) -> StoreSize:
         pages = self._rows(SIZE_OF_PAGES)[0]
-        (refs,), (names,) = self._rows("SELECT COUNT(*) FROM refs")[0], self._rows(COUNT_NAMES)[0]
+        ((elsewhere,),), ((names,),) = self._rows(COUNT_ELSEWHERE), self._rows(COUNT_NAMES)
         (total,) = self._rows(
             "SELECT SUM(pg_total_relation_size(oid))::bigint FROM pg_class"
             " WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'"
         )[0]
-        return StoreSize(pages[0], int(pages[1]), refs, names, int(pages[2]), total)
+        return StoreSize(pages[0], int(pages[1]), elsewhere, names, int(pages[2]), total)
 
-    def destroyed_epochs(self) -> set[int]:
-        return {row[0] for row in self._rows("SELECT epoch FROM destroyed")}
+    def destroyed(self) -> dict[int, bytes]:
+        return dict(self._rows("SELECT epoch, chain FROM destroyed"))
 
     # -- writes ------------------------------------------------------------------------------------
 
@@ -249,39 +251,47 @@ class _PostgresWriter:
         if done.rowcount != 1:
             raise StaleWrite(f"page {page.page_id} was changed by another process")
 
-    def add_blind(self, rows: Iterable[BlindRow]) -> None:
+    def add_blind(self, rows: Iterable[BlindRow]) -> int:
         found = sorted(rows)
-        self._db.execute(
+        done = self._db.execute(
             "INSERT INTO blind SELECT * FROM unnest(%b::bytea[], %b::bigint[], %b::bytea[])"
             " ON CONFLICT DO NOTHING",
             ([r.blind for r in found], [r.page_id for r in found], [r.name for r in found]),
         )
+        return done.rowcount
 
-    def add_refs(self, rows: Iterable[tuple[bytes, int]]) -> None:
-        found = sorted(rows)
+    def drop_blind(self, rows: Iterable[tuple[int, bytes]]) -> None:
+        found = list(rows)
         self._db.execute(
-            "INSERT INTO refs SELECT * FROM unnest(%b::bytea[], %b::bigint[]) ON CONFLICT DO NOTHING",
+            "DELETE FROM blind USING unnest(%b::bigint[], %b::bytea[]) AS gone (page_id, name)"
+            " WHERE blind.page_id = gone.page_id AND blind.name = gone.name",
+            ([page_id for page_id, _ in found], [name for _, name in found]),
+        )
+
+    def add_elsewhere(self, rows: Iterable[tuple[bytes, int]]) -> None:
+        found = list(rows)
+        self._db.execute(
+            "INSERT INTO elsewhere SELECT * FROM unnest(%b::bytea[], %b::bigint[]) ON CONFLICT DO NOTHING",
             ([ref for ref, _ in found], [page_id for _, page_id in found]),
         )
 
-    def drop_refs(self, refs: Sequence[bytes], names: Sequence[bytes]) -> None:
-        self._db.execute("DELETE FROM refs WHERE ref = ANY(%b)", (list(refs),))
-        self._db.execute("DELETE FROM blind WHERE name = ANY(%b)", (list(names),))
-
-    def drop_places(self, places: Sequence[tuple[bytes, int]]) -> None:
+    def drop_elsewhere(self, rows: Iterable[tuple[bytes, int]]) -> None:
+        found = list(rows)
         self._db.execute(
-            "DELETE FROM refs USING unnest(%b::bytea[], %b::bigint[]) AS gone (ref, page_id)"
-            " WHERE refs.ref = gone.ref AND refs.page_id = gone.page_id",
-            ([ref for ref, _ in places], [page_id for _, page_id in places]),
+            "DELETE FROM elsewhere USING unnest(%b::bytea[], %b::bigint[]) AS gone (ref, page_id)"
+            " WHERE elsewhere.ref = gone.ref AND elsewhere.page_id = gone.page_id",
+            ([ref for ref, _ in found], [page_id for _, page_id in found]),
         )
 
     def replace_names(self, blinds: Sequence[bytes], rows: Sequence[BlindRow]) -> None:
         self._db.execute("DELETE FROM blind WHERE blind = ANY(%b)", (list(blinds),))
         self.add_blind(rows)
 
-    def mark_destroyed(self, epochs: Iterable[int]) -> None:
+    def mark_destroyed(self, fences: Iterable[tuple[int, bytes]]) -> None:
+        found = list(fences)
         self._db.execute(
-            "INSERT INTO destroyed SELECT * FROM unnest(%b::bigint[]) ON CONFLICT DO NOTHING", (list(epochs),)
+            "INSERT INTO destroyed SELECT * FROM unnest(%b::bigint[], %b::bytea[]) ON CONFLICT DO NOTHING",
+            ([epoch for epoch, _ in found], [chain for _, chain in found]),
         )
 
     def set_meta(self, name: str, value: str) -> None:

@@ -115,10 +115,7 @@ class Rekey:
                 return 0
             self._tree.index.refresh()
             rows = self._store.names_after(after, NAMES_PER_STEP)
-            refs = [pair[0] for pair in self._tree.index.refs_of(rows)]
-            known = {ref for ref, _ in self._store.pages_of(refs)}
-            # Under the wrong cipher a name gives 16 random bytes, which are nobody's handle.
-            older = [row for row, ref in zip(rows, refs, strict=True) if ref in known]
+            older = self._tree.index.of_older(rows)
             writer.replace_names([row.blind for row in older], self._tree.index.moved(older))
             writer.set_meta(_NEXT_NAME, rows[-1].blind.hex() if rows else after.hex())
         return len(older)

@@ -14,12 +14,15 @@ from keys.caches import Caches, Dek, Provisioned
 from keys.envelope import FieldContext, Subkey
 from keys.errors import KeyRecordMissing, TamperedEnvelope, WrongKey
 from keys.fencelog import ALL_PURPOSES, FenceLog
-from keys.keytree import KeyTree, page_ids_of
+from keys.keytree import KeyTree
 from keys.leases import Lease, LeaseBook
 from keys.pagestore import PageStore
 from keys.purposes import PurposeNumbers
+from keys.restoregate import foreign_fence_log
 from keys.subjects import DEFAULT_PURPOSE, Held, Shredded
 
+FENCE_LOG: Final = "fence_log"
+"""Where the page store says which fence log it belongs to."""
 _BULK_FROM: Final = 256
 _BULK_SHARE: Final = 4  # more refs than records / 4: open every page instead of asking for each
 
@@ -229,7 +232,7 @@ class ResidentKeys:
         """Reads the pages of these refs whole; refs without a page stay absent."""
         pages = self._store.page_ids() if len(refs) > _BULK_FROM else []
         if not pages or len(refs) * _BULK_SHARE <= len(pages) * tree.PAGE_RECORDS:
-            pages = page_ids_of(self._store.pages_of(refs))
+            pages = self._tree.pages_of(refs)
         # A fence comes before the destruction: whoever loads in between must not keep the key.
         is_fenced = self.fences.filter()
         purposes = dict(enumerate(self._purposes.names(), start=1))
@@ -245,8 +248,18 @@ class ResidentKeys:
                     record[22:54], int.from_bytes(record[18:20], "big"), record[20] == tree.STATE_HELD
                 )
 
+    def knows_its_fence_log(self) -> bool:
+        """Whether the page store belongs to the fence log at hand, or to none yet."""
+        return self._store.meta(FENCE_LOG) in (None, self.fences.log_id())
+
     def _look_around(self) -> int:
-        """The epoch; on the way, keys are dropped when a legal hold came or went elsewhere."""
+        """The epoch; on the way, keys are dropped when a legal hold came or went elsewhere.
+
+        Raises:
+            RestoreGateClosed: the fences are another lake's, or another host's copy.
+        """
+        if not self.knows_its_fence_log():
+            raise foreign_fence_log()
         holds = self._hold_changes()
         if holds != self._seen_holds:
             self._seen_holds = holds

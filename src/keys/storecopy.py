@@ -35,14 +35,14 @@ def copy_store(
             for page in source.pages(page_ids[at : at + _PAGES]):
                 writer.put_page(page, None)
             progress(min(at + _PAGES, len(page_ids)), len(page_ids))
-        for batch in _batched(source.all_refs()):
-            writer.add_refs(batch)
+        for batch in _batched(source.all_elsewhere()):
+            writer.add_elsewhere(batch)
         for names in _batched(source.all_names()):
             writer.add_blind(names)
         nodes = source.nodes()
         for node in nodes:
             writer.put_node(node, None)
-        writer.mark_destroyed(source.destroyed_epochs())
+        writer.mark_destroyed(source.destroyed().items())
         for name, value in source.all_meta().items():
             writer.set_meta(name, value)
         same = {node.node_id: node.version for node in nodes} == versions

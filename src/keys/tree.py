@@ -23,6 +23,7 @@ from keys.errors import PageDamaged
 RECORD_BYTES: Final = 54
 PAGE_RECORDS: Final = 1024
 NODE_PAGES: Final = 256
+MAX_NODES: Final = 1 << 20
 KEY_BYTES: Final = 32
 INDEX_NODE: Final = -1
 STATE_ACTIVE: Final = 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from attrs import frozen
 
 from keys import tree
+from keys.custodian import CustodianStatus
 from keys.errors import PageStoreError
 from keys.fencelog import FenceLog
 from keys.keytree import KeyTree
@@ -60,7 +60,7 @@ def check_tree(
     then a changed page can show as a difference between page and index: look again."""
     problems: list[str] = []
     by_purpose: dict[int, list[int]] = {}  # number → [records, held, highest generation]
-    homes: Counter[tuple[bytes, int]] = Counter()
+    places: set[tuple[bytes, int]] = set()
     page_ids = store.page_ids()
     records = 0
     for at in range(0, len(page_ids), _AT_ONCE):
@@ -76,14 +76,17 @@ def check_tree(
                 problems.append(f"page {row.page_id} says {row.count} records and holds {len(found)}")
             if len({(one.ref, one.purpose_code) for one in found}) != len(found):
                 problems.append(f"page {row.page_id} holds two keys for one handle and purpose")
-            homes.update({(one.ref, row.page_id) for one in found})
+            places.update((one.ref, row.page_id) for one in found)
             for one in found:
                 tally = by_purpose.setdefault(one.purpose_code, [0, 0, 0])
                 tally[0] += 1
                 tally[1] += one.state == tree.STATE_HELD
                 tally[2] = max(tally[2], one.generation)
         progress(min(at + _AT_ONCE, len(page_ids)), len(page_ids))
-    problems.extend(_index_problems(key_tree, store, set(homes)))
+    problems.extend(_index_problems(key_tree, store, places))
+    lost_pages = key_tree.page_count() - len(page_ids)
+    if lost_pages > 0:
+        problems.append(f"{lost_pages} page(s) are not in the page store")
     names = sum(1 for _ in store.all_names())
     try:
         fences = fence_log.verify()
@@ -97,18 +100,39 @@ def check_tree(
         for number, tally in sorted(by_purpose.items())
     )
     return TreeCheck(
-        len(page_ids), records, len({ref for ref, _ in homes}), names, fences, counted, tuple(problems)
+        len(page_ids), records, len({ref for ref, _ in places}), names, fences, counted, tuple(problems)
     )
 
 
-def _index_problems(key_tree: KeyTree, store: PageStore, homes: set[tuple[bytes, int]]) -> list[str]:
-    rows = set(store.all_refs())
-    refs = {ref for ref, _ in homes}
+def tree_stats(store: PageStore, root: CustodianStatus, epoch: int) -> Mapping[str, int | float | str]:
+    """How much the tree holds and how full it is, without opening anything."""
+    size = store.size()
+    room = size.pages * tree.PAGE_RECORDS
+    return {
+        "pages": size.pages,
+        "records": size.records,
+        "names": size.names,
+        "fill": round(size.records / room, 3) if room else 0.0,
+        "page_bytes": size.page_bytes,
+        "total_bytes": size.total_bytes,
+        "bytes_per_record": round(size.total_bytes / size.records, 1) if size.records else 0.0,
+        "epoch": epoch,
+        "root_id": root.root_id,
+        "root_version": root.latest_version,
+        "oldest_root_version": root.minimum_version,
+    }
+
+
+def _index_problems(key_tree: KeyTree, store: PageStore, places: set[tuple[bytes, int]]) -> list[str]:
+    rows = set(store.all_elsewhere())
+    refs = {ref for ref, _ in places}
+    homes = key_tree.index.handles.homes(ref for ref, _ in places)
+    strays = {place for place, home in zip(places, homes, strict=True) if place[1] != home}
     leads = key_tree.index.refs_of(list(store.all_names()))
     lost = sum(1 for candidates in leads if refs.isdisjoint(candidates))
     found = {
-        "key record(s) have no index row": len(homes - rows),
-        "index row(s) point at no key record": len(rows - homes),
+        "key record(s) have no index row": len(strays - rows),
+        "index row(s) point at no key record": len(rows - strays),
         "name(s) lead to a handle without a key": lost,
     }
     return [f"{count} {what}" for what, count in found.items() if count]

@@ -38,7 +38,20 @@ from keys import (
 )
 from keys.postgresstore import PostgresPageStore
 from keys.transit import TransitCustodian
-from tests.keys.people import ANN, BOB, CID, WORD, backup, provision, restore, seal, shred, unseal
+from tests.keys.people import (
+    ANN,
+    BLOCK,
+    BOB,
+    CID,
+    WORD,
+    backup,
+    context,
+    provision,
+    restore,
+    seal,
+    shred,
+    unseal,
+)
 from tests.keys.servers import admin_session, schema_of
 
 
@@ -279,8 +292,9 @@ def test_a_check_counts_what_is_there(keyring: Keyring) -> None:
     [
         ("UPDATE pages SET body = zeroblob(500) WHERE page_id = 0", "does not authenticate"),
         ("UPDATE pages SET count = 7 WHERE page_id = 0", "page 0 says 7 records and holds 1024"),
-        ("DELETE FROM refs WHERE rowid_ IN (1)", "have no index row"),
-        ("INSERT INTO refs VALUES (zeroblob(16), 0)", "point at no key record"),
+        ("DELETE FROM pages WHERE page_id = 1", "1 page(s) are not in the page store"),
+        ("DELETE FROM elsewhere", "1 key record(s) have no index row"),
+        ("INSERT INTO elsewhere VALUES (zeroblob(16), 0)", "1 index row(s) point at no key record"),
         ("UPDATE blind SET name = zeroblob(16)", "lead to a handle without a key"),
     ],
 )
@@ -290,7 +304,7 @@ def test_a_check_finds_damage_and_names_the_place(
     """And nobody."""
     provision(keyring)
     keyring.mint(1500)
-    damage = damage.replace("WHERE rowid_ IN (1)", "WHERE ref = (SELECT MIN(ref) FROM refs)")
+    provision(keyring, ANN, "marketing")  # on another page than the first
     with sqlite3.connect(home / "pages.db") as db:
         db.execute(damage)
     problems = open_embedded(home).check().problems
@@ -362,3 +376,74 @@ def test_a_clock_that_goes_backwards_changes_no_order(home: Path) -> None:
     ]
     assert [f.fenced_at[:4] for f in keyring.fences.all()] == ["2030", "2001"]
     assert json.loads(export_fences(keyring.fences, keyring.custodian).splitlines()[0])["fences"] == 2
+
+
+# -- one lake, one fence log ------------------------------------------------------------------------
+
+
+def two_hosts(tmp_path: Path) -> tuple[Keyring, Keyring]:
+    """Two keyrings on one page store and one root, with a fence log each: a mistake."""
+    shared, elsewhere = tmp_path / "keys", tmp_path / "other"
+    first = open_embedded(shared)
+    second = open_keys(embedded_places(shared), elsewhere)
+    return first, second
+
+
+def test_another_fence_log_is_refused_before_anybody_was_erased(tmp_path: Path) -> None:
+    """The second host could neither see the first one's fences nor be waited for."""
+    first, second = two_hosts(tmp_path)
+    ref = provision(first).ref
+    sealed = seal(first, ref)
+    for forbidden in (
+        lambda: second.provision([BOB]),
+        lambda: unseal(second, ref, sealed),
+        lambda: second.session().seal(context(), [ref], [BLOCK], [WORD]),
+        lambda: second.fence([(ANN, ref)], "r"),
+        lambda: second.converge(),
+    ):
+        with pytest.raises(RestoreGateClosed, match="not the one of these key pages"):
+            forbidden()
+    assert second.gate().fence_log_foreign
+    assert not second.gate().is_open
+    assert unseal(first, ref, sealed) == WORD
+
+
+def test_a_signed_copy_makes_a_fresh_log_the_lakes_own(tmp_path: Path) -> None:
+    """Also one without a single fence."""
+    first, second = two_hosts(tmp_path)
+    ref = provision(first).ref
+    sealed = seal(first, ref)
+    copy = export_fences(first.fences, first.custodian)
+    import_fences(copy, second.fences, second.custodian.public_keys())
+    assert second.gate().is_open
+    assert unseal(second, ref, sealed) == WORD
+
+
+def test_a_log_that_is_lost_for_good_is_replaced_only_where_nobody_was_erased(tmp_path: Path) -> None:
+    """Otherwise the page store knows better."""
+    first, second = two_hosts(tmp_path)
+    second.bind_fence_log(replace=True)
+    ref = provision(second).ref
+    with pytest.raises(RestoreGateClosed, match="not the one"):
+        provision(first, BOB)
+    shred(second, ANN, ref)
+    with pytest.raises(RestoreGateClosed, match="older than the page store"):
+        first.bind_fence_log(replace=True)
+    assert second.gate().is_open
+
+
+def test_histories_that_parted_are_noticed(tmp_path: Path) -> None:
+    """A copied log file goes on elsewhere: its next fence has a number that is taken."""
+    home = tmp_path / "keys"
+    first = open_embedded(home)
+    ann, bob = provision(first).ref, provision(first, BOB).ref
+    backup(home / "fences.db", tmp_path / "copy.db")
+    (tmp_path / "other").mkdir()
+    restore(tmp_path / "copy.db", tmp_path / "other" / "fences.db")
+    second = open_keys(embedded_places(home), tmp_path / "other")
+    fences = second.fence([(BOB, bob)], "second")
+    shred(first, ANN, ann)
+    with pytest.raises(RestoreGateClosed, match="not the one"):
+        second.destroy([bob], fences)
+    assert second.gate().fence_log_foreign
+    assert first.gate().is_open

@@ -83,9 +83,9 @@ class TestSqlitePageStore(PageStoreContract):
         store = self.make(tmp_path)
         ref = b"\xaaTHE-HANDLE-16\xbb"
         with store.transaction() as writer:
-            writer.add_refs([(ref, 0)])
+            writer.add_elsewhere([(ref, 0)])
         with store.transaction() as writer:
-            writer.drop_refs([ref], [])
+            writer.drop_elsewhere([(ref, 0)])
         assert store.flush_deleted()
         assert all(ref not in path.read_bytes() for path in tmp_path.iterdir())
 

@@ -14,6 +14,7 @@ from keys import (
     CustodianUnavailable,
     EmbeddedCustodian,
     FenceLog,
+    GateStatus,
     InvalidTransition,
     KeyRecordMissing,
     Keyring,
@@ -73,10 +74,10 @@ class WatchedStore(SqlitePageStore):
 
     meanwhile: Meanwhile
 
-    def destroyed_epochs(self) -> set[int]:
+    def destroyed(self) -> dict[int, bytes]:
         if self.meanwhile:
             self.meanwhile.pop()()
-        return super().destroyed_epochs()
+        return super().destroyed()
 
 
 def records(keyring: Keyring) -> list[tree.KeyRecord]:
@@ -199,7 +200,7 @@ def test_a_lost_key_of_a_returned_purpose_is_missing_and_not_shredded(keyring: K
     """The fence of its first generation says nothing of the second."""
     ref = returned(keyring).ref
     sealed = seal(keyring, ref, "marketing")
-    keyring._store._db.connection().execute("DELETE FROM refs")
+    keyring.drop([ref])  # without a fence
     with pytest.raises(KeyRecordMissing):
         unseal(open_embedded(home), ref, sealed, "marketing")
 
@@ -215,6 +216,32 @@ def test_nobody_returns_before_the_destruction_is_done(keyring: Keyring) -> None
     back = provision(keyring)
     assert back.ref != ref
     assert unseal(keyring, back.ref, seal(keyring, back.ref)) == WORD
+
+
+def test_a_return_does_not_reach_past_an_erasure_that_comes_meanwhile(
+    keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is not destroyed yet when the return is written down."""
+    shred(keyring, ANN, provision(keyring).ref)
+    keyring.authorize_return(ANN)
+    back = provision(keyring).ref
+    look = keyring.gate
+
+    def another_erases_after_the_look() -> GateStatus:
+        status = look()
+        keyring.fences.append([(*_tags(keyring, back), "*", 2)], "second")
+        return status
+
+    monkeypatch.setattr(keyring, "gate", another_erases_after_the_look)
+    keyring.authorize_return(ANN)
+    monkeypatch.undo()
+    assert isinstance(keyring.provision([ANN])[0], SubjectErased)
+    assert keyring.converge() == 1
+    assert isinstance(keyring.provision([ANN])[0], SubjectErased)
+
+
+def _tags(keyring: Keyring, ref: bytes) -> tuple[bytes, bytes]:
+    return keyring.fences.subject_tag(ANN), keyring.fences.ref_tag(ref)
 
 
 def test_a_return_authorised_elsewhere_is_served(keyring: Keyring, home: Path) -> None:
@@ -319,7 +346,7 @@ def test_a_person_in_several_pages_is_destroyed_in_all(keyring: Keyring) -> None
     ref = provision(keyring).ref
     others = [made.ref for made in keyring.mint(tree.PAGE_RECORDS)]
     provision(keyring, ANN, "marketing")
-    assert len(keyring._store.pages_of([ref])) == 2
+    assert keyring.tree.pages_of([ref]) == [0, 1]
     shred(keyring, ANN, ref)
     assert [record.ref for record in records(keyring)] == others
 
@@ -373,5 +400,6 @@ def test_a_withdrawn_purpose_leaves_no_row_behind_on_its_page(keyring: Keyring) 
     keyring.mint(tree.PAGE_RECORDS)
     provision(keyring, ANN, "marketing")
     shred(keyring, ANN, ref, "marketing")
-    assert keyring._store.pages_of([ref]) == [(ref, 0)]
+    assert keyring._store.elsewhere_of([ref]) == []
+    assert keyring.tree.pages_of([ref]) == [0]
     assert keyring.check().problems == ()

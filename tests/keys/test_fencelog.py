@@ -141,19 +141,19 @@ def test_nobody_returns_who_was_never_erased(path: Path) -> None:
     """Nor for a purpose that was not."""
     log = opened(path)
     with pytest.raises(InvalidTransition):
-        log.authorize_return(ANN, "service")
+        log.authorize_return(ANN, "service", log.epoch())
     log.append([entry(log, REFS[0], "marketing")], "r")
     with pytest.raises(InvalidTransition):
-        log.authorize_return(ANN, "service")
+        log.authorize_return(ANN, "service", log.epoch())
     with pytest.raises(InvalidTransition):
-        log.authorize_return(BOB, "marketing")
+        log.authorize_return(BOB, "marketing", log.epoch())
 
 
 def test_a_return_is_for_one_purpose_and_until_the_next_fence(path: Path) -> None:
     """An authorisation is not kept for a later erasure."""
     log = opened(path)
     log.append([entry(log, REFS[0])], "r1")
-    log.authorize_return(ANN, "service")
+    log.authorize_return(ANN, "service", log.epoch())
     assert log.life(ANN, "service") == Life(State.RETURN_AUTHORIZED, 1)
     assert log.life(ANN, "marketing") == Life(State.DESTROYED, 1)
     log.append([entry(log, REFS[1], ALL_PURPOSES, 2)], "r2")
@@ -164,14 +164,14 @@ def test_a_return_authorised_elsewhere_is_seen_without_a_new_fence(path: Path) -
     """A service that runs on must not refuse whom the operator let in."""
     log, other = filled(path), opened(path)
     assert other.life(ANN, "service").state is State.DESTROYED
-    log.authorize_return(ANN, "service")
+    log.authorize_return(ANN, "service", log.epoch())
     assert other.life(ANN, "service").state is State.RETURN_AUTHORIZED
 
 
 def test_the_log_holds_neither_ids_nor_handles(path: Path) -> None:
     """Keyed hashes: another key gives other tags, but for the bucket."""
     log = filled(path)
-    log.authorize_return(ANN, "service")
+    log.authorize_return(ANN, "service", log.epoch())
     log._db.flush_deleted()
     content = path.read_bytes()
     assert ANN.reveal().encode() not in content

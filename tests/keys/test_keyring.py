@@ -136,10 +136,9 @@ def _edit(path: Path, sql: str) -> None:
     ("sql", "error"),
     [
         ("DELETE FROM pages", PageMissing),
-        ("DELETE FROM refs", KeyRecordMissing),
         ("UPDATE pages SET body = zeroblob(200)", PageDamaged),
         ("UPDATE nodes SET body = zeroblob(200) WHERE node_id = 0", PageDamaged),
-        ("DELETE FROM nodes WHERE node_id = 0", PageMissing),
+        ("DELETE FROM nodes WHERE node_id = 0", KeyRecordMissing),
     ],
 )
 def test_a_damaged_page_store_is_an_error_and_never_an_erasure(
@@ -361,7 +360,7 @@ def test_old_records_do_not_open_with_what_is_live(
                 f"UPDATE main.{table} SET {column} = "
                 f"(SELECT {column} FROM old.{table} AS o WHERE o.{key} = main.{table}.{key}) WHERE {key} >= 0"
             )
-        db.execute("INSERT OR IGNORE INTO main.refs SELECT * FROM old.refs")
+        db.execute("INSERT OR IGNORE INTO main.elsewhere SELECT * FROM old.elsewhere")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     thief = open_forensic(embedded_places(tmp_path / "keys", create=False), scratch)

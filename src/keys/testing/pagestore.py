@@ -24,9 +24,9 @@ class PageStoreContract:
             writer.put_node(NodeRow(0, 1, b"w", b"n"), None)
             writer.put_page(PageRow(3, 1, 2, b"p"), None)
             writer.add_blind([BlindRow(b"b" * 16, 3, b"n" * 16)])
-            writer.add_refs([(b"r" * 16, 3)])
+            writer.add_elsewhere([(b"r" * 16, 3)])
             writer.set_meta("k", "v")
-            writer.mark_destroyed([5])
+            writer.mark_destroyed([(5, b"c")])
         other = self.make(tmp_path)
         assert other.page_and_node(3, 0) == (PageRow(3, 1, 2, b"p"), NodeRow(0, 1, b"w", b"n"))
         with pytest.raises(PageMissing):
@@ -34,13 +34,13 @@ class PageStoreContract:
         assert other.nodes() == other.nodes([0]) == [NodeRow(0, 1, b"w", b"n")]
         assert other.pages([3]) == [other.last_page()] == [PageRow(3, 1, 2, b"p")]
         assert other.find_blind([b"b" * 16, b"x" * 16]) == {b"b" * 16: BlindRow(b"b" * 16, 3, b"n" * 16)}
-        assert other.pages_of([b"r" * 16]) == list(other.all_refs()) == [(b"r" * 16, 3)]
+        assert other.elsewhere_of([b"r" * 16]) == list(other.all_elsewhere()) == [(b"r" * 16, 3)]
         assert list(other.all_names()) == [BlindRow(b"b" * 16, 3, b"n" * 16)]
         assert other.all_meta() == {"k": "v"}
         size = other.size()
-        assert (size.pages, size.records, size.refs, size.names, size.page_bytes) == (1, 2, 1, 1, 1)
+        assert (size.pages, size.records, size.elsewhere, size.names, size.page_bytes) == (1, 2, 1, 1, 1)
         assert size.total_bytes > 0
-        assert (other.meta("k"), other.meta("none"), other.destroyed_epochs()) == ("v", None, {5})
+        assert (other.meta("k"), other.meta("none"), other.destroyed()) == ("v", None, {5: b"c"})
 
     def test_a_failed_transaction_leaves_nothing(self, tmp_path: Path) -> None:
         """All or none."""
@@ -65,26 +65,36 @@ class PageStoreContract:
             writer.put_node(NodeRow(0, 0, b"w3", b"n3"), 1)
         assert (store.pages([0])[0].body, store.nodes([0])[0].body) == (b"p2", b"n2")
 
-    def test_dropped_handles_take_their_names_along(self, tmp_path: Path) -> None:
-        """And only theirs."""
+    def test_names_are_dropped_by_page_and_handle(self, tmp_path: Path) -> None:
+        """All of a handle, and no other's."""
         store = self.make(tmp_path)
         with store.transaction() as writer:
-            writer.add_refs([(b"a" * 16, 0), (b"b" * 16, 0)])
             writer.add_blind([BlindRow(bytes([n]) * 16, 0, (b"a" if n < 2 else b"b") * 16) for n in range(3)])
         with store.transaction() as writer:
-            writer.drop_refs([b"a" * 16], [b"a" * 16])
-        assert list(store.all_refs()) == [(b"b" * 16, 0)]
+            writer.drop_blind([(0, b"a" * 16), (1, b"b" * 16)])
+            writer.drop_blind([])
         assert list(store.find_blind([bytes([n]) * 16 for n in range(3)])) == [b"\2" * 16]
+
+    def test_a_name_that_is_there_stays_and_does_not_count(self, tmp_path: Path) -> None:
+        """So a process sees that another was first."""
+        store = self.make(tmp_path)
+        with store.transaction() as writer:
+            assert writer.add_blind([BlindRow(b"b" * 16, 0, b"n" * 16)]) == 1
+            assert writer.add_blind([]) == 0
+        with store.transaction() as writer:
+            others = [BlindRow(b"b" * 16, 1, b"m" * 16), BlindRow(b"c" * 16, 1, b"m" * 16)]
+            assert writer.add_blind(others) == 1
+        assert store.find_blind([b"b" * 16])[b"b" * 16].page_id == 0
 
     def test_a_handle_leaves_one_page_and_stays_in_another(self, tmp_path: Path) -> None:
         """One place at a time."""
         store = self.make(tmp_path)
         with store.transaction() as writer:
-            writer.add_refs([(b"a" * 16, 0), (b"a" * 16, 1), (b"b" * 16, 0)])
+            writer.add_elsewhere([(b"a" * 16, 0), (b"a" * 16, 1), (b"b" * 16, 0)])
         with store.transaction() as writer:
-            writer.drop_places([(b"a" * 16, 0)])
-            writer.drop_places([])
-        assert sorted(store.all_refs()) == [(b"a" * 16, 1), (b"b" * 16, 0)]
+            writer.drop_elsewhere([(b"a" * 16, 0)])
+            writer.drop_elsewhere([])
+        assert sorted(store.all_elsewhere()) == [(b"a" * 16, 1), (b"b" * 16, 0)]
 
     def test_names_are_read_in_the_order_of_their_keys_and_replaced(self, tmp_path: Path) -> None:
         """A page at a time; what is replaced is gone."""
@@ -103,5 +113,5 @@ class PageStoreContract:
         store = self.make(tmp_path)
         refs = [n.to_bytes(16, "big") for n in range(3000)]
         with store.transaction() as writer:
-            writer.add_refs((ref, 1) for ref in refs)
-        assert len(store.pages_of(refs)) == 3000
+            writer.add_elsewhere((ref, 1) for ref in refs)
+        assert len(store.elsewhere_of(refs)) == 3000

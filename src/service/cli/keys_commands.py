@@ -11,6 +11,7 @@ import typer
 from attrs import asdict
 
 from keys import KeyPlaces, SqlitePageStore, export_fences, import_fences, run_drill
+from keys.restoregate import foreign_fence_log
 from service.agent import serve_agent, socket_of
 from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say
 from service.keyplaces import drill_custodian
@@ -31,16 +32,27 @@ def gate(context: typer.Context) -> None:
     """Say whether fence log and key pages agree; exit code 3 if not."""
     with opened(context) as (here, runtime):
         found = runtime.keyring.gate()
-        text = "open" if found.is_open else "shut: run `shredlake keys converge`"
+        text = "open"
+        if not found.is_open:
+            text = "shut: run `shredlake keys converge`"
+        if found.fence_log_foreign:
+            text = f"shut: {foreign_fence_log()}"
         emit(here, asdict(found) | {"open": found.is_open}, text)
         if not found.is_open:
             raise typer.Exit(INCOMPLETE)
 
 
 @app.command()
-def converge(context: typer.Context) -> None:
+def converge(
+    context: typer.Context,
+    adopt_log: Annotated[
+        bool, typer.Option("--adopt-log", help="go on with this fence log: the lake's own is lost for good")
+    ] = False,
+) -> None:
     """After a restore: destroy every fenced subject again, so that the gate opens."""
     with opened(context) as (here, runtime):
+        if adopt_log:
+            runtime.keyring.bind_fence_log(replace=True)
         count = runtime.keyring.converge()
         emit(here, {"replayed": count}, f"{count} fence(s) replayed")
 
