@@ -45,7 +45,7 @@ from keys.keytree import EpochClose, KeyTree
 from keys.leases import Lease, LeaseBook
 from keys.opening import KeyPlaces, embedded_places, open_embedded, open_forensic, open_keys
 from keys.pagestore import PageStore, SqlitePageStore
-from keys.ports import WritingKeys
+from keys.ports import OpeningKeys, WritingKeys
 from keys.restoregate import GateStatus
 from keys.sealing import Opener, SealSession
 from keys.signing import signature_is_valid
@@ -100,6 +100,7 @@ __all__ = [
     "Merged",
     "Move",
     "Opener",
+    "OpeningKeys",
     "PageDamaged",
     "PageMissing",
     "PageStore",

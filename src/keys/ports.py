@@ -1,4 +1,4 @@
-"""What the lake asks of keys where it only writes: a keyring, or a key agent's worker side."""
+"""What the lake asks of keys where it only writes or only reads: a keyring, or an agent's worker side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from keys.caches import Provisioned
 from keys.errors import SubjectErased
-from keys.sealing import SealSession
+from keys.sealing import Opener, SealSession
 from keys.subjects import DEFAULT_PURPOSE, Identity, SubjectId
 
 
@@ -23,3 +23,9 @@ class WritingKeys(Protocol):
     def epoch(self) -> int: ...
     def catch_up(self) -> int: ...
     def fenced_since(self, epoch: int, refs: Collection[bytes]) -> bool: ...
+
+
+class OpeningKeys(Protocol):
+    """Opens; `Keyring` and `BuildKeys` do."""
+
+    def opener(self) -> Opener: ...

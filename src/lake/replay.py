@@ -11,7 +11,7 @@ from attrs import frozen
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.snapshots import Snapshot
 
-from keys import Keyring, Opener
+from keys import Opener, OpeningKeys
 from lake.blocks import BLOCK_COLUMNS, Opened, bucket_of, open_blocks
 from lake.dedup import settle
 from lake.errors import SnapshotGone
@@ -70,9 +70,8 @@ class Replay:
         types: registered event types; older versions are read as the newest.
     """
 
-    def __init__(self, table: IcebergTable, keyring: Keyring, types: TypeRegistry) -> None:
+    def __init__(self, table: IcebergTable, keyring: OpeningKeys, types: TypeRegistry) -> None:
         self._table = table
-        self._keyring = keyring
         self._types = types
         self._opener: Opener = keyring.opener()
         self._table_uuid = table.metadata().table_uuid.bytes

@@ -56,7 +56,7 @@ def open_views(
         StateStore(home / "states.db", lake.keyring, effects),
         tables,
         ledger,
-        executor or InProcess(Deriver(lake, registry)),
+        executor or InProcess(Deriver(lake.replay(), lake.types, registry)),
         bits=bits,
         code_folder=code_folder,
         clock=lake.clock,

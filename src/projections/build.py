@@ -17,6 +17,7 @@ import polars as pl
 from attrs import evolve, frozen
 from pyiceberg.table.snapshots import Snapshot
 
+from keys import LeaseExpired
 from lake import EventRead, Events, Lake, SnapshotGone, bucket_of, stored_events
 from lake.offsets import offsets_of
 from lake.table import summary_of
@@ -95,7 +96,7 @@ class Builder:
 
     def version_of(self, view: View) -> str:
         """Fingerprint of a view as it is now."""
-        types = types_of(self._lake, view)
+        types = types_of(self._lake.types, view)
         refuse_names_in_clear(view, types)
         return fingerprint(view, types)
 
@@ -127,7 +128,11 @@ class Builder:
             epoch = self._lake.keyring.epoch()
             plans = [self._plan(view, target, rebuild, epoch) for view in views]
             plans, merged = self._merge_news(plans, target, epoch)
-            self._derive(plans, target, epoch, progress)
+            try:
+                self._derive(plans, target, epoch, progress)
+            except LeaseExpired:  # what an erasure does to the lease of an agent's workers
+                if self._lake.keyring.epoch() == epoch:
+                    raise
             if self._lake.keyring.epoch() == epoch:
                 break  # otherwise somebody was erased meanwhile: their buckets are derived again
         return [self._finish(plan, target, epoch, merged, who, why) for plan in plans]
@@ -160,7 +165,7 @@ class Builder:
 
     def _plan(self, view: View, target: Snapshot, rebuild: bool, epoch: int) -> _Plan:
         version = self.version_of(view)
-        personal = view_is_personal(self._lake, view)
+        personal = view_is_personal(self._lake.types, view)
         known = {} if rebuild else self._states.known(self._state_version(version))
         missing = set(range(1 << self._bits)) - known.keys()
         stale: set[int] = set()
@@ -248,7 +253,7 @@ class Builder:
         files = self._replay.files_between(after, until)
         return {
             read: (self._replay.events(files, read), stored_events(files, read, self._bits))
-            for read in shared_reads(self._lake, [view])
+            for read in shared_reads(self._lake.types, [view])
         }
 
     def _merge(
@@ -271,7 +276,7 @@ class Builder:
             corrected |= split.corrected
             fresh[read] = evolve(events, frame=split.fresh.drop(BUCKET))
             totals[read] = stored.filter(pl.col("bucket").is_in(list(touched)))
-        newer = derive_view(self._lake, plan.view, fresh, totals, self._bits)
+        newer = derive_view(self._lake.types, plan.view, fresh, totals, self._bits)
         keep = sorted(touched - corrected)
         if keep:
             both = merge(plan.view, older, newer)

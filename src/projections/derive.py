@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 from attrs import frozen
 
-from lake import EventRead, Events, EventType, Lake, stored_events
+from lake import EventRead, Events, EventType, Replay, TypeRegistry, stored_events
 from projections.compute import BUCKET, Partial, derive
 from projections.definition import View, event_reads, is_personal
 from projections.registry import ViewRegistry
@@ -25,12 +25,16 @@ class DeriveTask:
 
 
 class Deriver:
-    """Runs derive tasks; a bucket is read and opened once and feeds every view of the task."""
+    """Runs derive tasks; a bucket is read and opened once and feeds every view of the task.
 
-    def __init__(self, lake: Lake, views: ViewRegistry) -> None:
-        self._lake = lake
+    Args:
+        replay: reads and opens; nothing else here holds a key.
+    """
+
+    def __init__(self, replay: Replay, types: TypeRegistry, views: ViewRegistry) -> None:
+        self._replay = replay
+        self._types = types
         self._views = views
-        self._replay = lake.replay()
 
     def run(self, task: DeriveTask) -> dict[str, Partial]:
         """State per view of the task's buckets.
@@ -41,17 +45,17 @@ class Deriver:
         views = [self._views.get(name) for name in task.views]
         files = self._replay.files(task.snapshot_id)
         span = ref_range(task.first, task.last, task.bits)
-        shared = shared_reads(self._lake, views)
+        shared = shared_reads(self._types, views)
         events: dict[EventRead, Events] = {}
         totals: dict[EventRead, pl.DataFrame] = {}
         for read in shared:
             events[read] = self._replay.events(files, read, ref_range=span)
             totals[read] = stored_events(files, read, task.bits, span)
-        return {view.name: derive_view(self._lake, view, events, totals, task.bits) for view in views}
+        return {view.name: derive_view(self._types, view, events, totals, task.bits) for view in views}
 
 
 def derive_view(
-    lake: Lake,
+    types: TypeRegistry,
     view: View,
     events: dict[EventRead, Events],
     totals: dict[EventRead, pl.DataFrame],
@@ -59,31 +63,31 @@ def derive_view(
 ) -> Partial:
     """The state of one view out of shared reads."""
     mine, total = [], []
-    for wanted in event_reads(view, lake.types):
+    for wanted in event_reads(view, types):
         read = _covering(wanted, events)
-        mine.append((events[read], lake.types.get(read.event_type).dedup_window_days))
+        mine.append((events[read], types.get(read.event_type).dedup_window_days))
         total.append(totals[read])
     stored = pl.concat(total).group_by(pl.col("bucket").alias(BUCKET)).agg(pl.col("stored").sum())
-    return derive(view, mine, bits, view_is_personal(lake, view), stored)
+    return derive(view, mine, bits, view_is_personal(types, view), stored)
 
 
-def view_is_personal(lake: Lake, view: View) -> bool:
+def view_is_personal(types: TypeRegistry, view: View) -> bool:
     """Whether an erasure touches the view."""
-    return is_personal(view, types_of(lake, view))
+    return is_personal(view, types_of(types, view))
 
 
-def types_of(lake: Lake, view: View) -> dict[str, EventType]:
+def types_of(types: TypeRegistry, view: View) -> dict[str, EventType]:
     """The newest version of every event type a view reads."""
     names = {target.partition("/")[0] for target in view.reads}
-    return {name: lake.types.get(name) for name in names}
+    return {name: types.get(name) for name in names}
 
 
-def shared_reads(lake: Lake, views: Sequence[View]) -> list[EventRead]:
+def shared_reads(types: TypeRegistry, views: Sequence[View]) -> list[EventRead]:
     """One read per (event type, facet) with the fields of all views."""
     fields: dict[tuple[str, object], dict[str, None]] = {}
     facets = {}
     for view in views:
-        for read in event_reads(view, lake.types):
+        for read in event_reads(view, types):
             facets[read.event_type, str(read.facet)] = read.facet
             known = fields.setdefault((read.event_type, str(read.facet)), {})
             known.update(dict.fromkeys(read.fields))

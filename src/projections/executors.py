@@ -33,18 +33,18 @@ class ProcessPool:
     """Runs tasks in worker processes, each with a lake and a lease of its own.
 
     Args:
-        open_deriver: a picklable function that opens the lake in the worker.
+        opener: called for every run; gives a picklable function that opens the lake in a worker.
         workers: number of processes.
     """
 
-    def __init__(self, open_deriver: Callable[[], Deriver], workers: int) -> None:
-        self._open = open_deriver
+    def __init__(self, opener: Callable[[], Callable[[], Deriver]], workers: int) -> None:
+        self._opener = opener
         self._workers = workers
 
     def map(self, tasks: Sequence[DeriveTask]) -> Iterator[dict[str, Partial]]:
         # Spawned, not forked: Polars keeps threads that do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self._workers, context, _start, (self._open,)) as pool:
+        with ProcessPoolExecutor(self._workers, context, _start, (self._opener(),)) as pool:
             yield from pool.map(_run, tasks)
 
 

@@ -124,7 +124,7 @@ class Views:
 
     def personal_names(self) -> list[str]:
         """Views that an erasure touches."""
-        return [v.name for v in self.registry.all() if view_is_personal(self._lake, v)]
+        return [v.name for v in self.registry.all() if view_is_personal(self._lake.types, v)]
 
     def forget_people(self, refs: Sequence[bytes]) -> list[int]:
         """Destroys the states of the buckets these handles are in, of every version ever built.

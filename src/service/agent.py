@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from keys import Keyring, LeaseBook
-from keys.agentclient import AgentLink, IngestKeys
+from keys.agentclient import AgentLink, BuildKeys, IngestKeys
 from keys.agentserver import AgentServer, KeyAgent, make_tokens
 from keys.hardening import harden
 from lake import Ingestor, TypeRegistry, open_local_events
@@ -47,16 +47,42 @@ def agent_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
     Raises:
         NotInitialised: no lake, or its agent never ran.
     """
-    token = home / "agent" / "ingest.token"
-    if not token.exists():
-        raise NotInitialised(
-            f"no key agent ever ran for the lake in {home}", next_step="Start it: `shredlake keys agent`."
-        )
-    leases = LeaseBook(home / "keys" / "leases.db")
-    keys = IngestKeys(AgentLink(socket_of(home), {"token": token.read_text().strip()}), leases)
+    leases = _lease_book(home)
+    keys = IngestKeys(AgentLink(socket_of(home), {"token": _token(home, "ingest")}), leases)
     try:
         events, types = open_local_events(home / "lake")
         yield types, Ingestor(events, keys, types, lambda: datetime.now(UTC))
     finally:
         keys.close()
         leases.close()
+
+
+def build_lease(home: Path) -> bytes:
+    """What a build gives its workers instead of the token; dead with the next erasure.
+
+    Raises:
+        NotInitialised, AgentUnavailable: see `agent_ingestor`.
+    """
+    coordinator = BuildKeys(AgentLink(socket_of(home), {"token": _token(home, "build")}), _lease_book(home))
+    try:
+        return coordinator.lease_for_workers()
+    finally:
+        coordinator.close()
+
+
+def build_keys(home: Path, lease: bytes) -> BuildKeys:
+    """A build worker's keys, by a lease alone."""
+    return BuildKeys(AgentLink(socket_of(home), {"lease": lease}), _lease_book(home), lease)
+
+
+def _lease_book(home: Path) -> LeaseBook:
+    return LeaseBook(home / "keys" / "leases.db")
+
+
+def _token(home: Path, role: str) -> str:
+    path = home / "agent" / f"{role}.token"
+    if not path.exists():
+        raise NotInitialised(
+            f"no key agent ever ran for the lake in {home}", next_step="Start it: `shredlake keys agent`."
+        )
+    return path.read_text().strip()

@@ -16,9 +16,10 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from keys import Effects, Keyring, open_keys
-from lake import Lake, open_local_lake
+from lake import Lake, Replay, open_local_events, open_local_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
 from purge import Purge, open_purge
+from service.agent import build_keys, build_lease
 from service.errors import BadSettings, NotInitialised
 from service.keyplaces import assurance, key_places
 from service.settings import CONFIG_NAME, Settings, load_settings
@@ -123,8 +124,10 @@ def open_runtime(
     lake = open_local_lake(home / "lake", keyring, effects, clock)
     registry = ViewRegistry.load(settings.projections.files)
     workers = settings.projections.workers
-    if executor is None and workers > 1:
-        executor = ProcessPool(functools.partial(open_deriver, home), workers)
+    if executor is None and settings.keys.agent:
+        executor = ProcessPool(functools.partial(agent_deriver, home), max(2, workers))
+    elif executor is None and workers > 1:
+        executor = ProcessPool(lambda: functools.partial(open_deriver, home), workers)
     files = settings.projections.files
     views = open_views(
         lake,
@@ -142,7 +145,19 @@ def open_deriver(home: Path) -> Deriver:
     """What a worker process opens: keys under a lease of its own, the lake, the views."""
     settings = load_settings(home)
     lake = open_local_lake(home / "lake", open_keyring(home, settings))
-    return Deriver(lake, ViewRegistry.load(settings.projections.files))
+    return Deriver(lake.replay(), lake.types, ViewRegistry.load(settings.projections.files))
+
+
+def agent_deriver(home: Path) -> Callable[[], Deriver]:
+    """What opens a worker whose keys stay with the host's agent, under a lease that is asked for now."""
+    return functools.partial(open_agent_deriver, home, build_lease(home))
+
+
+def open_agent_deriver(home: Path, lease: bytes) -> Deriver:
+    """A worker that can open until the next erasure, and do nothing else with keys."""
+    events, types = open_local_events(home / "lake")
+    registry = ViewRegistry.load(load_settings(home).projections.files)
+    return Deriver(Replay(events, build_keys(home, lease), types), types, registry)
 
 
 class SafeFormatter(logging.Formatter):

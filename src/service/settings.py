@@ -92,6 +92,9 @@ class Keys(Section):
     )
     page_schema: str = Field("shredlake", description="PostgreSQL schema of the key pages")
     vault: Vault | None = Field(None, description="default: a root key file in the lake's folder")
+    agent: bool = Field(
+        False, description="workers of a build open through the host's `shredlake keys agent`, by a lease"
+    )
 
 
 class Settings(BaseSettings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from keys import SubjectId
+from keys import LeaseExpired, SubjectId
 from projections import (
     DefinitionError,
+    Deriver,
+    DeriveTask,
     GateClosed,
+    InProcess,
     NotPublished,
     ProcessPool,
     StaleEpoch,
@@ -22,6 +26,7 @@ from projections import (
     fingerprint,
     utc,
 )
+from projections.compute import Partial
 from service.runtime import Runtime, open_deriver, open_runtime
 from tests.world import PAID, Clock, paid, publish, send, shred
 
@@ -193,11 +198,40 @@ def test_several_processes_give_what_one_gives(world: Runtime) -> None:
     send(world, [paid(f"p{n % 40}", n, event_id=str(n)) for n in range(200)])
     publish(world)
     one = {n: world.views.as_reported(n).rows for n in ("cents_per_day", "people_per_day", "bands")}
-    pool = ProcessPool(functools.partial(open_deriver, world.home), 2)
+    pool = ProcessPool(lambda: functools.partial(open_deriver, world.home), 2)
     with open_runtime(world.home, executor=pool) as other:
         publish(other, rebuild=True)
         for name, rows in one.items():
             assert other.views.as_reported(name).rows.equals(rows)
+
+
+def test_a_build_whose_lease_an_erasure_ended_is_done_again(world: Runtime) -> None:
+    """Without that person; a lease that ended by itself is an error."""
+    send(world, [paid("ann", 5, event_id="1"), paid("bob", 7, event_id="2")])
+    own = InProcess(Deriver(world.lake.replay(), world.lake.types, world.views.registry))
+    erasures = [lambda: shred(world, "bob")]
+
+    class EndedByAnErasure:
+        """Its workers' lease dies in the first run."""
+
+        def map(self, tasks: Sequence[DeriveTask]) -> Iterator[dict[str, Partial]]:
+            if erasures:
+                erasures.pop()()
+                raise LeaseExpired("this lease was of an epoch that is over")
+            return own.map(tasks)
+
+    class EndedByItself:
+        """As of a process that slept."""
+
+        def map(self, tasks: Sequence[DeriveTask]) -> Iterator[dict[str, Partial]]:
+            raise LeaseExpired("the lease ran out while values were being opened")
+
+    world.views.builder._executor = EndedByItself()
+    with pytest.raises(LeaseExpired, match="ran out"):
+        publish(world, "people_per_day")
+    world.views.builder._executor = EndedByAnErasure()
+    publish(world, "people_per_day")
+    assert world.views.as_reported("people_per_day").rows["people"].to_list() == [1]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,25 @@ def test_make_help_prints_every_target() -> None:
     }
 
 
+def test_views_are_built_through_the_key_agent(home: Path) -> None:
+    """By workers that have a lease and no token, and open nothing after the next erasure."""
+    agent = start_agent(home)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SHREDLAKE_KEYS__AGENT", "true")
+            built = shredlake(home, "views", "build", "--rebuild", "people_per_day")
+            assert built.returncode == 0, built.stderr
+            erased = shredlake(home, "erase", "apply", "bob", "--yes")
+            assert erased.returncode == 0, erased.stderr
+            shown = shredlake(home, "--output", "json", "views", "show", "people_per_day")
+    finally:
+        agent.terminate()
+        counts, _ = agent.communicate(timeout=20)
+    assert json.loads(shown.stdout)[0]["people"] == 1
+    assert "lease: opening items" in counts
+    assert "build: lease calls" in counts
+
+
 def test_events_are_sealed_through_the_key_agent(home: Path, tmp_path: Path) -> None:
     """By a process that opens no key; without an agent the error says how to start one."""
     path = tmp_path / "more.jsonl"
