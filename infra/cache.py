@@ -23,10 +23,10 @@ def cache_folder() -> Path:
 
 
 def cached(name: str, version: str, make: Callable[[Path], None]) -> Path:
-    """The file `<cache>/<name>-<version>`; made by `make(temporary path)` where it is not there.
+    """The file or folder `<cache>/<name>-<version>`; made by `make(temporary path)` where it is not there.
 
     Raises:
-        InfraError: the file is not the one that was put there.
+        InfraError: it is not what was put there.
     """
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,18 +34,30 @@ def cached(name: str, version: str, make: Callable[[Path], None]) -> Path:
     with locked(folder / f"{name}.lock"):
         if path.exists():
             expected = path.with_name(path.name + _CHECKSUM).read_text().strip()
-            if sha256_of(path) != expected:
+            if digest_of(path) != expected:
                 raise InfraError(f"{path} is not what was put there; remove it and run this again")
             return path
         draft = folder / f".{path.name}.{os.getpid()}"
         try:
             make(draft)
-            path.with_name(path.name + _CHECKSUM).write_text(sha256_of(draft) + "\n")
+            path.with_name(path.name + _CHECKSUM).write_text(digest_of(draft) + "\n")
             draft.replace(path)
         finally:
-            if draft.exists():
+            if draft.is_dir():
+                shutil.rmtree(draft)
+            elif draft.exists():
                 draft.unlink()
     return path
+
+
+def digest_of(path: Path) -> str:
+    """Hex SHA-256 of a file, or of a folder's names and their digests."""
+    if path.is_file():
+        return sha256_of(path)
+    lines = (
+        f"{one.relative_to(path)} {sha256_of(one)}\n" for one in sorted(path.rglob("*")) if one.is_file()
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextlib.contextmanager

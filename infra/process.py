@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from infra.errors import InfraError
 
 STOP_SECONDS = 10.0
 READY_SECONDS = 60.0
+_PORTS = range(20_000, 32_000)
 
 
 class ServerProcess:
@@ -108,9 +111,25 @@ class ServerProcess:
 
 def free_port() -> int:
     """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that were free a moment ago.
+
+    Below the range that outgoing connections take theirs from: while a server is down, a client that
+    tries to reach it could be given its very port and connect to itself.
+    """
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        for port in random.sample(_PORTS, len(_PORTS)):
+            probe = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise InfraError("no free port on the loopback")
 
 
 def _start_time(pid: int) -> str | None:

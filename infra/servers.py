@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from infra import postgres, vault
+from infra import kafka, postgres, vault
 from infra.process import ServerProcess
 
 
@@ -24,10 +24,12 @@ class Server(Protocol):
 SERVERS: dict[str, Callable[[Path], Server]] = {
     vault.NAME: vault.Vault,
     postgres.NAME: postgres.Postgres,
+    kafka.NAME: kafka.Kafka,
 }
 _PROGRAMS: dict[str, Callable[[], Path]] = {
     vault.NAME: vault.find_binary,
     postgres.NAME: postgres.find_programs,
+    kafka.NAME: kafka.find_jars,
 }
 
 
