@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from service.runtime import Runtime
-from tests.servers import postgres, vault
+from tests.servers import kafka, postgres, three_brokers, vault
 from tests.world import Clock, make_world
 
-__all__ = ["clock", "postgres", "slow_world", "vault", "world"]
+__all__ = ["clock", "kafka", "postgres", "slow_world", "three_brokers", "vault", "world"]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from infra.errors import NotAvailable
+from infra.kafka import Kafka
 from infra.postgres import Postgres
 from infra.vault import Vault
 
@@ -21,7 +22,7 @@ CHOSEN = "TEST_SERVERS"
 
 
 @contextmanager
-def running(kind: type[Any], name: str) -> Iterator[Any]:
+def running(kind: Callable[[Path], Any], name: str) -> Iterator[Any]:
     """A server in a fresh folder that another user may enter; stopped and removed afterwards."""
     if name not in os.environ.get(CHOSEN, name).split(","):
         pytest.skip(f"{name} was not chosen in {CHOSEN}")
@@ -49,4 +50,18 @@ def vault() -> Iterator[Vault]:
 def postgres() -> Iterator[Postgres]:
     """PostgreSQL."""
     with running(Postgres, "postgres") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """One Kafka broker."""
+    with running(Kafka, "kafka") as server:
+        yield server
+
+
+@pytest.fixture
+def three_brokers() -> Iterator[Kafka]:
+    """A cluster that takes writes with one of its brokers lost."""
+    with running(lambda data: Kafka(data, 3), "kafka") as server:
         yield server

@@ -45,6 +45,22 @@ class Fenced(LakeError):
     default_next_step = "Read the offsets again and continue from there; nothing was written."
 
 
+class TopicUnavailable(LakeError):
+    """The topic or its cluster cannot be reached or does not exist."""
+
+    retry_helps = True
+    default_next_step = "Check the topics, the bootstrap servers and the log-in; nothing was written."
+
+
+class TopicGap(LakeError):
+    """The broker no longer has messages that the lake has not read."""
+
+    default_next_step = (
+        "They are lost to this lake unless another copy exists. Run again with --accept-gaps to go on behind"
+        " them; the offsets are then counted as blank."
+    )
+
+
 class EpochMoved(LakeError):
     """A person was erased while the batch was prepared; it has to be sealed again without them."""
 

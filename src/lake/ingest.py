@@ -54,15 +54,32 @@ class IngestSummary:
     suppressed_lines: tuple[int, ...] = ()
 
 
+Part = tuple[str, Parsed]
+"""A source's name, and lines of it."""
+
+
 @frozen
-class _Prepared:
+class Prepared:
+    """A sealed batch that is not in the table yet.
+
+    Attributes:
+        ranges: per source the lines, and what became of them.
+        epoch: the newest fence that it was sealed after; `refs` is everybody it counts on.
+        suppressed_lines: of erased people, in the order of the parts.
+    """
+
     files: tuple[DataFile, ...]
-    range: Range
+    ranges: tuple[Range, ...]
     epoch: int
-    refs: frozenset[bytes]
+    refs: frozenset[bytes] = field(repr=False)
     blocks: int
     stored_bytes: int
     suppressed_lines: tuple[int, ...]
+
+    @property
+    def events(self) -> int:
+        """Stored as events, of all ranges."""
+        return sum(one.events for one in self.ranges)
 
 
 class Ingestor:
@@ -112,22 +129,23 @@ class Ingestor:
         self, source: Source, summary: IngestSummary, batch_events: int, progress: Progress
     ) -> IngestSummary:
         for parsed in source.read(self._next_line(source), batch_events):
-            landed = self._land(source, parsed)
+            landed = self.land([(source.name, parsed)])
             lines = parsed.end - parsed.start
             if landed is None:
                 summary = evolve(summary, already=summary.already + lines)
                 continue
             prepared, committed = landed
+            (done,) = prepared.ranges
             reasons = Counter(dict(summary.reasons))
             reasons.update(r.flaw.reason for r in parsed.rejected)
             summary = evolve(
                 summary,
-                events=summary.events + prepared.range.events,
+                events=summary.events + done.events,
                 blocks=summary.blocks + prepared.blocks,
                 stored_bytes=summary.stored_bytes + prepared.stored_bytes,
-                dead=summary.dead + prepared.range.dead,
-                suppressed=summary.suppressed + prepared.range.suppressed,
-                blank=summary.blank + prepared.range.blank,
+                dead=summary.dead + done.dead,
+                suppressed=summary.suppressed + done.suppressed,
+                blank=summary.blank + done.blank,
                 snapshots=(*summary.snapshots, committed.snapshot_id),
                 reasons=tuple(sorted(reasons.items())),
                 rejected=(*summary.rejected, *parsed.rejected),
@@ -136,22 +154,31 @@ class Ingestor:
             progress(parsed.end, summary.stored_bytes)
         return summary
 
-    def _next_line(self, source: Source) -> int:
+    def offsets(self) -> dict[str, int]:
+        """Next line per source, by the table's head."""
         head = self._table.snapshot()
-        return 0 if head is None else offsets_of(summary_of(head)).get(source.name, 0)
+        return {} if head is None else offsets_of(summary_of(head))
 
-    def _land(self, source: Source, parsed: Parsed) -> tuple[_Prepared, Committed] | None:
-        """Commits one batch; None when it is in the table already."""
+    def _next_line(self, source: Source) -> int:
+        return self.offsets().get(source.name, 0)
+
+    def land(self, parts: Sequence[Part]) -> tuple[Prepared, Committed] | None:
+        """Commits lines of one or several sources in one snapshot; None when they are in the table already.
+
+        Raises:
+            Fenced: a source's next line is not where its part starts; nothing was written.
+            StorageFailed, CommitConflict, KeysError: nothing was written.
+        """
         while True:
             with no_collections():
-                prepared = self._prepare(source, parsed)
+                prepared = self._prepare(parts)
 
-            def guard(metadata: TableMetadata, prepared: _Prepared = prepared) -> dict[str, str]:
+            def guard(metadata: TableMetadata, prepared: Prepared = prepared) -> dict[str, str]:
                 ancestors = [summary_of(s) for s in self._table.history(metadata)]
                 epoch, sealed_epoch = self._keyring.epoch(), prepared.epoch
                 if epoch != sealed_epoch and not self._keyring.fenced_since(sealed_epoch, prepared.refs):
                     sealed_epoch = epoch  # erasures of other people do not concern this batch
-                return ingest_summary(ancestors, [prepared.range], sealed_epoch=sealed_epoch, epoch=epoch)
+                return ingest_summary(ancestors, prepared.ranges, sealed_epoch=sealed_epoch, epoch=epoch)
 
             try:
                 return prepared, self._table.commit(prepared.files, guard)
@@ -160,35 +187,55 @@ class Ingestor:
             except EpochMoved:
                 continue
 
-    def _prepare(self, source: Source, parsed: Parsed) -> _Prepared:
+    def _prepare(self, parts: Sequence[Part]) -> Prepared:
         """Seals a batch and writes its data file."""
         epoch = self._keyring.catch_up()
         self._named = set()
         at = self._clock().astimezone(UTC)
-        number = source_number(source.name)
-        parts: list[pl.DataFrame] = []
+        blocks: list[pl.DataFrame] = []
+        ranges: list[Range] = []
+        suppressed: list[int] = []
+        for name, parsed in parts:
+            sealed, span, refused = self._seal_part(name, parsed, at)
+            blocks.extend(sealed)
+            ranges.append(span)
+            suppressed.extend(refused)
+        files: tuple[DataFile, ...] = ()
+        blocks_made = sum(part.height for part in blocks)
+        if blocks_made:
+            rows = pl.concat(blocks)
+            partition, folder = day_partition(at.date())
+            files = (self._table.write_file(rows, partition=partition, folder=folder, plain=PLAIN_COLUMNS),)
+        stored_bytes = sum(f.file_size_in_bytes for f in files)
+        return Prepared(
+            files,
+            tuple(ranges),
+            epoch,
+            frozenset(self._named),
+            blocks_made,
+            stored_bytes,
+            tuple(suppressed),
+        )
+
+    def _seal_part(
+        self, name: str, parsed: Parsed, at: datetime
+    ) -> tuple[list[pl.DataFrame], Range, list[int]]:
+        """(block rows, what became of the lines, lines of erased people) of one source."""
+        number = source_number(name)
+        blocks: list[pl.DataFrame] = []
         events = 0
         suppressed: list[int] = []
         for event_type, frame in parsed.accepted:
-            blocks, stored, refused = self._seal_type(event_type, frame, at, number)
-            parts.extend(blocks)
+            sealed, stored, refused = self._seal_type(event_type, frame, at, number)
+            blocks.extend(sealed)
             events += stored
             suppressed.extend(refused)
-        letters, dead, refused = self._seal_letters(source, parsed.rejected, at, number)
-        parts.extend(letters)
+        letters, dead, refused = self._seal_letters(name, parsed.rejected, at, number)
+        blocks.extend(letters)
         suppressed.extend(refused)
-        files: tuple[DataFile, ...] = ()
-        blocks_made = sum(part.height for part in parts)
-        if blocks_made:
-            rows = pl.concat(parts)
-            partition, folder = day_partition(at.date())
-            files = (self._table.write_file(rows, partition=partition, folder=folder, plain=PLAIN_COLUMNS),)
-        span = Range(source.name, parsed.start, parsed.end, events, dead, len(suppressed), parsed.blank)
+        span = Range(name, parsed.start, parsed.end, events, dead, len(suppressed), parsed.blank)
         assert span.adds_up(), "every line is an event, a dead letter, suppressed or blank"
-        stored_bytes = sum(f.file_size_in_bytes for f in files)
-        return _Prepared(
-            files, span, epoch, frozenset(self._named), blocks_made, stored_bytes, tuple(suppressed)
-        )
+        return blocks, span, suppressed
 
     def _seal_type(
         self, event_type: EventType, frame: pl.DataFrame, at: datetime, number: int
@@ -269,7 +316,7 @@ class Ingestor:
             self._keyring.add_identities(pairs)
 
     def _seal_letters(
-        self, source: Source, rejected: Sequence[Rejected], at: datetime, number: int
+        self, source: str, rejected: Sequence[Rejected], at: datetime, number: int
     ) -> tuple[list[pl.DataFrame], int, list[int]]:
         """(block rows of dead letters, letters stored, lines of erased people's letters)."""
         if not rejected:
@@ -277,13 +324,13 @@ class Ingestor:
         frame = pl.DataFrame(
             {
                 "subject": [r.subject for r in rejected],
-                "source": pl.Series([source.name] * len(rejected)),
+                "source": pl.Series([source] * len(rejected)),
                 "event_id": [str(r.line) for r in rejected],
                 "occurred_at": pl.Series([at] * len(rejected), dtype=pl.Datetime("us", "UTC")),
                 "position": pl.Series([r.line for r in rejected], dtype=pl.Int64),
                 "reason": [r.flaw.reason for r in rejected],
                 "field": pl.Series([r.flaw.field for r in rejected], dtype=pl.String),
-                "feed": pl.Series([source.name] * len(rejected)),
+                "feed": pl.Series([source] * len(rejected)),
                 "line": pl.Series([r.line for r in rejected], dtype=pl.Int64),
                 "raw": [letter_text(r.raw) for r in rejected],
             },

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from lake.errors import MappingError
 from lake.eventtypes import EventType, TypeRegistry
@@ -38,7 +38,8 @@ class Mapping:
     """A parsed mapping.
 
     Attributes:
-        kind: `delimited` (csv and the like) or `whitespace` (columns parted by runs of blanks).
+        kind: `delimited` (csv and the like), `whitespace` (columns parted by runs of blanks) or `json`
+            (one object a line or message; a column is a key of it).
         columns: names of the columns; empty means the first line names them.
         subject, event_id: templates over columns, e.g. `customer-{customer}`; `{file}` is the file's
             digest and `{line}` the line number.
@@ -46,7 +47,7 @@ class Mapping:
     """
 
     event_type: EventType
-    kind: Literal["delimited", "whitespace"]
+    kind: Literal["delimited", "whitespace", "json"]
     delimiter: str
     columns: tuple[str, ...]
     source: str
@@ -107,14 +108,16 @@ def parse_mapping(document: dict[str, Any], types: TypeRegistry) -> Mapping:
     if absent:
         raise MappingError(f"[fields] lacks the required {', '.join(sorted(absent))}")
     kind = form.get("kind", "csv")
-    if kind not in ("csv", "whitespace"):
-        raise MappingError("[format] `kind` is `csv` or `whitespace`")
+    if kind not in ("csv", "whitespace", "json"):
+        raise MappingError("[format] `kind` is `csv`, `whitespace` or `json`")
     columns = tuple(form.get("columns", ()))
     if kind == "whitespace" and not columns:
         raise MappingError('[format] `kind = "whitespace"` needs `columns`')
-    return Mapping(
+    if kind == "json" and ("columns" in form or "delimiter" in form):
+        raise MappingError('[format] `kind = "json"` takes no `columns` and no `delimiter`')
+    mapping = Mapping(
         event_type,
-        "whitespace" if kind == "whitespace" else "delimited",
+        "delimited" if kind == "csv" else kind,
         form.get("delimiter", ","),
         columns,
         event["source"],
@@ -124,6 +127,7 @@ def parse_mapping(document: dict[str, Any], types: TypeRegistry) -> Mapping:
         event.get("time_format"),
         tuple(rules),
     )
+    return evolve(mapping, columns=tuple(sorted(mapping.needed_columns()))) if kind == "json" else mapping
 
 
 def _only(body: dict[str, Any], allowed: set[str], where: str) -> None:

@@ -9,26 +9,17 @@ from __future__ import annotations
 import abc
 import csv
 import hashlib
-import io
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-import polars as pl
-
 from keys.quiet import no_collections
-from lake.cloudevents import Parsed, Rejected, joined, parse_cloud_events, without
+from lake.cloudevents import Parsed, joined, parse_cloud_events
 from lake.errors import UnreadableInput
 from lake.eventtypes import TypeRegistry
-from lake.mapping import Mapping, template_parts
-from lake.validate import (
-    Flaw,
-    Flaws,
-    parse_time,
-    rule_flaws,
-    subject_flaw,
-)
+from lake.mapped import cells_of, map_rows
+from lake.mapping import Mapping
 
 DEFAULT_BATCH_EVENTS: Final = 500_000
 _PARSE_LINES: Final = 50_000  # parsed objects are many times as large as the frame they become
@@ -134,131 +125,12 @@ class MappedFile(_File):
         return tuple(cell.strip() for cell in cells)
 
     def _parse(self, lines: list[tuple[int, bytes]]) -> Parsed:
-        mapping, width = self._mapping, len(self._header)
-        numbers: list[int] = []
-        raws: list[bytes] = []
-        cells: list[list[str]] = []
-        rejected: list[Rejected] = []
-        blank = 0
-        for number, raw in lines:
-            if (number == 0 and not mapping.columns) or not raw.strip():
-                blank += 1
-                continue
-            row, flaw = self._cells(raw)
-            if flaw is None and len(row) != width:
-                flaw = Flaw("wrong_column_count")
-            if flaw is not None:
-                rejected.append(Rejected(number, flaw, raw))
-                continue
-            numbers.append(number)
-            raws.append(raw)
-            cells.append(row)
-        columns = list(zip(*cells, strict=True)) if cells else [()] * width
-        table = pl.DataFrame(
-            {
-                name: pl.Series(values, dtype=pl.String)
-                for name, values in zip(self._header, columns, strict=True)
-            }
-        ).with_columns(pl.Series("line", numbers, dtype=pl.Int64))
-        frame, flaws = _map_table(mapping, table, self.digest)
-        subjects = frame.get_column("subject").to_list()
-        for at, found in flaws.items():
-            subject = subjects[at] if subject_flaw(subjects[at]) is None else None
-            rejected.append(Rejected(numbers[at], found, raws[at], subject))
-        rejected.sort(key=lambda r: r.line)
-        good = without(frame, flaws)
-        accepted = ((mapping.event_type, good),) if good.height else ()
-        return Parsed(lines[0][0], lines[-1][0] + 1, accepted, tuple(rejected), blank)
-
-    def _cells(self, raw: bytes) -> tuple[list[str], Flaw | None]:
-        try:
-            text = raw.decode()
-        except UnicodeDecodeError:
-            return [], Flaw("invalid_utf8")
-        if self._mapping.kind == "whitespace":
-            return text.split(), None
-        try:
-            return next(csv.reader(io.StringIO(text), delimiter=self._mapping.delimiter, strict=True)), None
-        except (csv.Error, StopIteration):
-            return [], Flaw("malformed_csv")
-
-
-def _map_table(mapping: Mapping, table: pl.DataFrame, digest: str) -> tuple[pl.DataFrame, Flaws]:
-    """(events, flaws by row) of text columns."""
-    flaws: Flaws = {}
-    by_name = {f.name: f for f in mapping.event_type.fields}
-
-    def mark(reason: str, name: str | None, bad: pl.Series) -> None:
-        for row in bad.arg_true().to_list():
-            flaws.setdefault(row, Flaw(reason, name))
-
-    columns = []
-    for rule in mapping.fields:
-        text = table.get_column(rule.column).str.strip_chars()
-        text = text.set(text == "", None)
-        column = _typed(text, by_name[rule.name].dtype, rule.scale, rule.date_format)
-        mark("wrong_type", rule.name, column.is_null() & text.is_not_null())
-        columns.append(column.alias(rule.name))
-    present = {c.name for c in columns}
-    columns += [
-        pl.Series(f.name, [None] * table.height, dtype=f.dtype)
-        for n, f in by_name.items()
-        if n not in present
-    ]
-    fields = pl.DataFrame(columns).select(list(by_name))
-    clock = table.get_column(mapping.time_column)
-    moment = (
-        clock.str.to_datetime(mapping.time_format, time_unit="us", time_zone="UTC", strict=False)
-        if (mapping.time_format)
-        else pl.Series([parse_time(t) for t in clock], dtype=pl.Datetime("us", "UTC"))
-    )
-    mark("invalid_time", None, moment.is_null())
-    head = table.select(
-        _template(mapping.subject, digest).alias("subject"),
-        pl.lit(mapping.source).alias("source"),
-        _template(mapping.event_id, digest).alias("event_id"),
-        moment.alias("occurred_at"),
-        pl.lit(0, pl.Int64).alias("revision"),
-        pl.col("line").alias("position"),
-    )
-    subjects = head.get_column("subject")
-    odd = {value: flaw for value in subjects.unique().to_list() if (flaw := subject_flaw(value)) is not None}
-    if odd:
-        for row, value in enumerate(subjects):
-            if value in odd:
-                flaws.setdefault(row, Flaw(odd[value], "subject"))
-    frame = pl.concat([head, fields], how="horizontal")
-    return frame, {**rule_flaws(mapping.event_type, fields), **flaws}
-
-
-def _typed(text: pl.Series, dtype: pl.DataType, scale: int | None, date_format: str | None) -> pl.Series:
-    if scale is not None:
-        exact = text.cast(pl.Decimal(38, 9), strict=False) * scale
-        whole = exact.cast(pl.Int64, strict=False)
-        return whole.set(whole.cast(pl.Decimal(38, 9)) != exact, None)
-    if dtype == pl.Date:
-        return text.str.to_date(date_format or "%Y-%m-%d", strict=False)
-    if dtype == pl.Boolean:
-        return text.str.to_lowercase().replace_strict(
-            {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False},
-            default=None,
-            return_dtype=pl.Boolean,
-        )
-    return text.cast(dtype, strict=False)
-
-
-def _template(template: str, digest: str) -> pl.Expr:
-    parts: list[pl.Expr] = []
-    for text, name in template_parts(template):
-        if text:
-            parts.append(pl.lit(text))
-        if name == "file":
-            parts.append(pl.lit(digest))
-        elif name == "line":
-            parts.append((pl.col("line") + 1).cast(pl.String))
-        elif name is not None:
-            parts.append(pl.col(name).str.strip_chars())
-    return pl.concat_str(parts)
+        rows = [
+            (number, raw, cells_of(self._mapping, raw))
+            for number, raw in lines
+            if raw.strip() and (number > 0 or self._mapping.columns)
+        ]
+        return map_rows(self._mapping, self._header, rows, self.digest, lines[0][0], lines[-1][0] + 1)
 
 
 def _batches(lines: Iterable[tuple[int, bytes]], size: int) -> Iterator[list[tuple[int, bytes]]]:

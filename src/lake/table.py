@@ -198,7 +198,7 @@ class IcebergTable:
         kept = [names[i] for i, plan in stats_plan.items() if plan.mode.type.value != "none"]
         path = f"{table.location()}/data/{folder}{uuid.uuid4().hex}.parquet"
         coded = [n for n in arrow_schema.names if n not in plain]
-        with self._effects("write-file"), _storage(), table.io.new_output(path).create() as sink:
+        with _storage(), self._effects("write-file"), table.io.new_output(path).create() as sink:
             writer = pq.ParquetWriter(
                 pa.PythonFile(sink, mode="w"),
                 arrow_schema,

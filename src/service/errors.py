@@ -28,6 +28,13 @@ class UnsafeBind(ServiceError):
     default_next_step = "Set server.tls_cert and server.tls_key, or pass --allow-insecure-bind."
 
 
+class WorkerFailed(ServiceError):
+    """A worker process died or failed in a way that has no name."""
+
+    retry_helps = True
+    default_next_step = "See logs/shredlake.log in the lake's folder, then run the command again."
+
+
 class BadInput(ServiceError):
     """An argument does not fit."""
 

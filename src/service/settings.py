@@ -41,6 +41,33 @@ class Ingest(Section):
     )
 
 
+class Kafka(Section):
+    """Topics that the lake follows."""
+
+    bootstrap: str = Field(description="host:port of some brokers, separated by commas")
+    topics: Annotated[list[str], Field(min_length=1)] = Field(description="topics to follow")
+    group: str = Field("shredlake", description="consumer group")
+    format: Literal["cloudevents", "mapping"] = Field(
+        "cloudevents", description="CloudEvents in either mode, or JSON by a mapping"
+    )
+    mapping: Path | None = Field(None, description="mapping of kind `json`, for format = mapping")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="consumer processes")
+    member: str | None = Field(
+        None, description="name of this host in the group: a restart then moves no partition"
+    )
+    commit_seconds: Annotated[float, Field(gt=0, le=300)] = Field(1.0, description="commit after so long")
+    commit_events: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        200_000, description="commit after so many"
+    )
+    commit_bytes: Annotated[int, Field(ge=1024)] = Field(
+        128 * 1024 * 1024, description="commit after so much in memory"
+    )
+    client: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="further settings of librdkafka: security.protocol, sasl.mechanism, ssl.ca.location …",
+    )
+
+
 class Projections(Section):
     """Building views."""
 
@@ -108,6 +135,7 @@ class Settings(BaseSettings):
     ingest: Ingest = Field(default_factory=Ingest)
     projections: Projections = Field(default_factory=Projections)
     keys: Keys = Field(default_factory=Keys)
+    kafka: Kafka | None = Field(None, description="default: no topic is followed")
     jobs: list[Job] = Field(default_factory=list, description="scheduled work")
 
     @classmethod

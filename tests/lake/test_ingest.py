@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -20,7 +20,6 @@ from lake import (
     MappingError,
     Parsed,
     ReadAhead,
-    Source,
     StorageFailed,
     UnreadableInput,
     dead_letters,
@@ -29,6 +28,7 @@ from lake import (
     redrive,
     verify,
 )
+from lake.ingest import Part
 from service.runtime import Runtime, open_runtime
 from tests.world import PAID, erase, paid, send, shred
 
@@ -292,8 +292,8 @@ def test_an_erasure_of_somebody_else_does_not_hold_a_batch_up(world: Runtime) ->
     ingestor = world.lake.ingestor()
     prepare = ingestor._prepare
 
-    def overtaken(source: Source, parsed: Parsed) -> object:
-        prepared = prepare(source, parsed)
+    def overtaken(parts: Sequence[Part]) -> object:
+        prepared = prepare(parts)
         sealed.append(prepared)
         if len(sealed) < 3:
             shred(world, "bob" if len(sealed) == 1 else "cid")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -12,21 +10,16 @@ from typing import Annotated
 import typer
 
 from keys import ShredlakeError
-from lake import Ingestor, TypeRegistry
 from purge import UnderHold
-from service.agent import agent_ingestor
-from service.cli import config_commands, erase, events, keys_commands, lake_commands, receipt, views
+from service.cli import config_commands, erase, events, ingest, keys_commands, lake_commands, receipt, views
 from service.cli.common import (
     HELD,
-    INCOMPLETE,
     Output,
     Session,
     emit,
     emit_rows,
-    human_bytes,
     messages,
     opened,
-    progress_bar,
     say,
     session,
 )
@@ -34,7 +27,7 @@ from service.doctor import examine, examine_installation
 from service.errors import BadInput
 from service.runtime import initialise, open_runtime
 from service.server import make_server
-from service.settings import find_home, load_settings
+from service.settings import find_home
 
 EXAMPLE = Path("examples/cdnow")
 app = typer.Typer(
@@ -46,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for name, group in (
+    ("ingest", ingest.app),
     ("events", events.app),
     ("views", views.app),
     ("erase", erase.app),
@@ -86,65 +80,6 @@ def init(
     if made:
         say("next: `shredlake events register SCHEMA.json`, then `shredlake ingest FILE`")
     emit(here, {"home": here.home, "made": made}, str(here.home))
-
-
-@contextmanager
-def _own_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
-    with open_runtime(home) as runtime:
-        yield runtime.lake.types, runtime.lake.ingestor()
-
-
-@app.command()
-def ingest(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="CloudEvents as JSON Lines, or any CSV with --mapping")],
-    mapping: Annotated[Path | None, typer.Option(help="field mapping (TOML) of a CSV file")] = None,
-    batch_events: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="events per commit")] = None,
-    agent: Annotated[bool, typer.Option("--agent", help="leave the keys with this host's key agent")] = False,
-) -> None:
-    """Seal the events of a file and append them exactly once; the same file again changes nothing."""
-    from lake import JsonLinesFile, MappedFile, Source, load_mapping, with_read_ahead
-
-    here = session(context)
-    with agent_ingestor(here.home) if agent else _own_ingestor(here.home) as (types, ingestor):
-        source: Source = (
-            JsonLinesFile(file, types) if mapping is None else MappedFile(file, load_mapping(mapping, types))
-        )
-        size = batch_events or load_settings(here.home).ingest.batch_events
-        with progress_bar(here, "sealing", None) as update:
-            done = ingestor.run(
-                with_read_ahead(source), batch_events=size, progress=lambda lines, stored: update(lines)
-            )
-    text = (
-        f"{done.events:,} events in {done.blocks:,} blocks, {human_bytes(done.stored_bytes)}, "
-        f"{len(done.snapshots)} snapshot(s)"
-    )
-    if done.already:
-        text += f"; {done.already:,} lines were ingested before"
-    if done.suppressed:
-        text += f"; {done.suppressed:,} of erased people refused"
-    for reason, count in done.reasons:
-        say(f"dead letters: {count:,} × {reason}")
-    if done.dead:
-        say("see `shredlake events letters`; nothing of them is lost")
-    emit(
-        here,
-        {
-            "source": done.source,
-            "events": done.events,
-            "blocks": done.blocks,
-            "stored_bytes": done.stored_bytes,
-            "dead": done.dead,
-            "suppressed": done.suppressed,
-            "blank": done.blank,
-            "already": done.already,
-            "snapshots": list(done.snapshots),
-            "reasons": dict(done.reasons),
-        },
-        text,
-    )
-    if done.dead:
-        raise typer.Exit(INCOMPLETE)
 
 
 @app.command()

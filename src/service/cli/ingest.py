@@ -1,0 +1,144 @@
+"""`shredlake ingest FILE` and `shredlake ingest kafka`."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lake import Ingestor, TypeRegistry
+from service.agent import agent_ingestor
+from service.cli.common import INCOMPLETE, emit, human_bytes, progress_bar, say, session
+from service.errors import BadInput
+from service.kafka import Totals, run_workers
+from service.runtime import open_runtime
+from service.settings import load_settings
+
+
+class _FileByDefault(TyperGroup):
+    """What is no command is a file."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["file", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_FileByDefault,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Seal events and append them exactly once: `ingest FILE`, or `ingest kafka`.",
+)
+
+
+@contextmanager
+def _own_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
+    with open_runtime(home) as runtime:
+        yield runtime.lake.types, runtime.lake.ingestor()
+
+
+@app.command("file")
+def ingest_file(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="CloudEvents as JSON Lines, or any CSV with --mapping")],
+    mapping: Annotated[Path | None, typer.Option(help="field mapping (TOML) of a CSV file")] = None,
+    batch_events: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="events per commit")] = None,
+    agent: Annotated[bool, typer.Option("--agent", help="leave the keys with this host's key agent")] = False,
+) -> None:
+    """Seal the events of a file and append them exactly once; the same file again changes nothing."""
+    from lake import JsonLinesFile, MappedFile, Source, load_mapping, with_read_ahead
+
+    here = session(context)
+    with agent_ingestor(here.home) if agent else _own_ingestor(here.home) as (types, ingestor):
+        source: Source = (
+            JsonLinesFile(file, types) if mapping is None else MappedFile(file, load_mapping(mapping, types))
+        )
+        size = batch_events or load_settings(here.home).ingest.batch_events
+        with progress_bar(here, "sealing", None) as update:
+            done = ingestor.run(
+                with_read_ahead(source), batch_events=size, progress=lambda lines, stored: update(lines)
+            )
+    text = (
+        f"{done.events:,} events in {done.blocks:,} blocks, {human_bytes(done.stored_bytes)}, "
+        f"{len(done.snapshots)} snapshot(s)"
+    )
+    if done.already:
+        text += f"; {done.already:,} lines were ingested before"
+    if done.suppressed:
+        text += f"; {done.suppressed:,} of erased people refused"
+    for reason, count in done.reasons:
+        say(f"dead letters: {count:,} × {reason}")
+    if done.dead:
+        say("see `shredlake events letters`; nothing of them is lost")
+    emit(
+        here,
+        {
+            "source": done.source,
+            "events": done.events,
+            "blocks": done.blocks,
+            "stored_bytes": done.stored_bytes,
+            "dead": done.dead,
+            "suppressed": done.suppressed,
+            "blank": done.blank,
+            "already": done.already,
+            "snapshots": list(done.snapshots),
+            "reasons": dict(done.reasons),
+        },
+        text,
+    )
+    if done.dead:
+        raise typer.Exit(INCOMPLETE)
+
+
+@app.command("kafka")
+def ingest_kafka(
+    context: typer.Context,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="consumer processes that share the partitions")
+    ] = None,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="end when what the topics hold now is in the table")
+    ] = False,
+    accept_gaps: Annotated[
+        bool, typer.Option("--accept-gaps", help="go on behind messages that the broker has dropped")
+    ] = False,
+) -> None:
+    """Follow the topics of the settings' [kafka] until stopped; what was read by then is committed."""
+    here = session(context)
+    settings = load_settings(here.home).kafka
+    if settings is None:
+        raise BadInput("the settings name no Kafka cluster", next_step="Add [kafka] (docs/kafka.md).")
+    stopped: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: stopped.append(received))
+    said_at = 0.0
+
+    def show(totals: Totals) -> None:
+        nonlocal said_at
+        if not here.quiet and time.monotonic() - said_at >= 1:
+            said_at = time.monotonic()
+            say(totals.line())
+
+    done = run_workers(
+        here.home,
+        workers or settings.workers,
+        until_caught_up=until_caught_up,
+        accept_gaps=accept_gaps,
+        should_stop=lambda: bool(stopped),
+        show=show,
+    )
+    text = f"{done.events:,} events in {done.commits:,} commit(s), {done.lag:,} behind"
+    if done.suppressed:
+        text += f"; {done.suppressed:,} of erased people refused"
+    if done.dead:
+        say(f"{done.dead:,} dead letter(s): see `shredlake events letters`; nothing of them is lost")
+    emit(here, done.as_dict(), text)
+    if done.dead:
+        raise typer.Exit(INCOMPLETE)

@@ -1,0 +1,117 @@
+"""What was read and is not in the table yet: a pure decision, tried with any order of happenings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lake.backlog import Backlog, CommitRule
+from lake.messages import Message
+
+A, B = ("topic", 0), ("topic", 1)
+HAPPENINGS = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.integers(0, 1), st.integers(1, 5), st.booleans()),
+        st.tuples(st.just("again"), st.integers(0, 1), st.integers(1, 4)),
+        st.tuples(st.just("end"), st.integers(0, 1), st.integers(0, 3)),
+        st.tuples(st.just("commit")),
+        st.tuples(st.just("lost"), st.integers(0, 1)),
+    ),
+    max_size=60,
+)
+
+
+def message(offset: int, size: int = 10) -> Message:
+    """A message of some size."""
+    return Message(offset, b"x" * size)
+
+
+@given(HAPPENINGS)
+def test_what_is_committed_has_no_gap_and_no_overlap(happenings: list[tuple[Any, ...]]) -> None:
+    """Whatever is read twice, skipped, taken away and given back."""
+    backlog = Backlog(CommitRule())
+    table = {A: 0, B: 0}
+    broker = {A: 0, B: 0}  # next offset that the broker would give
+    seen: dict[Any, list[int]] = {A: [], B: []}
+    for one in (A, B):
+        backlog.own(one, str(one), 0)
+    for what, *more in happenings:
+        place = (A, B)[more[0]] if more else A
+        if what == "read":
+            hole = 2 if more[2] else 0
+            backlog.add(place, [message(broker[place] + hole + n) for n in range(more[1])], 0.0)
+            broker[place] += hole + more[1]
+        elif what == "again":
+            first = max(0, broker[place] - more[1])
+            backlog.add(place, [message(n) for n in range(first, broker[place])], 0.0)
+        elif what == "end":
+            broker[place] += more[1]
+            backlog.reached_end(place, broker[place], 0.0)
+        elif what == "lost":
+            backlog.own(place, str(place), table[place])
+            broker[place] = table[place]
+        else:
+            for place in (A, B):
+                pending = backlog.owned()[place]
+                assert pending.start == table[place]
+                offsets = [m.offset for m in pending.messages]
+                assert offsets == sorted(set(offsets))
+                assert all(pending.start <= offset < pending.end for offset in offsets)
+                seen[place] += offsets
+                table[place] = pending.end
+            backlog.landed()
+            assert backlog.ready() == []
+            assert not backlog.is_due(1e9)
+    for offsets in seen.values():
+        assert offsets == sorted(set(offsets))
+
+
+def filled(rule: CommitRule, count: int, size: int = 10) -> Backlog:
+    """A backlog with messages that were read at second 10."""
+    backlog = Backlog(rule)
+    backlog.own(A, "a", 0)
+    backlog.add(A, [message(n, size) for n in range(count)], 10.0)
+    return backlog
+
+
+def test_a_commit_is_due_by_time_events_bytes_or_at_the_end() -> None:
+    """Whichever is first; never with nothing to commit."""
+    rule = CommitRule(seconds=2.0, events=100, memory_bytes=100_000, idle_seconds=0.5)
+    assert not filled(rule, 5).is_due(11.9)
+    assert filled(rule, 5).is_due(12.0)
+    assert filled(rule, 100).is_due(10.0)
+    assert filled(rule, 10, size=10_000).is_due(10.0)
+    caught_up = filled(rule, 5)
+    caught_up.reached_end(A, 5, 10.1)
+    assert not caught_up.is_due(10.4)
+    assert caught_up.is_due(10.5)
+    caught_up.add(A, [message(5)], 10.45)
+    assert not caught_up.is_due(10.5)
+    assert not Backlog(rule).is_due(1e9)
+
+
+def test_time_counts_from_the_first_message_that_waits() -> None:
+    """A steady stream does not put the commit off."""
+    backlog = filled(CommitRule(seconds=2.0), 1)
+    for at in range(1, 20):
+        backlog.add(A, [message(at)], 10.0 + at / 10)
+    assert backlog.is_due(12.0)
+
+
+def test_markers_behind_the_last_message_are_committed_too() -> None:
+    """Otherwise a topic of transactions would never be caught up."""
+    backlog = filled(CommitRule(), 0)
+    backlog.reached_end(A, 3, 10.0)
+    (pending,) = backlog.ready()
+    assert (pending.start, pending.end, pending.messages) == (0, 3, [])
+    assert backlog.is_due(11.0)
+
+
+def test_what_comes_for_a_partition_that_was_taken_away_is_dropped() -> None:
+    """It is the next owner's."""
+    backlog = filled(CommitRule(), 3)
+    backlog.disown([A])
+    backlog.add(A, [message(3)], 10.0)
+    assert (backlog.ready(), backlog.events(), backlog.is_due(1e9)) == ([], 0, False)

@@ -1,0 +1,423 @@
+"""Exactly once from a real broker, whatever happens to consumers, brokers, custodian and store."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import NewPartitions
+from confluent_kafka.cimpl import TopicPartition
+
+from infra.kafka import Kafka
+from keys import Effects
+from lake import Upkeep, dead_letters, privacy_lint, verify
+from lake.backlog import CommitRule
+from lake.errors import TopicGap, TopicUnavailable
+from lake.kafka import KafkaIngest, Progress
+from lake.mapping import parse_mapping
+from lake.messages import MappedMessages
+from lake.offsets import offsets_of
+from lake.table import summary_of
+from service.runtime import Runtime, open_runtime
+from tests.lake.topics import PARTITIONS, Topic, event, exactly, held
+from tests.world import make_world, shred
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def topic(kafka: Kafka) -> Topic:
+    """A fresh topic."""
+    return Topic(kafka.address()["KAFKA_BOOTSTRAP"])
+
+
+@contextmanager
+def running(consumer: KafkaIngest) -> Iterator[threading.Thread]:
+    """A consumer in a thread, stopped at the end; its error is raised."""
+    stop, failed = threading.Event(), []
+
+    def work() -> None:
+        try:
+            consumer.run(should_stop=stop.is_set)
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stop.set()
+        thread.join(60)
+    if failed:
+        raise failed[0]
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Looks again and again."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come to be in time"
+        time.sleep(0.05)
+
+
+def ingested(world: Runtime) -> int:
+    """Events by the summaries alone."""
+    return verify(world.lake).events
+
+
+def check(world: Runtime, numbers: range) -> None:
+    """Every number once, ranges without gap or overlap, nothing personal in the metadata."""
+    assert held(world) == exactly(numbers)
+    found = verify(world.lake, deep=True)
+    assert found.problems == ()
+    assert found.events == len(numbers)
+    assert privacy_lint(world.lake) == []
+
+
+# -- what messages are ------------------------------------------------------------------------------
+
+
+def test_a_topic_is_in_the_table_once_also_when_it_is_read_again(topic: Topic, world: Runtime) -> None:
+    """By whatever group; Kafka's own offsets do not matter."""
+    topic.send(range(500))
+    first = topic.consumer(world).run(until_caught_up=True)
+    assert (first.events, first.lag) == (500, 0)
+    again = topic.consumer(world, group="another").run(until_caught_up=True)
+    assert again.events == 0
+    topic.send(range(500, 620))
+    assert topic.consumer(world).run(until_caught_up=True).events == 120
+    check(world, range(620))
+    head = world.lake.events.snapshot()
+    assert head is not None
+    offsets = offsets_of(summary_of(head))
+    assert len(offsets) == PARTITIONS
+    assert sum(offsets.values()) == 620
+    assert all(name.startswith("kafka:") and topic.name not in name for name in offsets)
+
+
+def test_attributes_may_come_in_headers(topic: Topic, world: Runtime) -> None:
+    """CloudEvents in binary mode."""
+    producer = Producer({"bootstrap.servers": topic.bootstrap})
+    for number in range(20):
+        one = event(number)
+        headers = {f"ce_{k}": str(v).encode() for k, v in one.items() if k != "data"}
+        topic.put(producer, json.dumps(one["data"]).encode(), headers=list(headers.items()))
+    producer.flush()
+    assert topic.consumer(world).run(until_caught_up=True).events == 20
+    check(world, range(20))
+
+
+def test_plain_json_comes_by_a_mapping(topic: Topic, world: Runtime) -> None:
+    """Types, scale, templates; what does not fit goes to the dead letters."""
+    document = {
+        "format": {"kind": "json"},
+        "event": {"type": "Paid", "source": "shop", "subject": "customer-{who}", "time": "at"},
+        "fields": {"cents": {"from": "price", "scale": 100}, "note": "text"},
+    }
+    mapped = MappedMessages(parse_mapping(document, world.lake.types))
+    producer = Producer({"bootstrap.servers": topic.bootstrap})
+    good = {"who": 7, "price": 12.5, "at": "2026-03-01T12:00:00Z", "text": "hello", "ignored": [1]}
+    for value in (good, good | {"price": "much"}, good | {"who": None}, [1], "{"):
+        raw = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+        topic.put(producer, raw, partition=1)
+    producer.flush()
+    done = topic.consumer(world, message_format=mapped).run(until_caught_up=True)
+    assert (done.events, done.dead) == (1, 4)
+    assert held(world) == exactly([1250])
+    reasons = {letter.reason for letter in dead_letters(world.lake)}
+    assert reasons == {"wrong_type", "missing_subject", "not_an_object", "malformed_json"}
+
+
+def test_what_does_not_fit_is_kept_and_a_tombstone_is_no_event(topic: Topic, world: Runtime) -> None:
+    """Nothing is lost, nothing stops."""
+    producer = Producer({"bootstrap.servers": topic.bootstrap})
+    for value in (b"\xff\xfe", b"nonsense", json.dumps(event(1)).encode(), None, b""):
+        topic.put(producer, value, partition=0)
+    headers = [("ce_specversion", b"1.0"), ("ce_id", b"x"), ("ce_type", b"Paid"), ("ce_source", b"s")]
+    topic.put(producer, b"not json", partition=0, headers=headers)
+    producer.flush()
+    done = topic.consumer(world).run(until_caught_up=True)
+    assert (done.events, done.dead) == (1, 3)
+    assert sorted(letter.line for letter in dead_letters(world.lake)) == [0, 1, 5]
+    assert verify(world.lake).problems == ()
+
+
+def test_events_of_an_erased_person_are_refused(topic: Topic, world: Runtime) -> None:
+    """Also those that wait in the topic."""
+    topic.send(range(20))
+    topic.consumer(world).run(until_caught_up=True)
+    shred(world, "person-0")
+    topic.send(range(5))
+    topic.send(range(20, 25))
+    done = topic.consumer(world).run(until_caught_up=True)
+    assert (done.events, done.suppressed) == (5, 5)
+    assert verify(world.lake).problems == ()
+
+
+def test_only_committed_transactions_count_and_their_markers_are_no_gap(topic: Topic, world: Runtime) -> None:
+    """read_committed; aborted messages and markers leave holes."""
+    settings = {"bootstrap.servers": topic.bootstrap, "transactional.id": uuid.uuid4().hex}
+    producer = Producer(settings)
+    producer.init_transactions(30)
+    for at in range(6):
+        producer.begin_transaction()
+        for number in range(10 * at, 10 * at + 10):
+            topic.put(producer, json.dumps(event(number)).encode(), partition=at % 2)
+        producer.flush()
+        producer.abort_transaction(30) if at in (1, 4) else producer.commit_transaction(30)
+    topic.consumer(world).run(until_caught_up=True)
+    wanted = [n for n in range(60) if n // 10 not in (1, 4)]
+    assert held(world) == exactly(wanted)
+    assert verify(world.lake, deep=True).problems == ()
+    assert topic.consumer(world, group="again").run(until_caught_up=True).events == 0
+
+
+# -- who owns a partition ---------------------------------------------------------------------------
+
+
+def test_two_owners_of_every_partition_write_each_event_once(topic: Topic, world: Runtime) -> None:
+    """A zombie and its successor: two groups that know nothing of each other, on one table."""
+    topic.send(range(300))
+    with open_runtime(world.home) as other:
+        with running(topic.consumer(world, group="one")), running(topic.consumer(other, group="two")):
+            topic.send(range(300, 1500))
+            wait_until(lambda: ingested(world) >= 1500)
+        check(world, range(1500))
+
+
+def test_consumers_come_and_go_in_mid_batch(topic: Topic, world: Runtime) -> None:
+    """Cooperative rebalancing: whoever gets a partition goes on at the table's offset."""
+    slow = CommitRule(seconds=0.6, events=10_000, idle_seconds=0.5)
+    sent = threading.Thread(target=lambda: [topic.send(range(at, at + 100)) for at in range(0, 2000, 100)])
+    with running(topic.consumer(world, rule=slow)):
+        sent.start()
+        for _ in range(2):
+            with open_runtime(world.home) as other, running(topic.consumer(other, rule=slow)):
+                time.sleep(1.5)
+        sent.join()
+        wait_until(lambda: ingested(world) >= 2000)
+    check(world, range(2000))
+
+
+def test_killed_consumers_lose_and_double_nothing(topic: Topic, world: Runtime) -> None:
+    """SIGKILL at random moments; the next one goes on."""
+    topic.send(range(800))
+    chance = random.Random(3)
+    for attempt in range(4):
+        worker = start_worker(world, topic)
+        time.sleep(chance.uniform(1.2, 2.4))
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        topic.send(range(800 + 100 * attempt, 900 + 100 * attempt))
+    assert start_worker(world, topic).wait(60) == 0
+    check(world, range(1200))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_consumer_killed_at_any_effect_is_followed_by_one_that_completes(
+    topic: Topic, world: Runtime, when: str
+) -> None:
+    """The key pages, the data file, the commit: each may be the last thing it did."""
+    killed = 0
+    for kill_at in range(1, 6):
+        topic.send(range(40 * (kill_at - 1), 40 * kill_at))
+        killed += start_worker(world, topic, str(kill_at), when).wait(60) == -signal.SIGKILL
+    assert killed >= 3
+    assert start_worker(world, topic).wait(60) == 0
+    check(world, range(200))
+
+
+def start_worker(world: Runtime, topic: Topic, *kill: str) -> subprocess.Popen[bytes]:
+    """A consumer process in a group of its own: a dead member would hold its partitions for seconds."""
+    arguments = [str(world.home), topic.bootstrap, topic.name, uuid.uuid4().hex, *kill]
+    return subprocess.Popen([sys.executable, "-m", "tests.lake.kafka_worker", *arguments], cwd=ROOT)
+
+
+# -- topics that change -----------------------------------------------------------------------------
+
+
+def test_a_topic_deleted_and_made_again_is_another_one(topic: Topic, world: Runtime) -> None:
+    """Its offsets begin anew, and so do ours."""
+    topic.send(range(100))
+    topic.consumer(world).run(until_caught_up=True)
+    topic.remove()
+    topic.make()
+    topic.send(range(100, 150))
+    assert topic.consumer(world).run(until_caught_up=True).events == 50
+    check(world, range(150))
+
+
+def test_a_topic_made_again_under_a_running_consumer_is_noticed(topic: Topic, world: Runtime) -> None:
+    """Neither stalled nor mixed up."""
+    topic.send(range(100))
+    with running(topic.consumer(world)):
+        wait_until(lambda: ingested(world) == 100)
+        topic.remove()
+        time.sleep(0.5)
+        topic.make()
+        topic.send(range(100, 300))
+        wait_until(lambda: ingested(world) == 300)
+    check(world, range(300))
+
+
+def test_new_partitions_are_read_from_their_beginning(topic: Topic, world: Runtime) -> None:
+    """Added while nobody reads."""
+    topic.send(range(50))
+    topic.consumer(world).run(until_caught_up=True)
+    topic.admin.create_partitions([NewPartitions(topic.name, PARTITIONS + 3)])[topic.name].result(30)
+    wait_until(
+        lambda: len(topic.admin.list_topics(topic.name).topics[topic.name].partitions) == PARTITIONS + 3
+    )
+    topic.send(range(50, 200))
+    topic.consumer(world).run(until_caught_up=True)
+    check(world, range(200))
+
+
+def test_messages_dropped_before_they_were_read_are_an_error_until_it_is_accepted(
+    topic: Topic, world: Runtime
+) -> None:
+    """And what was dropped before the lake began is none."""
+    topic.send(range(40), in_turn=True)
+    drop(topic, 5)
+    topic.consumer(world).run(until_caught_up=True)
+    before = ingested(world)
+    assert before == 20
+    topic.send(range(40, 200), in_turn=True)
+    drop(topic, 30)
+    with pytest.raises(TopicGap, match="begins at offset 30"):
+        topic.consumer(world).run(until_caught_up=True)
+    assert ingested(world) == before
+    topic.consumer(world, accept_gaps=True).run(until_caught_up=True)
+    assert verify(world.lake, deep=True).problems == ()
+    assert ingested(world) == before + 80
+    assert topic.consumer(world).run(until_caught_up=True).events == 0
+
+
+def drop(topic: Topic, before: int) -> None:
+    """What retention does, at once."""
+    places = [TopicPartition(topic.name, number, before) for number in range(PARTITIONS)]
+    for future in topic.admin.delete_records(places).values():
+        future.result(30)
+
+
+def test_a_topic_that_is_not_there_is_said_so(kafka: Kafka, world: Runtime, topic: Topic) -> None:
+    """Before anything is written; and so is a broker that is not there."""
+    topic.remove()
+    with pytest.raises(TopicUnavailable, match="UNKNOWN_TOPIC"):
+        topic.consumer(world)
+
+
+# -- what else can fail -----------------------------------------------------------------------------
+
+
+def test_a_broker_killed_and_restarted_is_waited_for(topic: Topic, kafka: Kafka, world: Runtime) -> None:
+    """What it had acknowledged is ingested once."""
+    topic.send(range(200))
+    with running(topic.consumer(world)):
+        wait_until(lambda: ingested(world) == 200)
+        kafka.process.kill()
+        time.sleep(1)
+        kafka.start()
+        topic.send(range(200, 500))
+        wait_until(lambda: ingested(world) == 500, 90)
+    check(world, range(500))
+
+
+def test_one_of_three_brokers_may_be_lost(three_brokers: Kafka, world: Runtime) -> None:
+    """Writing and reading go on; when it is back they still do."""
+    topic = Topic(three_brokers.address()["KAFKA_BOOTSTRAP"], copies=3)
+    safe = {"acks": "all", "enable.idempotence": True}
+    topic.send(range(100), **safe)
+    with running(topic.consumer(world)):
+        wait_until(lambda: ingested(world) == 100)
+        three_brokers.brokers[1].process.kill()
+        topic.send(range(100, 300), **safe)
+        wait_until(lambda: ingested(world) == 300, 90)
+        three_brokers.start()
+        topic.send(range(300, 400), **safe)
+        wait_until(lambda: ingested(world) == 400, 90)
+    check(world, range(400))
+
+
+def test_a_custodian_that_is_away_is_waited_for(topic: Topic, world: Runtime) -> None:
+    """What was read stays in memory, nothing more is read, nothing is lost."""
+    topic.send(range(50))
+    root = world.home / "keys" / "root.key"
+    with running(topic.consumer(world)):
+        wait_until(lambda: ingested(world) == 50)
+        root.rename(root.with_name("away"))
+        world.keyring.tree.forget_cached()
+        world.keyring.resident.forget_all()
+        topic.send(range(50, 150))
+        time.sleep(2)
+        assert ingested(world) == 50
+        root.with_name("away").rename(root)
+        wait_until(lambda: ingested(world) == 150)
+    check(world, range(150))
+
+
+def test_a_full_disk_is_waited_for(topic: Topic, tmp_path: Path) -> None:
+    """The batch lands when there is room again."""
+    full = [3]
+
+    def observe(when: str, name: str) -> None:
+        if when == "before" and name == "write-file" and full[0]:
+            full[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    world = make_world(tmp_path / "full", effects=Effects(observe))
+    topic.send(range(60))
+    done = topic.consumer(world).run(until_caught_up=True)
+    assert (done.events, full[0]) == (60, 0)
+    check(world, range(60))
+
+
+def test_upkeep_beside_ingest_changes_no_count(topic: Topic, world: Runtime) -> None:
+    """L0 files are compacted and old snapshots forgotten while new ones come."""
+    sender = threading.Thread(target=lambda: [topic.send(range(at, at + 50)) for at in range(0, 1000, 50)])
+    with open_runtime(world.home) as keeper, running(topic.consumer(world)):
+        sender.start()
+        upkeep = Upkeep(keeper.lake)
+        for _ in itertools.repeat(None, 4):
+            time.sleep(0.5)
+            for day in sorted(upkeep.days()):
+                upkeep.compact(day)
+        sender.join()
+        wait_until(lambda: ingested(world) == 1000)
+    check(world, range(1000))
+
+
+def test_progress_says_how_far_behind_it_is(topic: Topic, world: Runtime) -> None:
+    """Lag, counts, the last commit."""
+    topic.send(range(300))
+    said: list[Progress] = []
+    rule = CommitRule(seconds=0.3, events=50, idle_seconds=0.05)
+    done = topic.consumer(world, rule=rule).run(until_caught_up=True, report=said.append)
+    assert done.partitions == PARTITIONS
+    assert said[-1] == done
+    assert done.committed_at is not None
+    assert [one.events for one in said] == sorted(one.events for one in said)
+    assert done.commits >= 1
+
+
+def test_nothing_of_a_person_is_in_paths_or_metadata(topic: Topic, world: Runtime) -> None:
+    """The canaries are in the broker's own log, and nowhere in the lake's folder in clear."""
+    topic.send(range(30))
+    topic.consumer(world).run(until_caught_up=True)
+    found = [path for path in world.home.rglob("*") if path.is_file() and b"secret-7" in path.read_bytes()]
+    assert found == []
+    assert not any("person-" in str(path) for path in world.home.rglob("*"))

@@ -1,0 +1,118 @@
+"""`shredlake ingest kafka`: consumer processes as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from infra.kafka import Kafka
+from lake import verify
+from service.runtime import Runtime, open_runtime
+from tests.lake.topics import Topic, exactly, held
+from tests.world import VIEWS
+
+
+@pytest.fixture
+def topic(kafka: Kafka) -> Topic:
+    """A fresh topic."""
+    return Topic(kafka.address()["KAFKA_BOOTSTRAP"])
+
+
+@pytest.fixture
+def home(topic: Topic, world: Runtime) -> Path:
+    """A lake whose settings name it."""
+    settings = {
+        "projections": {"files": [str(VIEWS)]},
+        "kafka": {"bootstrap": topic.bootstrap, "topics": [topic.name], "commit_seconds": 0.3},
+    }
+    (world.home / "shredlake.toml").write_text(tomli_w.dumps(settings))
+    return world.home
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-c", "from service.cli import main; main()", "--home", str(home)]
+    return subprocess.Popen(
+        [*command, "--output", "json", "ingest", "kafka", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_consumers_share_the_topic_and_end_when_they_have_caught_up(topic: Topic, home: Path) -> None:
+    """The sum is what the topic holds."""
+    topic.send(range(1000))
+    told, complaints = start(home, "--workers", "2", "--until-caught-up").communicate(timeout=120)
+    done = json.loads(told)
+    assert (done["events"], done["lag"], done["workers"]) == (1000, 0, 2), complaints
+    with open_runtime(home) as runtime:
+        assert held(runtime) == exactly(range(1000))
+        assert verify(runtime.lake, deep=True).problems == ()
+
+
+def test_sigterm_commits_what_was_read_and_ends(topic: Topic, home: Path) -> None:
+    """Exit code 0; nothing is read twice afterwards."""
+    topic.send(range(200))
+    process = start(home)
+    with open_runtime(home) as runtime:
+        end = time.monotonic() + 60
+        while verify(runtime.lake).events < 200:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        topic.send(range(200, 250))
+        process.send_signal(signal.SIGTERM)
+        told, complaints = process.communicate(timeout=60)
+        assert process.returncode == 0, complaints
+        assert json.loads(told)["events"] == verify(runtime.lake).events
+    told, _ = start(home, "--until-caught-up").communicate(timeout=60)
+    with open_runtime(home) as runtime:
+        assert held(runtime) == exactly(range(250))
+
+
+def test_what_stops_a_consumer_is_said_with_the_next_step(topic: Topic, home: Path) -> None:
+    """And no traceback, no message of a client library."""
+    topic.remove()
+    process = start(home)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "UNKNOWN_TOPIC" in complaints
+    assert "→ Check the topics" in complaints
+    assert "Traceback" not in complaints
+
+
+def test_a_killed_consumer_process_is_an_error_and_nothing_is_lost(topic: Topic, home: Path) -> None:
+    """The parent says so; the next run goes on."""
+    topic.send(range(100))
+    process = start(home)
+    with open_runtime(home) as runtime:
+        end = time.monotonic() + 60
+        while verify(runtime.lake).events < 100:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    child = children(process.pid)[0]
+    subprocess.run(["kill", "-9", str(child)], check=True)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended with code -9" in complaints
+
+
+def children(pid: int) -> list[int]:
+    """Consumer processes of a parent, without Python's resource tracker."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(one) for one in found if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text()]
+
+
+def test_without_a_cluster_in_the_settings_the_command_says_what_to_add(world: Runtime) -> None:
+    """Exit code 1."""
+    process = start(world.home)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "[kafka]" in complaints
