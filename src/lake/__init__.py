@@ -38,6 +38,7 @@ from lake.replay import (
 )
 from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedFile, Source
 from lake.table import Committed, IcebergTable, summary_of
+from lake.topicbook import FeedingTopic, TopicBook
 from lake.upkeep import Compacted, Upkeep
 from lake.verify import Verified, privacy_lint, verify
 
@@ -58,6 +59,7 @@ __all__ = [
     "EventType",
     "Events",
     "Facet",
+    "FeedingTopic",
     "Fenced",
     "HttpBatch",
     "IcebergTable",
@@ -77,6 +79,7 @@ __all__ = [
     "SnapshotGone",
     "Source",
     "StorageFailed",
+    "TopicBook",
     "TypeRegistry",
     "UnknownEventType",
     "UnreadableInput",

@@ -52,6 +52,10 @@ class TopicUnavailable(LakeError):
     default_next_step = "Check the topics, the bootstrap servers and the log-in; nothing was written."
 
 
+class TopicGone(TopicUnavailable):
+    """The cluster answers, and has no such topic."""
+
+
 class TopicGap(LakeError):
     """The broker no longer has messages that the lake has not read."""
 

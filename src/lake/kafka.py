@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import field, frozen
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from keys import ShredlakeError
 from lake.backlog import Backlog, CommitRule, Partition, Pending
 from lake.cloudevents import Parsed
-from lake.errors import Fenced, TopicGap, TopicUnavailable
+from lake.errors import Fenced, TopicGap, TopicGone, TopicUnavailable
 from lake.ingest import Ingestor
+from lake.kafkatopics import ASK_SECONDS, KafkaTopics, asking
 from lake.messages import Message, MessageFormat
+from lake.topicbook import FeedingTopic
 
 _log = logging.getLogger("shredlake.kafka")
 _AT_ONCE: Final = 1000  # the client's call is slower with more
 _POLL_SECONDS: Final = 0.1
-_ASK_SECONDS: Final = 5.0
+_NOTE_SECONDS: Final = 3600.0
+_ANEW_SECONDS: Final = 1.0
+_GONE_SECONDS: Final = 60.0
+_DELETE_SECONDS: Final = 60.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 _OUR_SETTINGS: Final = {
@@ -60,6 +65,7 @@ class Subscription:
         client: further settings of librdkafka: security.protocol, sasl.*, ssl.*; may hold secrets.
         member: a name of this consumer that stays the same over restarts (static membership), or None.
         accept_gaps: go on behind messages that the broker has dropped before we read them.
+        delete_committed: let the broker delete what is in the table.
     """
 
     bootstrap: str
@@ -68,6 +74,7 @@ class Subscription:
     client: Mapping[str, str] = field(factory=dict, repr=False)
     member: str | None = None
     accept_gaps: bool = False
+    delete_committed: bool = False
 
 
 @frozen
@@ -95,6 +102,7 @@ class KafkaIngest:
         subscription: what to read.
         message_format: what the messages are.
         ingestor: seals and commits.
+        note: told which topics feed the lake before anything is read of them, and once an hour.
         rule: when to commit.
         clock_seconds: monotonic.
 
@@ -107,6 +115,7 @@ class KafkaIngest:
         subscription: Subscription,
         message_format: MessageFormat,
         ingestor: Ingestor,
+        note: Callable[[Sequence[FeedingTopic]], None],
         rule: CommitRule | None = None,
         clock_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -120,18 +129,19 @@ class KafkaIngest:
             "bootstrap.servers": subscription.bootstrap,
             "log_level": 2,
         }
-        self._common = common
-        self._admin = AdminClient(common)
-        self._cluster = ""
-        self._topic_ids: dict[str, str] = {}
-        self._look_at_topics()
+        self._topics = KafkaTopics(common, subscription.topics)
         member = {} if subscription.member is None else {"group.instance.id": subscription.member}
         self._consumer = Consumer({**common, "group.id": subscription.group, **member, **_OUR_SETTINGS})
         self._failure: ShredlakeError | None = None
+        self._anew: set[Partition] = set()
+        self._anew_at = -math.inf
+        self._gone_since: float | None = None
         self._counts = {"events": 0, "dead": 0, "suppressed": 0, "commits": 0}
         self._committed_at: float | None = None
         self._pause_seconds = 0.0
         self._again_at: float | None = None
+        self._note = note
+        self._noted_at = self._deleted_at = -math.inf
 
     def run(
         self,
@@ -152,6 +162,7 @@ class KafkaIngest:
             ShredlakeError: what a retry does not help; nothing of the batch in question was written.
         """
         targets = self._ends() if until_caught_up else None
+        self._note_topics()
         self._consumer.subscribe(
             list(self._wanted.topics), on_assign=self._given, on_revoke=self._taken, on_lost=self._taken
         )
@@ -159,6 +170,7 @@ class KafkaIngest:
         try:
             while not should_stop():
                 self._read()
+                self._begin_anew()
                 now = self._clock()
                 committed = self._backlog.is_due(now) and self._commit()
                 if committed or now - reported_at >= 1.0:
@@ -166,8 +178,11 @@ class KafkaIngest:
                     report(self.progress())
                 if targets is not None and self._reached(targets):
                     break
+                if now - self._noted_at >= _NOTE_SECONDS:
+                    self._note_again()
             if self._again_at is None:
                 self._commit()
+            self._delete_committed()
         finally:
             last = self.progress()
             self._consumer.close()
@@ -210,8 +225,7 @@ class KafkaIngest:
     def _mend(self, error: KafkaError, partition: Partition) -> None:
         """Goes on where it can; what the client itself retries is left to it."""
         if error.code() in _START_ANEW:
-            self._look_at_topics()
-            self._go_on([TopicPartition(*partition)] if partition[1] >= 0 else self._consumer.assignment())
+            self._leave([partition] if partition[1] >= 0 else self._assigned())
         elif error.fatal() or error.code() in _REFUSED:
             raise TopicUnavailable(f"the broker refuses us: {error.name()}")
         else:
@@ -222,30 +236,65 @@ class KafkaIngest:
     def _given(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:
             consumer.incremental_assign(self._starts(partitions))
-        except ShredlakeError as error:
-            self._failure = error  # an error must not cross the client's callback
+        except ShredlakeError as error:  # none may cross the client's callback
             consumer.incremental_assign(partitions)
+            self._leave((one.topic, one.partition) for one in partitions)
+            if not error.retry_helps:
+                self._failure = error
 
     def _taken(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._backlog.disown((one.topic, one.partition) for one in partitions)
+        self._anew.difference_update((one.topic, one.partition) for one in partitions)
 
-    def _go_on(self, partitions: Sequence[TopicPartition]) -> None:
-        """Reads these from where the table stands now."""
-        self._backlog.disown((one.topic, one.partition) for one in partitions)
-        owned = {(one.topic, one.partition) for one in self._consumer.assignment()}
-        mine = [one for one in partitions if (one.topic, one.partition) in owned]
-        if mine:  # given back and taken again: what was fetched ahead is thrown away with it
+    def _assigned(self) -> list[Partition]:
+        return [(one.topic, one.partition) for one in self._consumer.assignment()]
+
+    def _leave(self, partitions: Iterable[Partition]) -> None:
+        """What was read of these and what comes of them is dropped until they are begun anew."""
+        found = list(partitions)
+        self._backlog.disown(found)
+        self._anew.update(found)
+
+    def _begin_anew(self) -> None:
+        """Reads what was left from where the table stands now; tried again while that cannot be known.
+
+        Raises:
+            TopicUnavailable: a topic has been gone for a minute.
+            TopicGap: see `run`.
+        """
+        now = self._clock()
+        if not self._anew or now < self._anew_at:
+            return
+        try:
+            self._topics.look()
+            mine = [TopicPartition(*one) for one in self._assigned() if one in self._anew]
+            starts = self._starts(mine)
+        except ShredlakeError as error:
+            self._gone_since = self._gone_since or now
+            gone_for = now - self._gone_since if isinstance(error, TopicGone) else 0.0
+            if not error.retry_helps or gone_for > _GONE_SECONDS:
+                raise
+            self._leave(self._anew)
+            self._anew_at = now + _ANEW_SECONDS
+            _log.warning("cannot go on yet: %s: %s", type(error).__name__, error.message)
+            return
+        self._gone_since = None
+        self._anew.clear()
+        if starts:  # given back and taken again: what was fetched ahead is thrown away with it
             self._consumer.incremental_unassign(mine)
-            self._consumer.incremental_assign(self._starts(mine))
+            self._consumer.incremental_assign(starts)
 
     def _starts(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Each with the offset to read from; from here on it is ours."""
         offsets = self._ingestor.offsets()
         found = []
         for one in partitions:
-            source = self._source(one.topic, one.partition)
+            source = self._topics.source(one.topic, one.partition)
             start = offsets.get(source, 0)
-            low, high = self._watermarks(one)
+            try:
+                low, high = self._watermarks(one)
+            except TopicUnavailable:
+                low = high = start  # the broker will say when it has not what we ask for
             known = source in offsets
             if known and low > start and not self._wanted.accept_gaps:
                 raise TopicGap(
@@ -257,34 +306,12 @@ class KafkaIngest:
             found.append(TopicPartition(one.topic, one.partition, max(start, low)))
         return found
 
-    def _source(self, topic: str, partition: int) -> str:
-        return f"kafka:{self._cluster}:{self._topic_ids[topic]}:{partition}"
-
     def _watermarks(self, partition: TopicPartition) -> tuple[int, int]:
-        with _asking():
-            found = self._consumer.get_watermark_offsets(partition, timeout=_ASK_SECONDS)
+        with asking():
+            found = self._consumer.get_watermark_offsets(partition, timeout=ASK_SECONDS)
         if found is None:
             raise TopicUnavailable("the broker does not answer")
         return int(found[0]), int(found[1])
-
-    def _look_at_topics(self) -> bool:
-        """Reads the topics' ids; whether one was made anew since we looked last."""
-        try:
-            return self._ask_for_topics()
-        except TopicUnavailable:
-            self._admin = AdminClient(self._common)  # an idle one clings to a broker that is gone
-            raise
-
-    def _ask_for_topics(self) -> bool:
-        with _asking():
-            wanted = TopicCollection(list(self._wanted.topics))
-            asked = self._admin.describe_topics(wanted, request_timeout=_ASK_SECONDS)
-            found = {name: str(future.result(_ASK_SECONDS).topic_id) for name, future in asked.items()}
-            if not self._cluster:
-                self._cluster = str(self._admin.list_topics(timeout=_ASK_SECONDS).cluster_id)
-        changed = any(self._topic_ids.get(name, at) != at for name, at in found.items())
-        self._topic_ids = found
-        return changed
 
     # -- committing --------------------------------------------------------------------------------
 
@@ -297,13 +324,13 @@ class KafkaIngest:
         if not ready:
             return False
         try:
-            if self._look_at_topics():
+            if self._topics.look():
                 # Whose offsets these are is not certain any more: read again under the new name.
-                self._go_on(self._consumer.assignment())
+                self._leave(self._assigned())
                 return False
             landed = self._ingestor.land([(one.source, self._parsed(one)) for one in ready])
         except Fenced:
-            self._go_on(self._consumer.assignment())
+            self._leave(self._assigned())
             return False
         except ShredlakeError as error:
             if not error.retry_helps:
@@ -345,15 +372,45 @@ class KafkaIngest:
         ]
         with contextlib.suppress(KafkaException):  # for other people's lag monitors alone
             self._consumer.commit(offsets=places, asynchronous=True)
+        if self._clock() - self._deleted_at >= _DELETE_SECONDS:
+            self._delete_committed()
+
+    # -- what the broker keeps ---------------------------------------------------------------------
+
+    def _note_topics(self) -> None:
+        """Writes down for how long the broker keeps what we read."""
+        self._note(self._topics.feeding(self._wanted.delete_committed))
+        self._noted_at = self._clock()
+
+    def _note_again(self) -> None:
+        try:
+            self._note_topics()
+        except TopicUnavailable as error:
+            self._noted_at += _DELETE_SECONDS  # soon again
+            _log.warning("the topics' retention could not be read: %s", error.message)
+
+    def _delete_committed(self) -> None:
+        """Where the operator allows it: what is in the table goes from the broker."""
+        self._deleted_at = self._clock()
+        places = [
+            TopicPartition(topic, number, pending.start)
+            for (topic, number), pending in self._backlog.owned().items()
+            if pending.start > 0
+        ]
+        if self._wanted.delete_committed and places:
+            try:
+                self._topics.delete_before(places)
+            except TopicUnavailable as error:
+                _log.warning("what is committed could not be deleted yet: %s", error.message)
 
     # -- the end -----------------------------------------------------------------------------------
 
     def _ends(self) -> dict[str, int]:
         """Source → offset behind its newest message."""
-        with _asking():
-            found = self._admin.list_topics(timeout=_ASK_SECONDS).topics
-        partitions = [TopicPartition(name, n) for name in self._wanted.topics for n in found[name].partitions]
-        return {self._source(one.topic, one.partition): self._watermarks(one)[1] for one in partitions}
+        return {
+            self._topics.source(one.topic, one.partition): self._watermarks(one)[1]
+            for one in self._topics.partitions()
+        }
 
     def _reached(self, targets: dict[str, int]) -> bool:
         """Whether the table stands there, whoever brought it there."""
@@ -362,17 +419,3 @@ class KafkaIngest:
             return False
         offsets = self._ingestor.offsets()
         return all(offsets.get(source, 0) >= end for source, end in targets.items())
-
-
-class _asking:
-    """Turns the client's own errors into ours."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, KafkaException):
-            cause: Any = error.args[0]
-            raise TopicUnavailable(f"the broker answers {cause.name()}") from None
-        if isinstance(error, TimeoutError):
-            raise TopicUnavailable("the broker does not answer") from None

@@ -15,6 +15,7 @@ from lake.eventtypes import TypeRegistry
 from lake.ingest import Ingestor
 from lake.replay import Replay
 from lake.table import IcebergTable
+from lake.topicbook import TopicBook
 
 
 class Lake:
@@ -26,6 +27,9 @@ class Lake:
         keyring: seals and opens.
         effects: the gate of durable effects.
         clock: gives `ingested_at`.
+
+    Attributes:
+        topics: the Kafka topics that feed it.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Lake:
         self.effects = effects
         self.clock = clock
         self.types = TypeRegistry(types_folder)
+        self.topics = TopicBook(types_folder.parent / "topics.db")
         self.events = _events_table(catalog, effects)
 
     def ingestor(self) -> Ingestor:

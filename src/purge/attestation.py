@@ -71,6 +71,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
             "dead_letters": request.detail("letters_redacted").get("letters"),
         },
         "stores": [store.name for store in STORES],
+        "open_stores": request.detail("verified").get("open_stores", []),
         "not_addressed": [
             f"backups of the {assurance.custodian} made before the epoch was closed",
             f"residue on the disk under the {assurance.custodian} (copy-on-write, wear levelling)",

@@ -39,6 +39,7 @@ STORES: Final = (
     Store("event catalog", _database("lake/catalog.db"), "holds no personal data"),
     Store("events table", ("lake/warehouse/lake/*",), "sealed per person"),
     Store("view tables", ("lake/warehouse/views/*",), "sealed per person, or aggregates"),
+    Store("feeding topics", _database("lake/topics.db"), "holds no personal data"),
     Store("event types", ("lake/types/*",), "holds no personal data"),
     Store("view states", _database("views/states.db"), "sealed per bucket; derived anew on erasure"),
     Store("publication ledger", _database("views/ledger.db"), "holds no personal data"),

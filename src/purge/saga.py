@@ -59,6 +59,7 @@ class Plan:
     partitions: int
     held: bool
     estimated_seconds: float
+    open_stores: tuple[dict[str, Any], ...] = ()
 
 
 @frozen
@@ -290,7 +291,8 @@ class Purge:
         failed = [name for name, passed in checks.items() if not passed]
         if failed:
             raise VerificationFailed(f"failed: {', '.join(failed)}")
-        return {"checks": sorted(checks)}
+        # Until now events of this person may have been sent, whatever the lake makes of them.
+        return {"checks": sorted(checks), "open_stores": self._lake.topics.open_stores(self._lake.clock())}
 
     def _attested(self, request: Request) -> dict[str, Any]:
         draft = statement(request.request_id, request.commitment, predicate_of(request, self._assurance))
@@ -321,6 +323,7 @@ class Purge:
             partitions=len(views),
             held=self.journal.is_held(subject_tag),
             estimated_seconds=round(_SECONDS_FIXED + rewrite / _BYTES_PER_SECOND, 1),
+            open_stores=tuple(self._lake.topics.open_stores(self._lake.clock())),
         )
 
     def _ref(self, subject: SubjectId | Identity) -> bytes:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from attrs import frozen
 
 from keys import ShredlakeError
-from lake import privacy_lint, verify
+from lake import FeedingTopic, privacy_lint, verify
 from purge import unregistered
 from service.keyplaces import vault_session
 from service.runtime import Runtime
@@ -97,6 +97,8 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     for name in runtime.lake.types.names():
         clear = runtime.lake.types.get(name).clear_fields()
         yield Finding(f"fields of {name} in clear", "note", ", ".join(clear) or "none")
+    for topic in runtime.lake.topics.all():
+        yield _topic_finding(topic)
     same_disk = (home / "keys").stat().st_dev == (home / "evidence").stat().st_dev
     if same_disk and runtime.settings.keys.fence_log is None:
         yield Finding(
@@ -104,6 +106,20 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         )
     free = shutil.disk_usage(home).free
     yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
+
+
+def _topic_finding(topic: FeedingTopic) -> Finding:
+    check = f"Kafka topic {topic.name}"
+    if topic.retention_ms is None and not topic.deletes:
+        return Finding(
+            check,
+            "warning",
+            "keeps plaintext for ever: nobody is erased there; set retention.ms, or kafka.delete_committed",
+        )
+    if topic.retention_ms is None:
+        return Finding(check, "note", "keeps everything; what is committed is deleted from it")
+    days = (topic.retention_ms + topic.segment_ms) / 86_400_000
+    return Finding(check, "note", f"a person stays readable there for up to {days:.1f} days after an erasure")
 
 
 def _transit_checks(vault: Vault) -> Iterator[Finding]:

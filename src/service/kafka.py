@@ -179,9 +179,11 @@ def open_consumer(runtime: Runtime, number: int = 0, *, accept_gaps: bool = Fals
         {name: value.get_secret_value() for name, value in settings.client.items()},
         None if settings.member is None else f"{settings.member}-{number}",
         accept_gaps,
+        settings.delete_committed,
     )
     rule = CommitRule(settings.commit_seconds, settings.commit_events, settings.commit_bytes)
-    return KafkaIngest(subscription, _format(runtime, settings), runtime.lake.ingestor(), rule)
+    lake = runtime.lake
+    return KafkaIngest(subscription, _format(runtime, settings), lake.ingestor(), lake.topics.note, rule)
 
 
 def _format(runtime: Runtime, settings: Kafka) -> MessageFormat:

@@ -117,6 +117,9 @@ class PlanView(Body):
     partitions: int
     held: bool
     estimated_seconds: float
+    open_stores: list[dict[str, str | None]] = Field(
+        description="places outside of the lake that an erasure does not reach, and until when"
+    )
 
     @classmethod
     def of(cls, plan: Plan) -> PlanView:
@@ -131,6 +134,7 @@ class PlanView(Body):
             partitions=plan.partitions,
             held=plan.held,
             estimated_seconds=plan.estimated_seconds,
+            open_stores=list(plan.open_stores),
         )
 
 

@@ -58,6 +58,7 @@ class Runtime:
         """Gives the lease up and closes every database."""
         self.views.close()
         self.purge.journal.close()
+        self.lake.topics.close()
         self.purge.log.close()
         self.keyring.close()
 

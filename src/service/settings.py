@@ -62,6 +62,9 @@ class Kafka(Section):
     commit_bytes: Annotated[int, Field(ge=1024)] = Field(
         128 * 1024 * 1024, description="commit after so much in memory"
     )
+    delete_committed: bool = Field(
+        False, description="let the brokers delete messages that are in the table (DeleteRecords)"
+    )
     client: dict[str, SecretStr] = Field(
         default_factory=dict,
         description="further settings of librdkafka: security.protocol, sasl.mechanism, ssl.ca.location …",

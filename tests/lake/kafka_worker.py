@@ -23,7 +23,9 @@ def main() -> None:
     with open_runtime(Path(home), effects=Effects(killer)) as runtime:
         subscription = Subscription(bootstrap, (topic,), group)
         types = runtime.lake.types
-        consumer = KafkaIngest(subscription, CloudEventMessages(types), runtime.lake.ingestor(), SOON)
+        consumer = KafkaIngest(
+            subscription, CloudEventMessages(types), runtime.lake.ingestor(), runtime.lake.topics.note, SOON
+        )
         killer.count = 0
         consumer.run(until_caught_up=True)
 

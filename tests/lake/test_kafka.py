@@ -14,15 +14,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka.admin import NewPartitions, OffsetSpec
 from confluent_kafka.cimpl import TopicPartition
 
 from infra.kafka import Kafka
-from keys import Effects
+from keys import Effects, SubjectId
 from lake import Upkeep, dead_letters, privacy_lint, verify
 from lake.backlog import CommitRule
 from lake.errors import TopicGap, TopicUnavailable
@@ -31,9 +32,11 @@ from lake.mapping import parse_mapping
 from lake.messages import MappedMessages
 from lake.offsets import offsets_of
 from lake.table import summary_of
+from purge import payload_of
+from service.doctor import examine
 from service.runtime import Runtime, open_runtime
 from tests.lake.topics import PARTITIONS, Topic, event, exactly, held
-from tests.world import make_world, shred
+from tests.world import erase, make_world, shred
 
 ROOT = Path(__file__).parents[2]
 
@@ -421,3 +424,67 @@ def test_nothing_of_a_person_is_in_paths_or_metadata(topic: Topic, world: Runtim
     found = [path for path in world.home.rglob("*") if path.is_file() and b"secret-7" in path.read_bytes()]
     assert found == []
     assert not any("person-" in str(path) for path in world.home.rglob("*"))
+
+
+# -- what the broker keeps --------------------------------------------------------------------------
+
+
+def feeding(kafka: Kafka, world: Runtime, **config: str) -> Topic:
+    """A topic that fed the lake with a person's events."""
+    topic = Topic(
+        kafka.address()["KAFKA_BOOTSTRAP"], config={k.replace("_", "."): v for k, v in config.items()}
+    )
+    topic.send(range(20))
+    topic.consumer(world).run(until_caught_up=True)
+    return topic
+
+
+def test_a_receipt_says_until_when_the_topic_still_tells(kafka: Kafka, world: Runtime) -> None:
+    """Retention, and the segment that is still written to; the plan says it before."""
+    week, hour = 7 * 86_400_000, 3_600_000
+    topic = feeding(kafka, world, retention_ms=str(week), segment_ms=str(hour))
+    (planned,) = world.purge.plan(SubjectId("person-0")).open_stores
+    assert planned["store"] == f"Kafka topic {topic.name}"
+    began = datetime.now(UTC)
+    receipt = world.purge.journal.get(erase(world, "person-0")).receipt
+    assert receipt is not None
+    (store,) = payload_of(receipt)["predicate"]["open_stores"]
+    after = datetime.fromisoformat(store["open_until"]) - began
+    assert timedelta(days=7, hours=1) <= after <= timedelta(days=7, hours=1, minutes=5)
+    assert "person-0" not in str(payload_of(receipt))
+
+
+@pytest.mark.parametrize("config", [{"retention_ms": "-1"}, {"cleanup_policy": "compact"}])
+def test_a_topic_that_keeps_everything_is_never_said_to_forget(
+    kafka: Kafka, world: Runtime, config: dict[str, str]
+) -> None:
+    """And the doctor warns."""
+    topic = Topic(
+        kafka.address()["KAFKA_BOOTSTRAP"], config={k.replace("_", "."): v for k, v in config.items()}
+    )
+    producer = Producer({"bootstrap.servers": topic.bootstrap})
+    topic.put(producer, json.dumps(event(1)).encode(), key="k")
+    producer.flush()
+    topic.consumer(world).run(until_caught_up=True)
+    (store,) = world.purge.plan(SubjectId("person-0")).open_stores
+    assert store["open_until"] is None
+    (finding,) = [one for one in examine(world) if topic.name in one.check]
+    assert (finding.level, "for ever" in finding.text) == ("warning", True)
+
+
+def test_what_is_committed_is_deleted_where_the_operator_allows_it(topic: Topic, world: Runtime) -> None:
+    """Nothing behind the table's offsets goes; the next run finds no gap."""
+    topic.send(range(100), in_turn=True)
+    topic.consumer(world, delete_committed=True).run(until_caught_up=True)
+    assert low_ends(topic) == [25] * PARTITIONS
+    topic.send(range(100, 140), in_turn=True)
+    topic.consumer(world).run(until_caught_up=True)
+    assert low_ends(topic) == [25] * PARTITIONS
+    check(world, range(140))
+
+
+def low_ends(topic: Topic) -> list[int]:
+    """The first offset that each partition still has."""
+    wanted = {TopicPartition(topic.name, number): OffsetSpec.earliest() for number in range(PARTITIONS)}
+    found = topic.admin.list_offsets(wanted)
+    return [found[place].result(30).offset for place in sorted(wanted, key=lambda one: one.partition)]

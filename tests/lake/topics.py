@@ -25,17 +25,25 @@ SOON = CommitRule(seconds=0.3, events=50, idle_seconds=0.05)
 class Topic:
     """A topic of its own on a broker."""
 
-    def __init__(self, bootstrap: str, *, copies: int = 1, partitions: int = PARTITIONS) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        copies: int = 1,
+        partitions: int = PARTITIONS,
+        config: dict[str, str] | None = None,
+    ) -> None:
         self.bootstrap = bootstrap
         self.name = f"t-{uuid.uuid4().hex[:12]}"
         self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         self._shape = (partitions, copies)
+        self._config = config or {}
         self.make()
 
     def make(self) -> None:
         """Makes it, for the first time or again."""
         partitions, copies = self._shape
-        made = self.admin.create_topics([NewTopic(self.name, partitions, copies)])
+        made = self.admin.create_topics([NewTopic(self.name, partitions, copies, config=self._config)])
         made[self.name].result(30)
 
     def remove(self) -> None:
@@ -67,13 +75,20 @@ class Topic:
         rule: CommitRule = SOON,
         message_format: MessageFormat | None = None,
         accept_gaps: bool = False,
+        delete_committed: bool = False,
     ) -> KafkaIngest:
         """A consumer into a lake."""
         subscription = Subscription(
-            self.bootstrap, (self.name,), group, {"session.timeout.ms": "6000"}, None, accept_gaps
+            self.bootstrap,
+            (self.name,),
+            group,
+            {"session.timeout.ms": "6000"},
+            None,
+            accept_gaps,
+            delete_committed,
         )
         wanted = message_format or CloudEventMessages(world.lake.types)
-        return KafkaIngest(subscription, wanted, world.lake.ingestor(), rule)
+        return KafkaIngest(subscription, wanted, world.lake.ingestor(), world.lake.topics.note, rule)
 
 
 def person(number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -49,8 +50,15 @@ def plan(context: typer.Context, subject: Subject) -> None:
             f"views to derive anew: {', '.join(found.views) or 'none'} ({found.partitions} partition(s))\n"
             f"estimated: {found.estimated_seconds} s"
             + ("\na legal hold stands: it would wait" if found.held else "")
+            + "".join(f"\nstays open: {open_store_text(one)}" for one in found.open_stores)
         )
         emit(here, asdict(found), text)
+
+
+def open_store_text(store: Mapping[str, str | None]) -> str:
+    """A place that an erasure does not reach, for people."""
+    until = store["open_until"]
+    return f"{store['store']}, {store['means']}: " + (f"until {until}" if until else "never gone by itself")
 
 
 @app.command()

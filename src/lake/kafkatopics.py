@@ -1,0 +1,110 @@
+"""What an administrator's view of a cluster says of topics: their ids, ends, retention; and DeleteRecords."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
+
+from lake.errors import TopicGone, TopicUnavailable
+from lake.topicbook import FeedingTopic
+
+ASK_SECONDS: Final = 5.0
+
+
+class KafkaTopics:
+    """Some topics of a cluster.
+
+    Args:
+        settings: of librdkafka.
+        names: the topics.
+
+    Raises:
+        TopicUnavailable: the cluster cannot be reached, or a topic does not exist.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], names: Sequence[str]) -> None:
+        self._settings = dict(settings)
+        self._names = list(names)
+        self._admin = AdminClient(self._settings)
+        self._ids: dict[str, str] = {}
+        self._cluster = ""
+        self.look()
+
+    def look(self) -> bool:
+        """Reads the topics' ids; whether one was made anew since we looked last.
+
+        Raises:
+            TopicGone: a topic does not exist.
+            TopicUnavailable: the cluster does not answer.
+        """
+        try:
+            with asking():
+                wanted = TopicCollection(self._names)
+                asked = self._admin.describe_topics(wanted, request_timeout=ASK_SECONDS)
+                found = {name: str(future.result(ASK_SECONDS).topic_id) for name, future in asked.items()}
+                if not self._cluster:
+                    self._cluster = str(self._admin.list_topics(timeout=ASK_SECONDS).cluster_id)
+        except TopicUnavailable:
+            self._admin = AdminClient(self._settings)  # an idle one clings to a broker that is gone
+            raise
+        changed = any(self._ids.get(name, at) != at for name, at in found.items())
+        self._ids = found
+        return changed
+
+    def source(self, topic: str, partition: int) -> str:
+        """What the table knows a partition by; a topic that was made again is another one."""
+        return f"kafka:{self._cluster}:{self._ids[topic]}:{partition}"
+
+    def partitions(self) -> list[TopicPartition]:
+        """Every partition of the topics. Raises `TopicUnavailable`."""
+        with asking():
+            found = self._admin.list_topics(timeout=ASK_SECONDS).topics
+        return [TopicPartition(name, number) for name in self._names for number in found[name].partitions]
+
+    def feeding(self, deletes: bool) -> list[FeedingTopic]:
+        """For how long the brokers keep what is read. Raises `TopicUnavailable`."""
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in self._names]
+        with asking():
+            asked = self._admin.describe_configs(resources)
+            found = {resource.name: future.result(ASK_SECONDS) for resource, future in asked.items()}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return [self._feeding(name, found[name], deletes, now) for name in self._names]
+
+    def delete_before(self, places: Sequence[TopicPartition]) -> None:
+        """Lets the brokers delete what lies before these offsets. Raises `TopicUnavailable`."""
+        with asking():
+            for future in self._admin.delete_records(list(places)).values():
+                future.result(ASK_SECONDS)
+
+    def _feeding(self, name: str, config: Mapping[str, Any], deletes: bool, now: str) -> FeedingTopic:
+        retention = int(config["retention.ms"].value)
+        for_ever = retention < 0 or "delete" not in config["cleanup.policy"].value
+        return FeedingTopic(
+            self._cluster,
+            self._ids[name],
+            name,
+            None if for_ever else retention,
+            int(config["segment.ms"].value) + int(config["file.delete.delay.ms"].value),
+            deletes,
+            now,
+        )
+
+
+class asking:
+    """Turns the client's own errors into ours."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KafkaException):
+            cause: Any = error.args[0]
+            if cause.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise TopicGone(f"the broker answers {cause.name()}") from None
+            raise TopicUnavailable(f"the broker answers {cause.name()}") from None
+        if isinstance(error, TimeoutError):
+            raise TopicUnavailable("the broker does not answer") from None
