@@ -13,7 +13,7 @@ from rich.table import Table
 from bench.measure import Figure
 from bench.readme import update
 
-SUITES = ("path", "keys")
+SUITES = ("path", "keys", "lake")
 
 
 def main() -> int:

@@ -1,0 +1,179 @@
+"""Suite `lake`: a real Kafka broker on this machine → sealed → committed.
+
+The yardstick runs in the same process tree: the same consumer and parser, and pyiceberg's own append of
+the same events unsealed, with the offsets in the same snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+from pyiceberg.catalog.sql import SqlCatalog
+
+from bench.measure import Figure, at_least, seconds
+from infra.kafka import Kafka
+from lake import Ingestor
+from lake.backlog import CommitRule
+from lake.ingest import Part
+from lake.kafka import KafkaIngest, Subscription
+from lake.messages import CloudEventMessages
+from lake.offsets import OFFSETS
+from service.kafka import run_workers
+from service.runtime import Runtime, initialise, open_runtime
+
+EVENTS: Final = 600_000
+PEOPLE: Final = 100_000
+PARTITIONS: Final = 8
+RUNS: Final = 3
+_TYPE: Final[dict[str, Any]] = {
+    "name": "Clicked",
+    "version": 1,
+    "type": "object",
+    "properties": {
+        "page": {"type": "string", "anonymous": True},
+        "milliseconds": {"type": "integer", "anonymous": True},
+        "query": {"type": "string"},
+        "address": {"type": "string"},
+    },
+    "required": ["page"],
+}
+
+
+def run() -> list[Figure]:
+    """All figures of the suite."""
+    folder = Path(tempfile.mkdtemp(prefix="shredlake-bench-"))
+    try:
+        with _broker(folder) as bootstrap:
+            _fill(bootstrap)
+            return _kafka(folder, bootstrap)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _broker(folder: Path) -> Iterator[str]:
+    server = Kafka(folder)
+    try:
+        yield server.start()["KAFKA_BOOTSTRAP"]
+    finally:
+        server.stop()
+
+
+def _fill(bootstrap: str) -> None:
+    """Events of 300 bytes, six a person, keyed by the person."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic("clicks", PARTITIONS)])["clicks"].result(30)
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 50, "batch.size": 1_000_000})
+    for number in range(EVENTS):
+        person = f"person-{number * 7919 % PEOPLE}"
+        event = {
+            "specversion": "1.0",
+            "id": f"{number:09d}",
+            "source": "web",
+            "type": "Clicked",
+            "subject": person,
+            "time": f"2026-03-01T{number % 24:02d}:{number % 60:02d}:00Z",
+            "data": {
+                "page": f"/shop/{number % 500}",
+                "milliseconds": number % 4000,
+                "query": f"what {person} looked for, number {number % 1000}",
+                "address": f"10.{number % 256}.{number // 256 % 256}.7",
+            },
+        }
+        producer.produce("clicks", json.dumps(event).encode(), key=person)
+        if number % 10_000 == 0:
+            producer.poll(0)
+            producer.flush()
+    producer.flush()
+
+
+def _kafka(folder: Path, bootstrap: str) -> list[Figure]:
+    ours, theirs, two = [], [], []
+    for at in range(RUNS):
+        with _lake(folder / f"lake-{at}", bootstrap) as runtime:
+            ours.append(EVENTS / seconds(lambda: _consume(bootstrap, runtime, runtime.lake.ingestor())))
+            plain = PlainAppend(folder / f"plain-{at}")
+            theirs.append(EVENTS / seconds(lambda: _consume(bootstrap, runtime, plain)))
+        with _lake(folder / f"crew-{at}", bootstrap) as runtime:
+            two.append(EVENTS / seconds(lambda: _crew(runtime.home)))
+        for name in ("lake", "plain", "crew"):
+            shutil.rmtree(folder / f"{name}-{at}")
+    ratio = statistics.median(mine / yours for mine, yours in zip(ours, theirs, strict=True))
+    return [
+        Figure("Kafka → sealed → committed, one consumer", statistics.median(ours), "events/s"),
+        at_least("Kafka → sealed → committed, two consumers", statistics.median(two), "events/s", 200_000),
+        Figure("Kafka → plain pyiceberg append, one consumer", statistics.median(theirs), "events/s"),
+        at_least("sealed / plain append, same consumer", ratio, "×", 1.0, "pyiceberg append, same parser"),
+    ]
+
+
+@contextmanager
+def _lake(home: Path, bootstrap: str) -> Iterator[Runtime]:
+    initialise(home)
+    config = home / "shredlake.toml"
+    config.write_text(config.read_text() + f'\n[kafka]\nbootstrap = "{bootstrap}"\ntopics = ["clicks"]\n')
+    with open_runtime(home) as runtime:
+        runtime.lake.types.register(_TYPE)
+        yield runtime
+
+
+def _consume(bootstrap: str, runtime: Runtime, ingestor: Any) -> None:
+    subscription = Subscription(bootstrap, ("clicks",), f"bench-{id(ingestor)}")
+    consumer = KafkaIngest(
+        subscription,
+        CloudEventMessages(runtime.lake.types),
+        ingestor,
+        runtime.lake.topics.note,
+        CommitRule(),
+    )
+    consumer.run(until_caught_up=True)
+
+
+def _crew(home: Path) -> None:
+    run_workers(
+        home, 2, until_caught_up=True, accept_gaps=False, should_stop=lambda: False, show=lambda totals: None
+    )
+
+
+class PlainAppend:
+    """What `Ingestor` does for a consumer, without sealing: the yardstick.
+
+    Args:
+        folder: of its catalog and table.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        catalog = SqlCatalog("plain", uri=f"sqlite:///{folder}/c.db", warehouse=folder.as_uri())
+        catalog.create_namespace("lake")
+        self._catalog = catalog
+        self._table: Any = None
+        self._offsets: dict[str, int] = {}
+
+    def offsets(self) -> dict[str, int]:
+        """See `Ingestor.offsets`."""
+        return dict(self._offsets)
+
+    def land(self, parts: Sequence[Part]) -> None:
+        """See `Ingestor.land`."""
+        self._offsets |= {name: parsed.end for name, parsed in parts}
+        frames = [frame for _, parsed in parts for _, frame in parsed.accepted]
+        if not frames:
+            return
+        table = pl.concat(frames).to_arrow()
+        if self._table is None:
+            self._table = self._catalog.create_table("lake.plain", table.schema)
+        self._table.append(table, snapshot_properties={OFFSETS: json.dumps(self._offsets)})
+
+
+assert set(dir(PlainAppend)) >= {"offsets", "land"} <= set(dir(Ingestor))
