@@ -8,6 +8,8 @@ from lake.blocks import bucket_of
 from lake.cloudevents import Parsed, Rejected
 from lake.deadletters import DeadLetter, dead_letters, redrive
 from lake.errors import (
+    CatalogRefused,
+    CatalogUnavailable,
     CommitConflict,
     ConservationBroken,
     CorruptBlock,
@@ -18,13 +20,15 @@ from lake.errors import (
     SchemaError,
     SnapshotGone,
     StorageFailed,
+    StorageUnsuitable,
     UnknownEventType,
     UnreadableInput,
 )
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry, parse_event_type
 from lake.ingest import Ingestor, IngestSummary
-from lake.lakehouse import Lake, open_local_events, open_local_lake
+from lake.lakehouse import Lake, open_events, open_lake
 from lake.mapping import Mapping, load_mapping
+from lake.objects import ObjectStore, StoredObject, collected
 from lake.readahead import ReadAhead, with_read_ahead
 from lake.replay import (
     CLEAR_FIELDS,
@@ -33,21 +37,23 @@ from lake.replay import (
     Events,
     Replay,
     block_rows,
-    local_path,
-    stored_events,
 )
 from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedFile, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
 from lake.upkeep import Compacted, Upkeep
 from lake.verify import Verified, privacy_lint, verify
+from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
 
 __all__ = [
     "CLEAR_FIELDS",
     "DEAD_LETTER",
     "DEFAULT_BATCH_EVENTS",
+    "EMBEDDED",
     "PERSONAL_HEAD",
     "PRIMARY",
+    "CatalogRefused",
+    "CatalogUnavailable",
     "CommitConflict",
     "Committed",
     "Compacted",
@@ -71,6 +77,7 @@ __all__ = [
     "MappedFile",
     "Mapping",
     "MappingError",
+    "ObjectStore",
     "Parsed",
     "ReadAhead",
     "Rejected",
@@ -79,23 +86,26 @@ __all__ = [
     "SnapshotGone",
     "Source",
     "StorageFailed",
+    "StorageUnsuitable",
+    "StoredObject",
     "TopicBook",
     "TypeRegistry",
     "UnknownEventType",
     "UnreadableInput",
     "Upkeep",
     "Verified",
+    "Warehouse",
+    "WarehousePlace",
     "block_rows",
     "bucket_of",
+    "collected",
     "dead_letters",
     "load_mapping",
-    "local_path",
-    "open_local_events",
-    "open_local_lake",
+    "open_events",
+    "open_lake",
     "parse_event_type",
     "privacy_lint",
     "redrive",
-    "stored_events",
     "summary_of",
     "verify",
     "with_read_ahead",
