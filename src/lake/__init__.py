@@ -25,8 +25,11 @@ from lake.errors import (
     UnreadableInput,
 )
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry, parse_event_type
+from lake.explain import Explained, Place, explain, places_of
+from lake.housekeeping import Housekeeping
 from lake.ingest import Ingestor, IngestSummary
 from lake.lakehouse import Lake, open_events, open_lake
+from lake.maintenance import Maintenance, Step, UpkeepPolicy
 from lake.mapping import Mapping, load_mapping
 from lake.objects import ObjectStore, StoredObject, collected
 from lake.readahead import ReadAhead, with_read_ahead
@@ -38,10 +41,11 @@ from lake.replay import (
     Replay,
     block_rows,
 )
+from lake.retention import build_tag
 from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedFile, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
-from lake.upkeep import Compacted, Upkeep
+from lake.upkeep import Compacted, Merged, Upkeep
 from lake.verify import Verified, privacy_lint, verify
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
 
@@ -64,9 +68,11 @@ __all__ = [
     "EventRead",
     "EventType",
     "Events",
+    "Explained",
     "Facet",
     "FeedingTopic",
     "Fenced",
+    "Housekeeping",
     "HttpBatch",
     "IcebergTable",
     "IngestSummary",
@@ -74,17 +80,21 @@ __all__ = [
     "JsonLinesFile",
     "Lake",
     "LakeError",
+    "Maintenance",
     "MappedFile",
     "Mapping",
     "MappingError",
+    "Merged",
     "ObjectStore",
     "Parsed",
+    "Place",
     "ReadAhead",
     "Rejected",
     "Replay",
     "SchemaError",
     "SnapshotGone",
     "Source",
+    "Step",
     "StorageFailed",
     "StorageUnsuitable",
     "StoredObject",
@@ -93,17 +103,21 @@ __all__ = [
     "UnknownEventType",
     "UnreadableInput",
     "Upkeep",
+    "UpkeepPolicy",
     "Verified",
     "Warehouse",
     "WarehousePlace",
     "block_rows",
     "bucket_of",
+    "build_tag",
     "collected",
     "dead_letters",
+    "explain",
     "load_mapping",
     "open_events",
     "open_lake",
     "parse_event_type",
+    "places_of",
     "privacy_lint",
     "redrive",
     "summary_of",

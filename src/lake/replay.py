@@ -15,6 +15,7 @@ from lake.blocks import BLOCK_COLUMNS, Opened, bucket_of, open_blocks
 from lake.dedup import settle
 from lake.errors import SnapshotGone
 from lake.eventtypes import OPEN_HEAD, PRIMARY, EventType, Facet, TypeRegistry
+from lake.levels import added_after
 from lake.objects import collected
 from lake.offsets import INGEST, KIND
 from lake.table import IcebergTable, summary_of
@@ -96,14 +97,21 @@ class Replay:
         raise SnapshotGone(f"nothing was in the lake then; its oldest snapshot is of {oldest}")
 
     def files_between(self, after: int, until: int) -> list[DataFile]:
-        """Data files that ingest added after one snapshot and up to another; upkeep adds nothing new.
+        """Data files with what ingest added after one snapshot and up to another.
+
+        Told from the live files of the latter; where upkeep has mixed old and new in one, from the files
+        that each snapshot in between added.
 
         Raises:
             SnapshotGone: the way from one to the other is not kept any more; rebuild instead.
         """
         metadata = self._table.metadata()
         by_id = {s.snapshot_id: s for s in metadata.snapshots}
-        found: list[DataFile] = []
+        if after in by_id and until in by_id:
+            found = added_after(self._table.sequenced_files(until), by_id[after].sequence_number or 0)
+            if found is not None:
+                return found
+        found = []
         at: int | None = until
         while at != after:
             if at is None or at not in by_id:

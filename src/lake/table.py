@@ -117,24 +117,27 @@ class IcebergTable:
         return found
 
     def history(self, metadata: TableMetadata | None = None) -> list[Snapshot]:
-        """The snapshots from the head back to the oldest that is kept."""
+        """Every kept snapshot, newest first.
+
+        There is one branch, so sequence numbers order them; parents do not: expiry takes the name of an
+        expired one out of its child, and older snapshots that a tag keeps would not be reached.
+        """
         metadata = metadata or self.metadata()
-        by_id = {s.snapshot_id: s for s in metadata.snapshots}
-        found, at = [], metadata.current_snapshot_id
-        while at is not None and at in by_id:
-            found.append(by_id[at])
-            at = by_id[at].parent_snapshot_id
-        return found
+        return sorted(metadata.snapshots, key=lambda s: s.sequence_number or 0, reverse=True)
 
     def files(self, snapshot_id: int | None = None) -> list[DataFile]:
         """Live data files of a snapshot."""
+        return [file for file, _ in self.sequenced_files(snapshot_id)]
+
+    def sequenced_files(self, snapshot_id: int | None = None) -> list[tuple[DataFile, int]]:
+        """Live data files of a snapshot, each with the sequence number of the commit that added it."""
         snapshot = self.snapshot(snapshot_id)
         if snapshot is None:
             return []
         io = self.load().io
         with storage_errors():
             return [
-                entry.data_file
+                (entry.data_file, entry.sequence_number or 0)
                 for manifest in snapshot.manifests(io)
                 for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
             ]
@@ -163,6 +166,7 @@ class IcebergTable:
         *,
         partition: Record | None = None,
         folder: str = "",
+        prefix: str = "",
         plain: Collection[str] = (),
         row_group_rows: int = 65_536,
     ) -> DataFile:
@@ -170,6 +174,7 @@ class IcebergTable:
 
         Args:
             frame: columns by name; cast to the table's types.
+            prefix: what the file's name begins with.
             plain: columns stored uncompressed and without dictionary (they hold ciphertext).
 
         Raises:
@@ -182,7 +187,7 @@ class IcebergTable:
         stats_plan = compute_statistics_plan(schema, table.metadata.properties)
         names = {f.field_id: f.name for f in schema.fields}
         kept = [names[i] for i, plan in stats_plan.items() if plan.mode.type.value != "none"]
-        path = f"{table.location()}/data/{folder}{uuid.uuid4().hex}.parquet"
+        path = f"{table.location()}/data/{folder}{prefix}{uuid.uuid4().hex}.parquet"
         coded = [n for n in arrow_schema.names if n not in plain]
         with storage_errors(), self._effects("write-file"), table.io.new_output(path).create() as sink:
             writer = pq.ParquetWriter(

@@ -1,4 +1,4 @@
-"""Upkeep: L0 → L1 compaction, expiry, and the sweep of files that nothing refers to.
+"""Rewriting data files: L0 merge, L0 → L1 compaction, severing dead blocks.
 
 Compaction merges the blocks of one subject and type, drops what the duplicate rule drops, and severs
 dead blocks: their sealed bytes and their handle go, the anonymous remainder stays under a fresh random
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from typing import Final
 
 import polars as pl
-from attrs import frozen
+from attrs import astuple, frozen
 from pyiceberg.exceptions import ValidationException
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.refs import SnapshotRefType
 
 from keys import Keyring
 from lake.blocks import BLOCK_COLUMNS, Opened, open_blocks, seal_events, severed_refs, uuid7s
@@ -26,17 +27,14 @@ from lake.events import PLAIN_COLUMNS, day_partition
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry
 from lake.ingest import letter_bytes
 from lake.lakehouse import Lake
-from lake.objects import ObjectStore, StoredObject, local_path, storage_errors
+from lake.levels import Level, Origin, Sequenced, together
+from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, handle_ranges, mergeable
 from lake.offsets import EPOCH, KIND, UPKEEP, carried
 from lake.replay import EventRead, block_rows
 from lake.table import Committed, IcebergTable, summary_of
 
 L1_ROW_GROUP: Final = 16_384
-KEEP_SNAPSHOTS: Final = 100
-SWEEP_GRACE_SECONDS: Final = 3600
-_SWEPT_AT_ONCE: Final = 256
 _LETTERS: Final = EventRead(DEAD_LETTER, ())
-_UNIX: Final = date(1970, 1, 1)
 
 
 @frozen
@@ -61,6 +59,15 @@ class Compacted:
 
 
 @frozen
+class Merged:
+    """Small L0 files of a day that were put together."""
+
+    day: date
+    files_before: int
+    files_after: int
+
+
+@frozen
 class Severed:
     """Dead blocks taken out of a day's live files, and the bytes written for it."""
 
@@ -75,6 +82,18 @@ class _Rewritten:
     superseded: int
 
 
+@frozen
+class _Counts:
+    events: int = 0
+    before: int = 0
+    after: int = 0
+    severed: int = 0
+    superseded: int = 0
+
+    def __add__(self, other: _Counts) -> _Counts:
+        return _Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
 class Upkeep:
     """Maintenance of the events table; every step is one guarded commit and safe beside ingest."""
 
@@ -82,50 +101,112 @@ class Upkeep:
         self._table: IcebergTable = lake.events
         self._keyring: Keyring = lake.keyring
         self._types: TypeRegistry = lake.types
-        self._effects = lake.effects
-        self._objects: ObjectStore = lake.warehouse.objects
         self._uuid = lake.events.metadata().table_uuid.bytes
 
     def days(self) -> dict[date, list[DataFile]]:
         """Live data files per ingest day."""
         found: dict[date, list[DataFile]] = {}
         for file in self._table.files():
-            value = file.partition[0]
-            day = value if isinstance(value, date) else _UNIX + timedelta(days=int(value))
-            found.setdefault(day, []).append(file)
+            found.setdefault(day_of(file), []).append(file)
         return found
 
-    def compact(self, day: date, progress: Callable[[str], None] = lambda text: None) -> Compacted:
-        """Rewrites a day into one L1 file sorted by type and subject.
+    def compact(
+        self,
+        day: date,
+        progress: Callable[[str], None] = lambda text: None,
+        piece_bytes: int = L1_FILE_BYTES,
+    ) -> Compacted:
+        """Rewrites a day into L1 files sorted by type and subject, each of a range of handles.
+
+        Handles are random, so a range of them is an even share of the people, and a person's file is
+        found by its bounds. One piece is in memory at a time.
+
+        Args:
+            piece_bytes: about how large a file becomes at the most.
 
         Raises:
             ConservationBroken: counts would change; nothing was committed.
             KeysError: a block could not be opened for a reason that is no erasure.
         """
         while True:
-            files = self.days().get(day, [])
+            live = self._live(day)
+            files = [file for file, _ in live]
             if not files:
                 return Compacted(day, None, 0, 0, 0, 0, 0, 0, 0, 0)
-            before = block_rows(self._table, files, None)
-            rewritten = self._rewrite(before, progress)
-            after = rewritten.rows
-            _check_conservation(before, after, rewritten.superseded)
+            epoch = self._keyring.epoch()
+            size = sum(f.file_size_in_bytes for f in files)
+            stored = self._event_count(files)
+            fresh: list[DataFile] = []
+            done = _Counts()
+            for number, span in enumerate(spans := handle_ranges(size, piece_bytes), start=1):
+                before = block_rows(self._table, files, None, ref_range=span)
+                if before.height == 0:
+                    continue
+                progress(f"piece {number} of {len(spans)}")
+                rewritten = self._rewrite(before)
+                _check_conservation(before, rewritten.rows, rewritten.superseded)
+                done += _Counts(
+                    int(before["event_count"].sum()),
+                    before.height,
+                    rewritten.rows.height,
+                    rewritten.severed,
+                    rewritten.superseded,
+                )
+                fresh.append(self._write(day, rewritten.rows, together(Level.SORTED, live)))
+            if stored != done.events:
+                raise ConservationBroken(f"{stored} events in the files, {done.events} were read")
             try:
-                fresh, landed = self._replace(day, files, after)
+                landed = self._commit(fresh, files, epoch)
             except (EpochMoved, ValidationException):
                 continue  # somebody was erased, or another compaction was first: look again
             return Compacted(
                 day,
                 landed.snapshot_id,
                 len(files),
-                1,
-                before.height,
-                after.height,
-                sum(f.file_size_in_bytes for f in files),
-                fresh.file_size_in_bytes,
-                rewritten.severed,
-                rewritten.superseded,
+                len(fresh),
+                done.before,
+                done.after,
+                size,
+                sum(f.file_size_in_bytes for f in fresh),
+                done.severed,
+                done.superseded,
             )
+
+    def merge(self, day: date, at_least: int = MERGE_FILES, piece_bytes: int = L0_FILE_BYTES) -> Merged:
+        """Puts a day's small L0 files together, row by row as they are; opens nothing.
+
+        Files on either side of a tagged snapshot stay apart: what was ingested after a publication's
+        input can then still be read alone.
+
+        Args:
+            at_least: fewer small files are left alone.
+            piece_bytes: about how large a file becomes at the most.
+        """
+        before = after = 0
+        while True:
+            live = self._live(day)
+            metadata = self._table.metadata()
+            marks = [
+                snapshot.sequence_number or 0
+                for ref in metadata.refs.values()
+                if ref.snapshot_ref_type == SnapshotRefType.TAG
+                and (snapshot := metadata.snapshot_by_id(ref.snapshot_id)) is not None
+            ]
+            groups = mergeable(live, marks, at_least, piece_bytes)
+            if not groups:
+                return Merged(day, before, after)
+            group = groups[0]
+            files = [file for file, _ in group]
+            epoch = self._keyring.epoch()
+            rows = block_rows(self._table, files, None)
+            fresh = self._write(day, rows.select(BLOCK_COLUMNS), together(Level.MERGED, group), arrange=False)
+            if fresh.record_count != sum(file.record_count for file in files):
+                raise ConservationBroken("a merge would have changed the number of blocks")
+            try:
+                self._commit([fresh], files, epoch)
+            except (EpochMoved, ValidationException):
+                continue
+            before, after = before + len(files), after + 1
 
     def sever(self, day: date, refs: Sequence[bytes]) -> Severed:
         """Takes sealed bytes and handles of these people's dead blocks out of a day's live files.
@@ -136,7 +217,9 @@ class Upkeep:
             ConservationBroken: counts would change; nothing was committed.
         """
         while True:
-            files = [f for f in self.days().get(day, []) if block_rows(self._table, [f], None, refs).height]
+            epoch = self._keyring.epoch()
+            live = [one for one in self._live(day) if block_rows(self._table, [one[0]], None, refs).height]
+            files = [file for file, _ in live]
             rows = block_rows(self._table, files, None)
             mine = rows.filter(pl.col("subject_ref").is_in(list(refs)) & pl.col("sealed").is_not_null())
             dead: list[bytes] = []
@@ -151,7 +234,8 @@ class Upkeep:
             after = pl.concat([rows.filter(~is_dead).select(BLOCK_COLUMNS), _sever(rows.filter(is_dead))])
             _check_conservation(rows, after, 0)
             try:
-                fresh, _ = self._replace(day, files, after)
+                fresh = self._write(day, after, together(Level.REWRITTEN, live))
+                self._commit([fresh], files, epoch)
             except (EpochMoved, ValidationException):
                 continue
             return Severed(len(dead), fresh.file_size_in_bytes)
@@ -170,7 +254,10 @@ class Upkeep:
         that they are unreadable in every old snapshot too. Returns how many were removed.
         """
         removed = 0
-        for day, files in self.days().items():
+        for day in self.days():
+            epoch = self._keyring.epoch()
+            live = self._live(day)
+            files = [file for file, _ in live]
             letters = block_rows(self._table, files, _LETTERS)
             if letters.height == 0:
                 continue
@@ -192,7 +279,8 @@ class Upkeep:
                     pl.lit(fresh, pl.Binary).alias("ref"), pl.col("occurred_on").alias("_day")
                 )
                 parts.append(self._sealed(again, self._types.get(DEAD_LETTER), PRIMARY, rows))
-            self._replace(day, files, pl.concat(parts))
+            fresh_file = self._write(day, pl.concat(parts), together(Level.REWRITTEN, live))
+            self._commit([fresh_file], files, epoch)
             removed += doomed.height
         self._keyring.drop(self._replaced_letter_keys())
         return removed
@@ -217,48 +305,26 @@ class Upkeep:
         found = self._open_group(left, self._types.get(DEAD_LETTER), PRIMARY).frame
         return found.filter(pl.col("subject") == "")["subject_ref"].unique().to_list()
 
-    def expire(self, keep: int = KEEP_SNAPSHOTS) -> list[int]:
-        """Forgets snapshots that no tag names and that are not among the newest `keep`."""
+    def _live(self, day: date) -> list[Sequenced]:
+        return [one for one in self._table.sequenced_files() if day_of(one[0]) == day]
 
-        def choose(metadata: TableMetadata) -> list[int]:
-            tagged = {ref.snapshot_id for ref in metadata.refs.values()}
-            newest = {s.snapshot_id for s in self._table.history(metadata)[:keep]}
-            return [s.snapshot_id for s in metadata.snapshots if s.snapshot_id not in tagged | newest]
+    def _event_count(self, files: Sequence[DataFile]) -> int:
+        return int(block_rows(self._table, files, None, columns=("event_count",))["event_count"].sum())
 
-        return self._table.expire(choose)
-
-    def sweep(self, grace_seconds: float = SWEEP_GRACE_SECONDS, dry_run: bool = False) -> list[StoredObject]:
-        """Deletes files of the table's folder that no kept snapshot refers to and that are old enough.
-
-        What is gone already is no error.
-
-        Raises:
-            StorageFailed: the store cannot be listed, or keeps something.
-        """
-        # Listed before the metadata is read: what is committed in between is referred to.
-        limit = datetime.now(UTC) - timedelta(seconds=grace_seconds)
-        found = [one for one in self._objects.objects(self._table.load().location()) if one.is_data]
-        referenced = {local_path(location) for location in self._referenced()}
-        orphans = [
-            one for one in found if one.modified_at <= limit and local_path(one.location) not in referenced
-        ]
-        if not dry_run:
-            for start in range(0, len(orphans), _SWEPT_AT_ONCE):
-                with self._effects("sweep"):
-                    self._objects.delete(orphans[start : start + _SWEPT_AT_ONCE])
-        return orphans
-
-    def _replace(
-        self, day: date, files: Sequence[DataFile], rows: pl.DataFrame
-    ) -> tuple[DataFile, Committed]:
-        """One file in place of a day's files, in one commit."""
-        epoch = self._keyring.epoch()
+    def _write(self, day: date, rows: pl.DataFrame, what: Origin, arrange: bool = True) -> DataFile:
         partition, folder = day_partition(day)
-        ordered = rows.sort("event_type", "facet", "subject_ref", "block_id")
-        fresh = self._table.write_file(
-            ordered, partition=partition, folder=folder, plain=PLAIN_COLUMNS, row_group_rows=L1_ROW_GROUP
+        if arrange:
+            rows = rows.sort("event_type", "facet", "subject_ref", "block_id")
+        return self._table.write_file(
+            rows,
+            partition=partition,
+            folder=folder,
+            prefix=what.prefix,
+            plain=PLAIN_COLUMNS,
+            row_group_rows=L1_ROW_GROUP,
         )
 
+    def _commit(self, fresh: Sequence[DataFile], gone: Sequence[DataFile], epoch: int) -> Committed:
         def guard(metadata: TableMetadata) -> dict[str, str]:
             if self._keyring.epoch() != epoch:
                 raise EpochMoved("somebody was erased while the day was rewritten")
@@ -266,7 +332,7 @@ class Upkeep:
             kept = carried(summary_of(head)) if head is not None else {}
             return {KIND: UPKEEP, EPOCH: str(epoch), **kept}
 
-        return fresh, self._table.commit([fresh], guard, removes=files)
+        return self._table.commit(fresh, guard, removes=gone)
 
     def _open_group(self, rows: pl.DataFrame, event_type: EventType, facet: Facet) -> Opened:
         return open_blocks(
@@ -295,24 +361,10 @@ class Upkeep:
             source=0,
         )
 
-    def _referenced(self) -> set[str]:
-        table = self._table.load()
-        found: set[str] = set()
-        with storage_errors():
-            for snapshot in table.metadata.snapshots:
-                found.add(snapshot.manifest_list)
-                for manifest in snapshot.manifests(table.io):
-                    if manifest.manifest_path not in found:
-                        found.add(manifest.manifest_path)
-                        entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
-                        found.update(entry.data_file.file_path for entry in entries)
-        return found
-
-    def _rewrite(self, before: pl.DataFrame, progress: Callable[[str], None]) -> _Rewritten:
+    def _rewrite(self, before: pl.DataFrame) -> _Rewritten:
         parts: list[_Rewritten] = []
         keys = ("event_type", "schema_version", "facet")
         for (name, version, facet), rows in before.group_by(*keys, maintain_order=True):
-            progress(str(name))
             role, _, purpose = str(facet).partition("/")
             event_type = self._types.get(str(name), int(str(version)))
             parts.append(self._rewrite_group(rows, event_type, Facet(role, purpose)))

@@ -22,11 +22,12 @@ class Verified:
     """Findings of a check; empty `problems` means all is well.
 
     Attributes:
-        snapshots, ranges: looked at.
+        snapshots, ranges: looked at; `expired` snapshots are gone, and with them what they could show.
         events: counted from summaries; `stored` from the data where `deep`.
     """
 
     snapshots: int
+    expired: int
     ranges: int
     events: int
     stored: int | None
@@ -36,6 +37,8 @@ class Verified:
 def verify(lake: Lake, deep: bool = False) -> Verified:
     """Proves that every source's ranges have no gap and no overlap and that counts agree.
 
+    Where snapshots in between were expired, what follows must not begin before what came earlier.
+
     Args:
         deep: also reads the data: events stored in the head are those ingested, less what compaction
             dropped as duplicates.
@@ -43,32 +46,37 @@ def verify(lake: Lake, deep: bool = False) -> Verified:
     problems: list[str] = []
     history = list(reversed(lake.events.history()))
     at: dict[str, int] = {}
-    ranges = events = dead = 0
-    # Expiry takes the parent's name out of the oldest one that is left; the sequence number stays.
-    complete = bool(history) and history[0].sequence_number == 1
+    known: set[str] = set()  # sources whose next line is known: no expired snapshot since
+    ranges = events = dead = last = expired = 0
     for snapshot in history:
         summary = summary_of(snapshot)
+        sequence = snapshot.sequence_number or 0
+        if sequence != last + 1:
+            expired += sequence - last - 1
+            known.clear()
+        last = sequence
         if summary.get(KIND) != INGEST:
             continue
         for one in ranges_of(summary):
             ranges += 1
             events += one.events
             dead += one.dead
-            expected = at.get(one.source, 0 if complete else one.start)
-            if one.start != expected:
+            expected = at.get(one.source, 0)
+            if one.start < expected or (one.start > expected and (not expired or one.source in known)):
                 kind = "gap" if one.start > expected else "overlap"
                 problems.append(f"{kind} in a source: line {expected} was next, {one.start} came")
             if not one.adds_up():
                 problems.append(f"a range of {one.end - one.start} lines does not add up")
             at[one.source] = one.end
+            known.add(one.source)
     stored = None
     if deep and history:
         rows = block_rows(lake.events, lake.events.files(), None)
         own = rows.filter(rows["primary"])
         stored = int(own["event_count"].sum())
-        if complete and stored > events + dead:
+        if not expired and stored > events + dead:
             problems.append(f"{stored} events are stored where {events + dead} were ingested")
-    return Verified(len(history), ranges, events, stored, tuple(problems))
+    return Verified(len(history), expired, ranges, events, stored, tuple(problems))
 
 
 def privacy_lint(lake: Lake) -> list[str]:

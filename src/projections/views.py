@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -10,7 +12,7 @@ import polars as pl
 from attrs import field, frozen
 
 from keys import Keyring, Shredded, SubjectId
-from lake import Lake
+from lake import Lake, build_tag
 from projections.build import Builder, Built, Progress
 from projections.definition import SUBJECT, event_reads
 from projections.derive import view_is_personal
@@ -85,9 +87,10 @@ class Views:
         progress: Progress = lambda what, done, total: None,
     ) -> list[Built]:
         """Builds without publishing; see `Builder.build`."""
-        return self.builder.build(
-            names, snapshot_id=snapshot_id, rebuild=rebuild, who=who, why=why, progress=progress
-        )
+        with self._pinned(snapshot_id) as pinned:
+            return self.builder.build(
+                names, snapshot_id=pinned, rebuild=rebuild, who=who, why=why, progress=progress
+            )
 
     def publish(self, built: Sequence[Built], *, who: str, why: str) -> Release:
         """Switches readers to built versions in one commit.
@@ -234,6 +237,20 @@ class Views:
         for read in event_reads(self.registry.get(publication.view), self._lake.types):
             gone += int(replay.events(files, read).frame["shredded"].sum())
         return gone - publication.events_shredded
+
+    @contextmanager
+    def _pinned(self, snapshot_id: int | None) -> Iterator[int | None]:
+        """Keeps a build's input from expiring while it is read; yields its id."""
+        target = self._lake.events.snapshot(snapshot_id)
+        if target is None:
+            yield None
+            return
+        tag = build_tag(secrets.randbits(48), datetime.now(UTC))
+        self._lake.events.set_tags({tag: target.snapshot_id})
+        try:
+            yield target.snapshot_id
+        finally:
+            self._lake.events.set_tags({}, [tag])
 
     def _tag_inputs(self, publications: Sequence[Publication]) -> None:
         """Keeps the input snapshots of publications from expiring."""

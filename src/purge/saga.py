@@ -21,7 +21,7 @@ import polars as pl
 from attrs import asdict, frozen
 
 from keys import ALL_PURPOSES, Fence, FieldContext, Held, Identity, Shredded, SubjectId
-from lake import Lake, Upkeep, block_rows
+from lake import Housekeeping, Lake, Upkeep, block_rows
 from projections import Views
 from purge.attestation import EMBEDDED_ASSURANCE, Assurance, predicate_of
 from purge.clocks import Regime
@@ -94,6 +94,7 @@ class Purge:
         self._keyring = lake.keyring
         self._views = views
         self._upkeep = Upkeep(lake)
+        self._housekeeping = Housekeeping(lake)
         self._verification = Verification(home, lake, views)
         self.journal = journal
         self.log = log
@@ -282,7 +283,7 @@ class Purge:
             done = self._upkeep.sever(day, [request.ref])
             severed += done.blocks
             written += done.bytes_written
-        orphans = self._upkeep.sweep()
+        orphans = self._housekeeping.sweep()
         return {"severed_blocks": severed, "bytes_written": written, "orphan_files": len(orphans)}
 
     def _verified(self, request: Request) -> dict[str, Any]:

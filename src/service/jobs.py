@@ -1,10 +1,11 @@
-"""What a scheduled job does: builds and publishes views, or closes an epoch."""
+"""What a scheduled job does: builds and publishes views, closes an epoch, or keeps the table fast."""
 
 from __future__ import annotations
 
+from lake import Maintenance, UpkeepPolicy
 from service.runtime import Runtime
 from service.scheduler import Scheduler
-from service.settings import Job
+from service.settings import Job, Upkeep
 
 
 def run_job(runtime: Runtime, job: Job) -> str:
@@ -13,12 +14,32 @@ def run_job(runtime: Runtime, job: Job) -> str:
         closed = runtime.keyring.close_epoch()
         proof = "an old wrap was refused" if closed.old_wrap_refused else "AN OLD WRAP STILL OPENS"
         return f"root version {closed.root_version}, {closed.nodes} node(s) rewrapped; {proof}"
+    if job.action == "upkeep":
+        done = maintenance(runtime).run(runtime.lake.clock())
+        return ", ".join(f"{step.what} {step.day or ''}".strip() for step in done) or "nothing to do"
     names = job.views or runtime.views.registry.names()
     why = f"scheduled: {job.name}"
     built = runtime.views.build(names, rebuild=job.rebuild, who="scheduler", why=why)
     release = runtime.views.publish(built, who="scheduler", why=why)
     runtime.purge.log_publications()
     return f"release {release.release_id}: {', '.join(names)}"
+
+
+def maintenance(runtime: Runtime) -> Maintenance:
+    """Upkeep by the settings."""
+    return Maintenance(runtime.lake, upkeep_policy(runtime.settings.upkeep))
+
+
+def upkeep_policy(settings: Upkeep) -> UpkeepPolicy:
+    """The policy that the settings say."""
+    return UpkeepPolicy(
+        settings.merge_files,
+        settings.file_mb * 1024 * 1024,
+        settings.keep_snapshots,
+        settings.keep_minutes * 60,
+        settings.grace_minutes * 60,
+        settings.rest_ratio,
+    )
 
 
 def job_scheduler(runtime: Runtime) -> Scheduler:

@@ -88,6 +88,25 @@ class Lake(Section):
     )
 
 
+class Upkeep(Section):
+    """Keeping the events table fast."""
+
+    merge_files: Annotated[int, Field(ge=2)] = Field(
+        32, description="so many small files of a day become one"
+    )
+    file_mb: Annotated[int, Field(ge=1, le=2048)] = Field(
+        256, description="about how large a file of a closed day becomes; one is in memory at a time"
+    )
+    keep_snapshots: Annotated[int, Field(ge=1)] = Field(100, description="newest snapshots that stay")
+    keep_minutes: Annotated[float, Field(ge=0)] = Field(10, description="younger snapshots stay as well")
+    grace_minutes: Annotated[float, Field(ge=0)] = Field(
+        60, description="files that nothing refers to stay for so long"
+    )
+    rest_ratio: Annotated[float, Field(ge=0, le=100)] = Field(
+        0, description="seconds of rest per second of work"
+    )
+
+
 class Projections(Section):
     """Building views."""
 
@@ -101,9 +120,9 @@ class Job(Section):
 
     name: str = Field(description="name of the job")
     cron: str = Field(description="cron expression of five fields, in UTC")
-    action: Literal["build", "close_epoch"] = Field(
+    action: Literal["build", "close_epoch", "upkeep"] = Field(
         "build",
-        description="build and publish views, or close an epoch: also without an erasure, as cover",
+        description="build and publish views; close an epoch, also without an erasure, as cover; upkeep",
     )
     views: list[str] = Field(default_factory=list, description="views to build and publish; empty: all")
     rebuild: bool = Field(False, description="derive every bucket anew instead of catching up")
@@ -154,6 +173,7 @@ class Settings(BaseSettings):
     server: Server = Field(default_factory=Server)
     ingest: Ingest = Field(default_factory=Ingest)
     lake: Lake = Field(default_factory=Lake)
+    upkeep: Upkeep = Field(default_factory=Upkeep)
     projections: Projections = Field(default_factory=Projections)
     keys: Keys = Field(default_factory=Keys)
     kafka: Kafka | None = Field(None, description="default: no topic is followed")

@@ -11,7 +11,7 @@ import pytest
 from pyiceberg.exceptions import CommitFailedException
 
 from keys import KeyRecordMissing, Shredded, SubjectId, TamperedEnvelope
-from lake import CommitConflict, EventRead, SnapshotGone, StorageFailed, Upkeep, verify
+from lake import CommitConflict, EventRead, Housekeeping, SnapshotGone, StorageFailed, Upkeep, verify
 from lake.objects import local_path
 from lake.replay import block_rows
 from service.runtime import Runtime
@@ -234,7 +234,7 @@ def test_expiry_and_sweep_remove_files_and_leave_tags_readable(world: Runtime) -
     for n in range(3):
         send(world, [paid("ann", event_id=f"x{n}")])
         compact_all(world)
-    upkeep = Upkeep(world.lake)
+    upkeep = Housekeeping(world.lake)
     expired = upkeep.expire(keep=1)
     assert len(expired) == 5
     would = upkeep.sweep(grace_seconds=0, dry_run=True)

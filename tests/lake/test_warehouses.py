@@ -19,10 +19,10 @@ from keys import SubjectId
 from lake import (
     CatalogRefused,
     CatalogUnavailable,
+    Housekeeping,
     JsonLinesFile,
     StorageFailed,
     StorageUnsuitable,
-    Upkeep,
     privacy_lint,
     verify,
 )
@@ -135,7 +135,7 @@ def test_events_go_in_and_come_out_and_nothing_is_left_over(far: Runtime) -> Non
     send(far, people(40, 40))
     compact_all(far)
     assert sorted(map(int, head_frame(far)["event_id"])) == list(range(80))
-    upkeep = Upkeep(far.lake)
+    upkeep = Housekeeping(far.lake)
     upkeep.expire(keep=1)
     would = upkeep.sweep(grace_seconds=0, dry_run=True)
     assert would

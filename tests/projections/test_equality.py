@@ -10,6 +10,7 @@ import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lake import Housekeeping, Upkeep
 from service.runtime import Runtime
 from tests.world import START, Clock, compact_all, make_world, paid, publish, send, shred
 
@@ -25,6 +26,8 @@ step = st.one_of(
     st.tuples(st.just("send"), st.lists(event, min_size=1, max_size=6)),
     st.tuples(st.just("build"), st.none()),
     st.tuples(st.just("compact"), st.none()),
+    st.tuples(st.just("merge"), st.none()),
+    st.tuples(st.just("expire"), st.none()),
     st.tuples(st.just("sleep"), st.sampled_from((1, 5, 9))),
     st.tuples(st.just("erase"), st.sampled_from(PEOPLE)),
 )
@@ -40,7 +43,7 @@ def answers(runtime: Runtime) -> dict[str, pl.DataFrame]:
 
 
 def play(runtime: Runtime, clock: Clock, steps: list[tuple[str, object]]) -> None:
-    """Runs a history of sends, builds, compactions, erasures and passing days."""
+    """Runs a history of sends, builds, upkeep, erasures and passing days."""
     for number, (verb, detail) in enumerate(steps):
         if verb == "send":
             batch = [
@@ -52,6 +55,13 @@ def play(runtime: Runtime, clock: Clock, steps: list[tuple[str, object]]) -> Non
             publish(runtime)
         elif verb == "compact":
             compact_all(runtime)
+        elif verb == "merge":
+            upkeep = Upkeep(runtime.lake)
+            for day in upkeep.days():
+                upkeep.merge(day, at_least=2)
+        elif verb == "expire":
+            Housekeeping(runtime.lake).expire(keep=1)
+            Housekeeping(runtime.lake).sweep(grace_seconds=0)
         elif verb == "sleep":
             clock.forward(days=float(detail))  # type: ignore[arg-type]
         elif verb == "erase":
@@ -61,12 +71,12 @@ def play(runtime: Runtime, clock: Clock, steps: list[tuple[str, object]]) -> Non
                 shred(runtime, str(detail))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(step, max_size=9), st.lists(event, min_size=1, max_size=5))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(step, max_size=12), st.lists(event, min_size=1, max_size=5))
 def test_incremental_is_rebuild_for_any_history(
     steps: list[tuple[str, object]], last: list[tuple[str, int, int, int, int]]
 ) -> None:
-    """Catch-up, corrections, re-derivation and compaction in any order give what a rebuild gives."""
+    """Catch-up, corrections, re-derivation and upkeep in any order give what a rebuild gives."""
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
         runtime = make_world(Path(folder) / "lake", clock=clock)

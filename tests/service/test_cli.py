@@ -180,3 +180,28 @@ def test_the_commands_about_keys_answer(home: Path, tmp_path: Path) -> None:
     )
     assert (drilled["passed"], drilled["erased_opened"], drilled["with_custodian_backup"]) == (True, 0, 30)
     assert shredlake(home, "keys", "drill", "--people", "10", "--erase", "10").returncode == 2
+
+
+def test_upkeep_can_be_looked_at_planned_and_run(home: Path, tmp_path: Path) -> None:
+    """Explain, a dry run that changes nothing, a round, and what is left of a person before and after."""
+    path = tmp_path / "more.jsonl"
+    path.write_text("\n".join(json.dumps(paid(f"p{n % 3}", n, event_id=f"m{n}")) for n in range(40)))
+    assert shredlake(home, "ingest", str(path), "--batch-events", "1").returncode == 0
+    before = json.loads(shredlake(home, "--output", "json", "lake", "explain").stdout)
+    assert before["by_level"]["ingested"] == 41
+    (where, *_) = json.loads(shredlake(home, "--output", "json", "lake", "where", "p1").stdout)
+    assert (where["level"], where["sealed_bytes"] > 0) == ("ingested", True)
+    planned = json.loads(shredlake(home, "--output", "json", "lake", "upkeep", "--dry-run").stdout)
+    assert [step["what"] for step in planned] == ["merge"]
+    assert json.loads(shredlake(home, "--output", "json", "lake", "explain").stdout)["live_files"] == 41
+    done = json.loads(shredlake(home, "--output", "json", "lake", "upkeep").stdout)
+    assert [step["what"] for step in done] == ["tag", "merge"]
+    after = json.loads(shredlake(home, "--output", "json", "lake", "explain").stdout)
+    assert (after["live_files"], after["by_level"]["merged"]) == (1, 1)
+    (where,) = json.loads(shredlake(home, "--output", "json", "lake", "where", "p1").stdout)
+    assert (where["level"], where["blocks"]) == ("merged", 13)
+    assert shredlake(home, "erase", "apply", "p1", "--yes").returncode == 0
+    assert shredlake(home, "lake", "where", "p1").stdout.strip() == "nowhere"
+    assert (
+        json.loads(shredlake(home, "--output", "json", "lake", "verify", "--deep").stdout)["problems"] == []
+    )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from datetime import UTC, date, datetime
 from typing import Annotated
 
 import typer
 from attrs import asdict
 
-from lake import Upkeep, privacy_lint, summary_of, verify
+from keys import ShredlakeError
+from lake import Housekeeping, Upkeep, explain, places_of, privacy_lint, summary_of, verify
 from lake.offsets import KIND
-from service.cli.common import GROUP, emit, emit_rows, human_bytes, opened, progress_bar, read_subject
+from service.cli.common import GROUP, emit, emit_rows, human_bytes, opened, progress_bar, read_subject, say
+from service.jobs import maintenance, upkeep_policy
 
 app = typer.Typer(help="The events table: snapshots, checks, upkeep.", **GROUP)
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what would be done")]
@@ -51,9 +55,10 @@ def verify_lake(
         found = verify(runtime.lake, deep)
         lint = privacy_lint(runtime.lake)
         problems = [*found.problems, *lint]
-        stored = f", {found.stored:,} stored" if found.stored is not None else ""
+        more = f", {found.expired:,} expired" if found.expired else ""
+        more += f", {found.stored:,} stored" if found.stored is not None else ""
         text = "\n".join(problems) or (
-            f"{found.events:,} events in {found.ranges:,} ranges of {found.snapshots:,} snapshots{stored}: "
+            f"{found.events:,} events in {found.ranges:,} ranges of {found.snapshots:,} snapshots{more}: "
             "no gap, no overlap, no identifier in metadata"
         )
         emit(here, asdict(found) | {"lint": lint}, text)
@@ -93,7 +98,7 @@ def expire(
 ) -> None:
     """Forget snapshots that no tag names; their files go with the next sweep."""
     with opened(context) as (here, runtime):
-        gone = Upkeep(runtime.lake).expire(keep)
+        gone = Housekeeping(runtime.lake).expire(keep)
         emit(here, {"expired": len(gone)}, f"{len(gone)} snapshot(s) expired")
 
 
@@ -105,7 +110,7 @@ def sweep(
 ) -> None:
     """Delete files that no kept snapshot refers to."""
     with opened(context) as (here, runtime):
-        found = Upkeep(runtime.lake).sweep(grace_seconds, dry_run)
+        found = Housekeeping(runtime.lake).sweep(grace_seconds, dry_run)
         size = 0 if not dry_run else sum(one.bytes for one in found)
         verb = "would go" if dry_run else "deleted"
         more = f" ({human_bytes(size)})" if dry_run else ""
@@ -113,13 +118,90 @@ def sweep(
 
 
 @app.command()
+def merge(
+    context: typer.Context,
+    files: Annotated[int, typer.Option(min=2, help="leave days with fewer small files alone")] = 32,
+) -> None:
+    """Put small files of each day together, row by row; opens nothing."""
+    with opened(context) as (here, runtime):
+        upkeep = Upkeep(runtime.lake)
+        rows = []
+        for day in sorted(upkeep.days()):
+            done = upkeep.merge(day, files)
+            if done.files_before:
+                rows.append(asdict(done) | {"day": day.isoformat()})
+        emit_rows(here, rows, "merged")
+
+
+@app.command("upkeep")
+def do_upkeep(
+    context: typer.Context,
+    every: Annotated[
+        float | None, typer.Option(min=0.1, help="go on, a round every so many minutes, until stopped")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Tag, merge, compact, expire and sweep as the settings' [upkeep] say; safe beside ingest."""
+    with opened(context) as (here, runtime):
+        work = maintenance(runtime)
+        if dry_run:
+            emit_rows(here, [step.as_row() for step in work.plan(runtime.lake.clock())], "would be done")
+            return
+        stopped = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopped.set())
+        while True:
+            try:
+                done = work.run(runtime.lake.clock(), lambda text: say(text), stopped.is_set)
+                emit_rows(here, [step.as_row() for step in done], "done")
+            except ShredlakeError as error:
+                if every is None or not error.retry_helps:
+                    raise
+                say(f"{error.message}; the next round tries again")
+            if every is None or stopped.wait(every * 60):
+                return
+
+
+@app.command("explain")
+def explain_lake(context: typer.Context) -> None:
+    """Say how the table is, what a commit will take, and what upkeep does next."""
+    with opened(context) as (here, runtime):
+        policy = upkeep_policy(runtime.settings.upkeep)
+        found = explain(runtime.lake, runtime.lake.clock(), policy)
+        levels = ", ".join(f"{count:,} {name}" for name, count in found.by_level.items() if count) or "none"
+        if found.next_merge_minutes is None:
+            coming = "no ingest in the last hour"
+        elif found.next_merge_minutes == 0:
+            coming = "today's small files are due now"
+        else:
+            coming = f"today's small files are due in about {found.next_merge_minutes:,.0f} minutes"
+        lines = (
+            f"snapshots    {found.snapshots:,} kept, {found.tags:,} tags; "
+            f"metadata of {human_bytes(found.metadata_bytes)}",
+            f"live files   {found.live_files:,} ({levels}), {human_bytes(found.live_bytes)}",
+            f"ingest       {found.events_per_hour:,.0f} events and {found.commits_per_hour:,.0f} commits "
+            f"an hour, {found.bytes_per_event:,.0f} bytes an event as committed",
+            f"a commit     about {1000 * found.commit_seconds:,.0f} ms, without writing its data",
+            f"next merge   {coming}",
+            f"next L1      {found.closed_days:,} closed day(s) become about {found.l1_files:,} file(s)",
+        )
+        emit(here, asdict(found), "\n".join(lines))
+
+
+@app.command()
 def where(
     context: typer.Context,
     subject: Annotated[str, typer.Argument(help="the person's id; - reads it from stdin")],
 ) -> None:
-    """Say in which ingest days a person's sealed blocks lie."""
+    """Say in which days and files a person's blocks lie, and how many bytes of them are sealed."""
     with opened(context) as (here, runtime):
         ref = runtime.keyring.ref_of(read_subject(subject))
-        days = Upkeep(runtime.lake).days_of([ref]) if ref is not None else []
-        text = ", ".join(sorted(d.isoformat() for d in days)) or "nowhere"
-        emit(here, {"days": [d.isoformat() for d in days]}, text)
+        rows = (
+            []
+            if ref is None
+            else [asdict(one) | {"day": one.day.isoformat()} for one in places_of(runtime.lake, ref)]
+        )
+        if not rows:
+            emit(here, [], "nowhere")
+        else:
+            emit_rows(here, rows, "live blocks")

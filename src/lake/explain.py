@@ -1,0 +1,132 @@
+"""`lake explain`: how the table is, and what will happen to it, from metadata alone."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from datetime import date, datetime, timedelta
+from typing import Final
+
+from attrs import frozen
+
+from lake.lakehouse import Lake
+from lake.levels import Level, origin
+from lake.maintenance import UpkeepPolicy, closed_days
+from lake.merging import L0_FILE_BYTES, day_of, handle_ranges, mergeable
+from lake.offsets import INGEST, KIND, ranges_of
+from lake.replay import block_rows
+from lake.table import summary_of
+
+_LOADS: Final = 3
+_RECENT: Final = timedelta(hours=1)
+_STAGES: Final = 3.5  # measured: reading, staging, manifests and writing, in loads of the metadata
+
+
+@frozen
+class Place:
+    """A person's blocks in one live file.
+
+    Attributes:
+        level: how the file came to be.
+        sealed_bytes: of the person's personal parts.
+    """
+
+    day: date
+    level: str
+    blocks: int
+    events: int
+    sealed_bytes: int
+
+
+def places_of(lake: Lake, ref: bytes) -> list[Place]:
+    """Where the live files hold blocks of a handle, by day. Raises `StorageFailed`."""
+    found = []
+    for file, sequence in lake.events.sequenced_files():
+        rows = block_rows(lake.events, [file], None, [ref])
+        if rows.height:
+            found.append(
+                Place(
+                    day_of(file),
+                    origin(file, sequence).level.name.lower(),
+                    rows.height,
+                    int(rows.filter("primary")["event_count"].sum()),
+                    int(rows["sealed"].bin.size().sum()),
+                )
+            )
+    return sorted(found, key=lambda one: one.day)
+
+
+@frozen
+class Explained:
+    """A table's state and its near future.
+
+    Attributes:
+        snapshots, tags: kept now; `live_files` and `live_bytes` of the head, by level.
+        commits_per_hour, events_per_hour, bytes_per_event: of the last hour of ingest; 0 without any.
+        load_seconds: to read the table's metadata now.
+        commit_seconds: predicted, of one ingest commit without its data file.
+        next_merge_minutes: until today's small files are put together at this rate; None when never.
+        closed_days: days that the next round rewrites; `l1_files` they become.
+        metadata_bytes: of the newest metadata file, which every commit writes anew.
+    """
+
+    snapshots: int
+    tags: int
+    live_files: int
+    live_bytes: int
+    by_level: dict[str, int]
+    commits_per_hour: float
+    events_per_hour: float
+    bytes_per_event: float
+    load_seconds: float
+    commit_seconds: float
+    next_merge_minutes: float | None
+    closed_days: int
+    l1_files: int
+    metadata_bytes: int
+
+
+def explain(lake: Lake, now: datetime, policy: UpkeepPolicy | None = None) -> Explained:
+    """Looks at metadata and predicts. Raises `CatalogUnavailable`, `StorageFailed`."""
+    policy = policy or UpkeepPolicy()
+    took = []
+    for _ in range(_LOADS):
+        began = time.perf_counter()
+        table = lake.events.load()
+        lake.events.sequenced_files()
+        took.append(time.perf_counter() - began)
+    load_seconds = statistics.median(took)
+    history = lake.events.history(table.metadata)
+    live = lake.events.sequenced_files()
+    since_ms = (now - _RECENT).timestamp() * 1000
+    recent = [s for s in history if s.timestamp_ms >= since_ms and summary_of(s).get(KIND) == INGEST]
+    span_hours = (
+        max((now.timestamp() * 1000 - recent[-1].timestamp_ms) / 3_600_000, 1 / 3600) if recent else 1
+    )
+    events = sum(one.events for s in recent for one in ranges_of(summary_of(s)))
+    added = sum(int(summary_of(s).get("added-files-size", 0)) for s in recent)
+    by_level = {level.name.lower(): 0 for level in Level}
+    for file, sequence in live:
+        by_level[origin(file, sequence).level.name.lower()] += 1
+    today = [one for one in live if day_of(one[0]) >= now.date()]
+    small = max((len(group) for group in mergeable(today, (), 1, L0_FILE_BYTES)), default=0)
+    commits_per_hour = len(recent) / span_hours
+    missing = max(policy.merge_files - small, 0)
+    closed = closed_days(live, now.date())
+    closed_bytes = [sum(f.file_size_in_bytes for f, _ in live if day_of(f) == day) for day in closed]
+    return Explained(
+        snapshots=len(history),
+        tags=sum(1 for name in table.metadata.refs if name != "main"),
+        live_files=len(live),
+        live_bytes=sum(file.file_size_in_bytes for file, _ in live),
+        by_level=by_level,
+        commits_per_hour=round(commits_per_hour, 1),
+        events_per_hour=round(events / span_hours, 1),
+        bytes_per_event=round(added / events, 1) if events else 0.0,
+        load_seconds=round(load_seconds, 4),
+        commit_seconds=round(load_seconds * _STAGES, 4),
+        next_merge_minutes=round(60 * missing / commits_per_hour, 1) if commits_per_hour else None,
+        closed_days=len(closed),
+        l1_files=sum(len(handle_ranges(size, policy.l1_file_bytes)) for size in closed_bytes),
+        metadata_bytes=len(table.io.new_input(table.metadata_location)),
+    )

@@ -1,0 +1,389 @@
+"""Upkeep: a table that stays fast, loses nothing, and forgets what it must."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyiceberg.manifest import DataFile
+from pyiceberg.typedef import Record
+
+from keys import Effects
+from lake import Housekeeping, Maintenance, Upkeep, UpkeepPolicy, explain, places_of, privacy_lint, verify
+from lake.levels import Level, Origin, added_after, origin
+from lake.merging import handle_ranges, mergeable
+from lake.retention import DEFAULT_LADDER, build_tag, expendable, ladder
+from service.runtime import Runtime, open_runtime
+from tests.lake.test_tables import head_frame
+from tests.world import Clock, erase, make_world, paid, publish, send, shred
+
+NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
+EAGER = UpkeepPolicy(merge_files=4, keep_snapshots=1, keep_seconds=0, grace_seconds=0)
+
+
+def commits(runtime: Runtime, count: int, start: int = 0) -> None:
+    """So many commits of two events each, of five people."""
+    for number in range(start, start + count):
+        send(
+            runtime,
+            [
+                paid(f"person-{number % 5}", number, event_id=f"{number}", note=f"note {number}"),
+                paid(f"person-{(number + 1) % 5}", 1, event_id=f"{number}b"),
+            ],
+        )
+
+
+def ids(runtime: Runtime) -> list[str]:
+    """Every event id of the head that can be opened, sorted."""
+    frame = head_frame(runtime)
+    return sorted(frame.filter(~pl.col("shredded"))["event_id"].to_list())
+
+
+def expected(count: int) -> list[str]:
+    """What `commits` stored."""
+    return sorted(text for number in range(count) for text in (f"{number}", f"{number}b"))
+
+
+def upkeep_of(runtime: Runtime, **policy: Any) -> Maintenance:
+    """Eager upkeep, unless told otherwise."""
+    from attrs import evolve
+
+    return Maintenance(runtime.lake, evolve(EAGER, **policy))
+
+
+# -- putting small files together ------------------------------------------------------------------
+
+
+def test_small_files_become_one_and_every_block_stays(world: Runtime) -> None:
+    """Row by row, without opening anything: the same blocks, the same order of replay."""
+    commits(world, 12)
+    before = head_frame(world)
+    (day,) = Upkeep(world.lake).days()
+    done = Upkeep(world.lake).merge(day, at_least=4)
+    assert (done.files_before, done.files_after) == (12, 1)
+    assert head_frame(world).equals(before)
+    assert verify(world.lake, deep=True).problems == ()
+    assert privacy_lint(world.lake) == []
+
+
+def test_few_small_files_are_left_alone(world: Runtime) -> None:
+    """A merge for its own sake would only write."""
+    commits(world, 3)
+    (day,) = Upkeep(world.lake).days()
+    assert Upkeep(world.lake).merge(day, at_least=4).files_before == 0
+    assert len(world.lake.events.files()) == 3
+
+
+def test_a_view_catches_up_over_merged_files_and_expired_snapshots(world: Runtime) -> None:
+    """It reads what is new alone: nothing is derived anew, and the answer is that of a rebuild."""
+    commits(world, 6)
+    publish(world)
+    commits(world, 8, start=6)
+    upkeep_of(world).run(datetime.now(UTC))
+    assert len(world.lake.events.files()) < 6
+    assert len(world.lake.events.history()) <= 4
+    built = world.views.build(["cents_per_day"])
+    assert (built[0].derived, built[0].merged > 0) == (0, True)
+    world.views.publish(built, who="t", why="t")
+    caught_up = world.views.as_reported("cents_per_day").rows
+    publish(world, "cents_per_day", rebuild=True)
+    assert caught_up.equals(world.views.as_reported("cents_per_day").rows)
+
+
+def fake(name: str, size: int = 10) -> DataFile:
+    """A data file by name and size."""
+    return DataFile.from_args(
+        file_path=f"file:///x/{name}.parquet",
+        file_size_in_bytes=size,
+        partition=Record(20000),
+        record_count=1,
+    )
+
+
+@given(
+    st.lists(st.integers(1, 200), min_size=1, max_size=40, unique=True),
+    st.lists(st.integers(0, 210), max_size=5),
+    st.integers(2, 6),
+)
+def test_merging_never_puts_both_sides_of_a_mark_together(
+    sequences: list[int], marks: list[int], at_least: int
+) -> None:
+    """Each file is in one group at the most, and a group has enough files and not too many bytes."""
+    live = [(fake(f"f{sequence}"), sequence) for sequence in sequences]
+    groups = mergeable(live, marks, at_least, piece_bytes=50)
+    seen = [file.file_path for group in groups for file, _ in group]
+    assert len(seen) == len(set(seen))
+    for group in groups:
+        numbers = [sequence for _, sequence in group]
+        assert not any(min(numbers) <= mark < max(numbers) for mark in marks)
+        assert len(group) >= at_least
+        assert sum(file.file_size_in_bytes for file, _ in group) <= 50
+
+
+def test_what_was_ingested_since_is_told_by_names_alone() -> None:
+    """And where a file has both old and new, nothing is claimed."""
+    end = "0" * 32
+    fresh, old = (fake("a" * 32), 9), (fake("b" * 32), 3)
+    merged = (fake(f"l0-7-8-{end}"), 10)
+    mixed = (fake(f"l0-4-8-{end}"), 10)
+    sorted_old, sorted_new = (fake(f"l1-1-4-{end}"), 11), (fake(f"l1-1-9-{end}"), 11)
+    assert origin(*merged) == Origin(Level.MERGED, 7, 8)
+    assert added_after([fresh, old, merged, sorted_old], 5) == [fresh[0], merged[0]]
+    assert added_after([fresh, mixed], 5) is None
+    assert added_after([fresh, sorted_new], 5) is None
+
+
+# -- L1 --------------------------------------------------------------------------------------------
+
+
+def test_a_large_day_is_rewritten_in_pieces_and_a_person_lies_in_one(world: Runtime) -> None:
+    """Each piece is a range of handles; together they hold every event once."""
+    commits(world, 10)
+    (day,) = Upkeep(world.lake).days()
+    done = Upkeep(world.lake).compact(day, piece_bytes=8_000)
+    assert done.files_after > 2
+    assert ids(world) == expected(10)
+    from keys import SubjectId
+
+    for number in range(5):
+        ref = world.keyring.ref_of(SubjectId(f"person-{number}"))
+        assert ref is not None
+        assert len(places_of(world.lake, ref)) == 1
+
+
+@given(st.integers(0, 10**13), st.integers(1, 10**9))
+def test_ranges_of_handles_leave_no_handle_out(total: int, piece: int) -> None:
+    """They follow each other from the first to the open end."""
+    ranges = handle_ranges(total, piece)
+    assert ranges[0][0] == b""
+    assert ranges[-1][1] is None
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
+    assert len(ranges) == 4096 or total <= piece * len(ranges)
+
+
+def test_the_next_l1_drops_the_dead_bytes_of_who_was_shredded(slow_world: Runtime, clock: Clock) -> None:
+    """Their sealed bytes leave the live files; their counts stay."""
+    commits(slow_world, 8)
+    from keys import SubjectId
+
+    ref = slow_world.keyring.ref_of(SubjectId("person-1"))
+    assert ref is not None
+    assert sum(place.sealed_bytes for place in places_of(slow_world.lake, ref)) > 0
+    cents = head_frame(slow_world)["cents"].sum()
+    shred(slow_world, "person-1")
+    clock.forward(days=1)
+    done = upkeep_of(slow_world).run(clock())
+    assert [step.what for step in done if step.severed] == ["compact"]
+    assert places_of(slow_world.lake, ref) == []
+    assert head_frame(slow_world)["cents"].sum() == cents
+
+
+def test_closed_days_are_compacted_once_and_today_is_not(slow_world: Runtime, clock: Clock) -> None:
+    """A round that finds nothing to do does nothing."""
+    commits(slow_world, 3)
+    clock.forward(days=1)
+    commits(slow_world, 3, start=3)
+    work = upkeep_of(slow_world)
+    plan = [(step.what, step.day) for step in work.plan(clock())]
+    assert ("compact", date(2026, 3, 1)) in plan
+    assert not any(day == date(2026, 3, 2) for what, day in plan if what == "compact")
+    first = work.run(clock())
+    assert [step.day for step in first if step.what == "compact"] == [date(2026, 3, 1)]
+    assert [step.what for step in work.run(clock()) if step.what in ("compact", "merge")] == []
+    assert ids(slow_world) == expected(6)
+
+
+# -- what is kept ----------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(0, 60 * 24 * 5), min_size=1, max_size=60, unique=True),
+    st.lists(st.integers(1, 60 * 6), min_size=1, max_size=30),
+)
+def test_every_full_hour_of_two_days_keeps_its_exact_answer(minutes: list[int], rounds: list[int]) -> None:
+    """Whenever upkeep runs in between, the newest snapshot before each full hour is not expired."""
+    start = NOW - timedelta(days=5)
+    commits_at = sorted(minutes)
+    kept: dict[int, int] = {}
+    tags: dict[str, int] = {}
+    now_minute, last = 0, 0
+    for wait in [*rounds, 60 * 24 * 5]:
+        now_minute = min(now_minute + wait, 60 * 24 * 5)
+        for at in (one for one in commits_at if last < one <= now_minute or (last == 0 and one == 0)):
+            kept[at] = int((start + timedelta(minutes=at)).timestamp() * 1000)
+        last = now_minute
+        now = start + timedelta(minutes=now_minute)
+        changes = ladder(list(kept.items()), tags, now)
+        tags = {name: at for name, at in tags.items() if name not in changes.remove} | changes.tags
+        newest_first = sorted(kept.items(), reverse=True)
+        for gone in expendable(newest_first, tags.values(), 1, now.timestamp() * 1000):
+            del kept[gone]
+    for hour in range(5 * 24 - 47, 5 * 24 + 1):
+        before = [at for at in commits_at if (hour - 1) * 60 <= at < hour * 60]
+        if before:
+            assert before[-1] in kept
+
+
+def test_tags_of_others_are_left_alone_and_abandoned_builds_are_not() -> None:
+    """A killed build's tag goes after a day; an auditor's stays."""
+    tags = {"audit": 1, build_tag(7, NOW - timedelta(hours=30)): 1, build_tag(8, NOW): 1}
+    changes = ladder([(1, int(NOW.timestamp() * 1000))], tags, NOW)
+    assert changes.remove == (build_tag(7, NOW - timedelta(hours=30)),)
+    assert set(changes.tags) == {NOW.strftime(rung.tag) for rung in DEFAULT_LADDER}
+
+
+def test_a_tagged_snapshot_is_reached_over_expired_ones(world: Runtime) -> None:
+    """Time travel, verification and erasure look at every kept snapshot, not at an unbroken line."""
+    commits(world, 1)
+    first = world.lake.events.history()[0]
+    world.lake.events.set_tags({"audit": first.snapshot_id})
+    commits(world, 6, start=1)
+    Housekeeping(world.lake).expire(keep=1)
+    kept = [one.snapshot_id for one in world.lake.events.history()]
+    assert first.snapshot_id in kept
+    assert len(kept) == 2
+    at = datetime.fromtimestamp(first.timestamp_ms / 1000, UTC)
+    found = world.lake.replay().resolve(at)
+    assert found is not None
+    assert found.snapshot_id == first.snapshot_id
+    looked = verify(world.lake, deep=True)
+    assert (looked.problems, looked.expired) == ((), 5)
+
+
+def test_an_erasure_checks_snapshots_that_only_a_tag_keeps(
+    world: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person who could be opened there would be found, whatever was expired in between."""
+    commits(world, 2)
+    tagged = world.lake.events.history()[1].snapshot_id
+    world.lake.events.set_tags({"audit": tagged})
+    commits(world, 4, start=2)
+    Housekeeping(world.lake).expire(keep=1)
+    read: list[int | None] = []
+    original = type(world.lake.events).sequenced_files
+
+    def watched(self: Any, snapshot_id: int | None = None) -> Any:
+        read.append(snapshot_id)
+        return original(self, snapshot_id)
+
+    monkeypatch.setattr(type(world.lake.events), "sequenced_files", watched)
+    erase(world, "person-1")
+    assert tagged in read
+
+
+def test_a_build_keeps_its_input_while_it_reads(world: Runtime) -> None:
+    """Expiry beside it leaves the snapshot alone; afterwards nothing holds it."""
+    commits(world, 4)
+    seen: list[set[str]] = []
+
+    def progress(*_: object) -> None:
+        seen.append({name[:6] for name in world.lake.events.metadata().refs if name != "main"})
+        commits(world, 1, start=100 + len(seen))
+        Housekeeping(world.lake).expire(keep=1)
+        Housekeeping(world.lake).sweep(grace_seconds=0)
+
+    world.views.build(world.views.registry.names(), progress=progress)
+    assert seen
+    assert all("build-" in tags for tags in seen)
+    assert not any(name.startswith("build-") for name in world.lake.events.metadata().refs)
+
+
+# -- beside others, and killed ---------------------------------------------------------------------
+
+
+def test_upkeep_beside_ingest_and_erasures_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """Three at once, each with a connection of its own."""
+    home = tmp_path / "lake"
+    with make_world(home) as world:
+        commits(world, 3)
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def keeping() -> None:
+        with open_runtime(home) as other:
+            while not stop.is_set():
+                try:
+                    Maintenance(other.lake, EAGER_BUT_KIND).run(datetime.now(UTC) + timedelta(days=1))
+                except BaseException as error:
+                    failed.append(error)
+                    return
+
+    thread = threading.Thread(target=keeping)
+    thread.start()
+    with open_runtime(home) as world:
+        for start in range(3, 27, 4):
+            commits(world, 4, start=start)
+            if start == 11:
+                erase(world, "person-2")
+        stop.set()
+        thread.join()
+        assert failed == []
+        gone = {f"{n}" for n in range(15) if n % 5 == 2} | {f"{n}b" for n in range(15) if (n + 1) % 5 == 2}
+        left = set(ids(world))
+        assert left >= set(expected(15)) - gone
+        assert not left & gone
+        assert verify(world.lake, deep=True).problems == ()
+
+
+EAGER_BUT_KIND = UpkeepPolicy(merge_files=2, keep_snapshots=20, keep_seconds=0, grace_seconds=60)
+
+
+class Stop(BaseException):
+    """The power goes."""
+
+
+@pytest.fixture
+def effects_of_a_round(tmp_path: Path) -> list[str]:
+    """The durable effects of one round of upkeep, by name."""
+    names: list[str] = []
+    runtime = make_world(tmp_path / "count", effects=Effects(lambda when, name: names.append(name)))
+    commits(runtime, 6)
+    names.clear()
+    upkeep_of(runtime).run(datetime.now(UTC) + timedelta(days=1))
+    runtime.close()
+    return names
+
+
+def test_a_round_stopped_at_any_effect_is_finished_by_the_next(
+    tmp_path: Path, effects_of_a_round: list[str]
+) -> None:
+    """Before and after each: every event is there once, and the table ends the same."""
+    assert len(effects_of_a_round) > 6
+    for at in range(len(effects_of_a_round)):
+        left = [-1]
+
+        def observe(when: str, name: str, left: list[int] = left) -> None:
+            if left[0] == 0:
+                raise Stop
+            left[0] -= 1
+
+        home = tmp_path / f"lake-{at}"
+        with make_world(home, effects=Effects(observe)) as runtime:
+            commits(runtime, 6)
+            left[0] = at
+            with pytest.raises(Stop):
+                upkeep_of(runtime).run(datetime.now(UTC) + timedelta(days=1))
+        with open_runtime(home) as runtime:
+            upkeep_of(runtime).run(datetime.now(UTC) + timedelta(days=1))
+            assert ids(runtime) == expected(6)
+            assert len(runtime.lake.events.files()) == 1
+            assert verify(runtime.lake, deep=True).problems == ()
+            assert Housekeeping(runtime.lake).sweep(grace_seconds=0, dry_run=True) == []
+
+
+def test_explain_says_what_is_and_what_comes(world: Runtime) -> None:
+    """From metadata alone, in figures that add up."""
+    commits(world, 5)
+    found = explain(world.lake, datetime.now(UTC))
+    assert (found.live_files, found.by_level["ingested"], found.snapshots) == (5, 5, 5)
+    assert found.commits_per_hour > 0
+    assert found.next_merge_minutes is not None
+    tomorrow = explain(world.lake, datetime.now(UTC) + timedelta(days=1))
+    assert (tomorrow.closed_days, tomorrow.l1_files, tomorrow.commits_per_hour) == (1, 1, 0)
