@@ -5,7 +5,9 @@ pinned snapshots.
 """
 
 from lake.blocks import bucket_of
+from lake.clearfields import ClearField, clear_fields
 from lake.cloudevents import Parsed, Rejected
+from lake.compatibility import Problem, notes, problems
 from lake.deadletters import DeadLetter, dead_letters, redrive
 from lake.errors import (
     CommitConflict,
@@ -21,7 +23,7 @@ from lake.errors import (
     UnknownEventType,
     UnreadableInput,
 )
-from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry, parse_event_type
+from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, parse_event_type
 from lake.ingest import Ingestor, IngestSummary
 from lake.lakehouse import Lake, open_local_events, open_local_lake
 from lake.mapping import Mapping, load_mapping
@@ -39,6 +41,7 @@ from lake.replay import (
 from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedFile, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
+from lake.typeregistry import TypeRegistry, refused
 from lake.upkeep import Compacted, Upkeep
 from lake.verify import Verified, privacy_lint, verify
 
@@ -48,6 +51,7 @@ __all__ = [
     "DEFAULT_BATCH_EVENTS",
     "PERSONAL_HEAD",
     "PRIMARY",
+    "ClearField",
     "CommitConflict",
     "Committed",
     "Compacted",
@@ -72,6 +76,7 @@ __all__ = [
     "Mapping",
     "MappingError",
     "Parsed",
+    "Problem",
     "ReadAhead",
     "Rejected",
     "Replay",
@@ -87,14 +92,18 @@ __all__ = [
     "Verified",
     "block_rows",
     "bucket_of",
+    "clear_fields",
     "dead_letters",
     "load_mapping",
     "local_path",
+    "notes",
     "open_local_events",
     "open_local_lake",
     "parse_event_type",
     "privacy_lint",
+    "problems",
     "redrive",
+    "refused",
     "stored_events",
     "summary_of",
     "verify",

@@ -11,11 +11,11 @@ from pyiceberg.catalog import Catalog
 from keys import Effects, Keyring
 from lake.catalog import open_local_catalog
 from lake.events import EVENTS_PROPERTIES, EVENTS_SCHEMA, EVENTS_SPEC, EVENTS_TABLE
-from lake.eventtypes import TypeRegistry
 from lake.ingest import Ingestor
 from lake.replay import Replay
 from lake.table import IcebergTable
 from lake.topicbook import TopicBook
+from lake.typeregistry import TypeRegistry
 
 
 class Lake:
