@@ -75,8 +75,10 @@ def problems(known: Iterable[EventType], newer: EventType) -> list[Problem]:
 
     for one in older:
         note(one.version, _class_moves(one, newer))
-    note(older[-1].version if older else newer.version, _rule_flaws(older[-1] if older else None, newer))
-    if not found:
+    before = older[-1] if older else None
+    flaws = _rule_flaws(before, newer)
+    note(before.version if before else newer.version, flaws)
+    if not flaws:  # a flawed rule cannot be followed
         for at, one in enumerate(older):
             path = (*older[at:], newer)
             unreadable, invalid = _backward(path)

@@ -52,6 +52,21 @@ _DTYPES: Final[dict[str, pl.DataType]] = {
     "date": pl.Date(),
 }
 _TYPES: Final = tuple(kind for kind in _DTYPES if kind != "date")  # JSON Schema writes it as a format
+RESERVED: Final = frozenset(
+    {
+        "subject",
+        "source",
+        "event_id",
+        "occurred_at",
+        "revision",
+        "position",
+        "occurred_on",
+        "ingest_day",
+        "subject_ref",
+        "ref",
+        "shredded",
+    }
+)
 COMPATIBILITIES: Final = ("backward", "forward", "full", "none")
 
 
@@ -182,6 +197,11 @@ def parse_event_type(document: dict[str, Any]) -> EventType:
 def _field(name: str, body: dict[str, Any], required: bool) -> Field:
     if not _FIELD.fullmatch(name):
         raise SchemaError(f"property `{name}`: a name is letters, digits and `_`, not starting with `_`")
+    if name in RESERVED:
+        raise SchemaError(
+            f"property `{name}` has the name of a column of ours",
+            next_step=f"Call it something else, for instance `{name}_of_event`.",
+        )
     kind = body.get("type", "string" if "enum" in body else None)
     if not isinstance(kind, str) or kind not in _TYPES:
         raise SchemaError(f"property `{name}`: `type` must be one of {', '.join(_TYPES)}")
@@ -201,6 +221,9 @@ def _field(name: str, body: dict[str, Any], required: bool) -> Field:
         raise SchemaError(f"property `{name}`: `because` must be a sentence")
     if kind == "string" and body.get("format") == "date":
         kind = "date"
+    unfit = sorted(body.keys() & VECTOR_RULES - _FITTING.get(kind, VECTOR_RULES))
+    if unfit:
+        raise SchemaError(f"property `{name}`: `{unfit[0]}` says nothing of a {kind}")
     return Field(
         name,
         _DTYPES[kind],
@@ -218,15 +241,13 @@ def _field(name: str, body: dict[str, Any], required: bool) -> Field:
     )
 
 
-VECTOR_RULES: Final = frozenset(
-    {
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "minLength",
-        "maxLength",
-        "enum",
-        "pattern",
-    }
-)
+_BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+_TEXT_RULES: Final = frozenset({"minLength", "maxLength", "pattern"})
+VECTOR_RULES: Final = _BOUNDS | _TEXT_RULES | {"enum"}
+_FITTING: Final[dict[str, frozenset[str]]] = {
+    "string": _TEXT_RULES | {"enum"},
+    "integer": _BOUNDS | {"enum"},
+    "number": _BOUNDS | {"enum"},
+    "boolean": frozenset({"enum"}),
+    "date": frozenset(),
+}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lake import dead_letters, redrive
+from lake import dead_letters, notes, redrive
 from service.cli.common import GROUP, INCOMPLETE, emit, emit_rows, opened, say
 from service.schemafiles import check_files, read_document
 
@@ -22,6 +22,8 @@ def register(context: typer.Context, schema: SchemaFile) -> None:
     with opened(context) as (here, runtime):
         found = runtime.lake.types.register(document)
         clear = ", ".join(found.clear_fields()) or "none"
+        for text in notes(found):
+            say(f"note: {text}")
         say(f"kept in clear (and after an erasure): {clear}")
         emit(here, {"name": found.name, "version": found.version}, f"{found.name} version {found.version}")
 
