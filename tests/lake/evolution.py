@@ -238,7 +238,7 @@ def through(told: dict[str, Any], value: Any, kind: str, target: str) -> Any:
     if target == "integer":
         if kind == "string":
             return int(value) if value in ("12", "-7") else None
-        return round(value) if kind == "boolean" or abs(value) < 2**63 else None
+        return round(value) if kind == "boolean" or -(2**63) <= value < 2**63 else None
     if target == "boolean":
         return True if value == "true" else None
     if target == "date":
