@@ -26,7 +26,7 @@ from attrs import field, frozen
 from lake.errors import SchemaError
 
 INT64_MAX: Final = 2**63 - 1
-WHOLE_TEXT: Final = r"^-?[0-9]{1,18}$"
+WHOLE_TEXT: Final = r"^-?[0-9]{1,19}$"
 NUMBER_TEXT: Final = r"^-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][+-]?[0-9]{1,2})?$"
 DAY_TEXT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 CASTS: Final = frozenset(
@@ -179,7 +179,8 @@ def _read_text(text: str, target: str) -> Any:
     if target == "boolean":
         return {"true": True, "false": False}.get(text)
     if target == "integer":
-        return int(text) if re.fullmatch(WHOLE_TEXT[1:-1], text, re.ASCII) else None
+        whole = int(text) if re.fullmatch(WHOLE_TEXT[1:-1], text, re.ASCII) else INT64_MAX + 1
+        return whole if -INT64_MAX - 1 <= whole <= INT64_MAX else None
     if target == "number":
         found = float(text) if re.fullmatch(NUMBER_TEXT[1:-1], text, re.ASCII) else math.inf
         return found if math.isfinite(found) else None

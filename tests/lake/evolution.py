@@ -234,13 +234,19 @@ def through(told: dict[str, Any], value: Any, kind: str, target: str) -> Any:
     if kind == target:
         return value
     if target == "number":
-        return float(value) if kind == "integer" or value in ("12", "-7", "1.5") else None
+        return float(value) if kind == "integer" or numeric(value) else None
     if target == "integer":
         if kind == "string":
-            return int(value) if value in ("12", "-7") else None
+            whole = int(value) if numeric(value) and "." not in value else 2**63
+            return whole if -(2**63) <= whole < 2**63 else None
         return round(value) if kind == "boolean" or -(2**63) <= value < 2**63 else None
     if target == "boolean":
-        return True if value == "true" else None
+        return {"true": True, "false": False}.get(value)
     if target == "date":
         return value if len(str(value)) == 10 and str(value)[4] == "-" else None
     return str(value).lower() if kind == "boolean" else str(value)
+
+
+def numeric(text: str) -> bool:
+    """Of the texts that come up here: what a person would call a number."""
+    return text.lstrip("-").replace(".", "").isdigit() and text.count("-") < 2 and not text.endswith("-")
