@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from infra import kafka, postgres, vault
+from infra import catalog, kafka, postgres, s3, vault
 from infra.process import ServerProcess
 
 
@@ -25,11 +25,15 @@ SERVERS: dict[str, Callable[[Path], Server]] = {
     vault.NAME: vault.Vault,
     postgres.NAME: postgres.Postgres,
     kafka.NAME: kafka.Kafka,
+    s3.NAME: s3.S3,
+    catalog.NAME: catalog.RestCatalog,
 }
 _PROGRAMS: dict[str, Callable[[], Path]] = {
     vault.NAME: vault.find_binary,
     postgres.NAME: postgres.find_programs,
     kafka.NAME: kafka.find_jars,
+    s3.NAME: s3.find_program,
+    catalog.NAME: catalog.find_jars,
 }
 
 

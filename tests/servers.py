@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from infra.catalog import RestCatalog
 from infra.errors import NotAvailable
 from infra.kafka import Kafka
 from infra.postgres import Postgres
+from infra.s3 import S3
 from infra.vault import Vault
 
 CHOSEN = "TEST_SERVERS"
@@ -22,10 +24,11 @@ CHOSEN = "TEST_SERVERS"
 
 
 @contextmanager
-def running(kind: Callable[[Path], Any], name: str) -> Iterator[Any]:
+def running(kind: Callable[[Path], Any], *names: str) -> Iterator[Any]:
     """A server in a fresh folder that another user may enter; stopped and removed afterwards."""
-    if name not in os.environ.get(CHOSEN, name).split(","):
-        pytest.skip(f"{name} was not chosen in {CHOSEN}")
+    for name in names:
+        if name not in os.environ.get(CHOSEN, name).split(","):
+            pytest.skip(f"{name} was not chosen in {CHOSEN}")
     folder = Path(tempfile.mkdtemp(prefix="shredlake-servers-"))
     folder.chmod(0o755)
     server = kind(folder)
@@ -58,6 +61,33 @@ def kafka() -> Iterator[Kafka]:
     """One Kafka broker."""
     with running(Kafka, "kafka") as server:
         yield server
+
+
+class Stores:
+    """An object store, and a REST catalog over PostgreSQL that reaches it, in one folder."""
+
+    def __init__(self, data: Path) -> None:
+        self.s3 = S3(data)
+        self.postgres = Postgres(data)
+        self.catalog = RestCatalog(data)
+
+    def start(self) -> None:
+        """Starts all three."""
+        self.s3.start()
+        self.postgres.start()
+        self.catalog.start()
+
+    def stop(self) -> None:
+        """Stops what runs."""
+        for server in (self.catalog, self.postgres, self.s3):
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def stores() -> Iterator[Stores]:
+    """S3, PostgreSQL and a REST catalog."""
+    with running(Stores, "s3", "postgres", "catalog") as servers:
+        yield servers
 
 
 @pytest.fixture

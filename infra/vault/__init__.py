@@ -9,23 +9,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import hvac
 import requests
 
-from infra.cache import cached, scratch_folder
-from infra.errors import InfraError, NotAvailable
+from infra.errors import InfraError
+from infra.gomodules import program
 from infra.process import ServerProcess, free_port
 from infra.tls import make_certificates
 from infra.vault.setup import set_up
 
 NAME = "vault"
 VERSION = "1.21.2"
-BUILD_SECONDS = 3600
-_BUILD = Path(__file__).parent / "module"
+_MODULE = Path(__file__).parent / "module"
 _CONFIG = """\
 storage "raft" {{
   path                   = "{folder}/raft"
@@ -140,37 +138,7 @@ def find_binary() -> Path:
         found = shutil.which(name)
         if found:
             return Path(found)
-    return cached(NAME, VERSION, _build)
-
-
-def _build(to: Path) -> None:
-    go = shutil.which("go")
-    if go is None:
-        raise NotAvailable("Vault: put `bao` or `vault` on the PATH, or install Go, which builds it")
-    with scratch_folder("vault-build") as scratch:
-        sources = scratch / "source"
-        shutil.copytree(_BUILD, sources)
-        environment = {
-            **os.environ,
-            "GOMODCACHE": str(scratch / "modules"),
-            "GOCACHE": str(scratch / "objects"),
-            "GOFLAGS": "-modcacherw",
-            "GOTOOLCHAIN": "local",
-            "CGO_ENABLED": "0",
-        }
-        command = [go, "build", "-mod=readonly", "-tags", "minimal", "-trimpath", "-ldflags=-s -w", "-o"]
-        done = subprocess.run(
-            [*command, str(to), "."],
-            cwd=sources,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=BUILD_SECONDS,
-        )
-    if done.returncode:
-        raise NotAvailable(f"Vault: its build failed:\n{done.stderr[-800:]}")
+    return program(NAME, VERSION, _MODULE, flags=["-tags", "minimal"])
 
 
 def _is_active(client: hvac.Client) -> bool:

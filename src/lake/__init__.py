@@ -10,6 +10,8 @@ from lake.cloudevents import Parsed, Rejected
 from lake.compatibility import Problem, notes, problems
 from lake.deadletters import DeadLetter, dead_letters, redrive
 from lake.errors import (
+    CatalogRefused,
+    CatalogUnavailable,
     CommitConflict,
     ConservationBroken,
     CorruptBlock,
@@ -20,13 +22,15 @@ from lake.errors import (
     SchemaError,
     SnapshotGone,
     StorageFailed,
+    StorageUnsuitable,
     UnknownEventType,
     UnreadableInput,
 )
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, parse_event_type
 from lake.ingest import Ingestor, IngestSummary
-from lake.lakehouse import Lake, open_local_events, open_local_lake
+from lake.lakehouse import Lake, open_events, open_lake
 from lake.mapping import Mapping, load_mapping
+from lake.objects import ObjectStore, StoredObject, collected
 from lake.readahead import ReadAhead, with_read_ahead
 from lake.replay import (
     CLEAR_FIELDS,
@@ -35,8 +39,6 @@ from lake.replay import (
     Events,
     Replay,
     block_rows,
-    local_path,
-    stored_events,
 )
 from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedFile, Source
 from lake.table import Committed, IcebergTable, summary_of
@@ -44,13 +46,17 @@ from lake.topicbook import FeedingTopic, TopicBook
 from lake.typeregistry import TypeRegistry, refused
 from lake.upkeep import Compacted, Upkeep
 from lake.verify import Verified, privacy_lint, verify
+from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
 
 __all__ = [
     "CLEAR_FIELDS",
     "DEAD_LETTER",
     "DEFAULT_BATCH_EVENTS",
+    "EMBEDDED",
     "PERSONAL_HEAD",
     "PRIMARY",
+    "CatalogRefused",
+    "CatalogUnavailable",
     "ClearField",
     "CommitConflict",
     "Committed",
@@ -75,6 +81,7 @@ __all__ = [
     "MappedFile",
     "Mapping",
     "MappingError",
+    "ObjectStore",
     "Parsed",
     "Problem",
     "ReadAhead",
@@ -84,27 +91,30 @@ __all__ = [
     "SnapshotGone",
     "Source",
     "StorageFailed",
+    "StorageUnsuitable",
+    "StoredObject",
     "TopicBook",
     "TypeRegistry",
     "UnknownEventType",
     "UnreadableInput",
     "Upkeep",
     "Verified",
+    "Warehouse",
+    "WarehousePlace",
     "block_rows",
     "bucket_of",
     "clear_fields",
+    "collected",
     "dead_letters",
     "load_mapping",
-    "local_path",
     "notes",
-    "open_local_events",
-    "open_local_lake",
+    "open_events",
+    "open_lake",
     "parse_event_type",
     "privacy_lint",
     "problems",
     "redrive",
     "refused",
-    "stored_events",
     "summary_of",
     "verify",
     "with_read_ahead",

@@ -1,18 +1,61 @@
-"""The SQL catalog with metadata read once: an Iceberg metadata file never changes, so it is cached."""
+"""The catalogs that keep the heads of tables: SQL (SQLite, PostgreSQL) and REST.
+
+An Iceberg metadata file never changes, so the SQL catalog parses each once. Errors of any catalog are
+told apart by whose move they are.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections import OrderedDict
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
 
+import requests
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+from pyiceberg.exceptions import (
+    AuthorizationExpiredError,
+    BadRequestError,
+    CommitStateUnknownException,
+    ForbiddenError,
+    OAuthError,
+    ServerError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+    UnauthorizedError,
+)
 from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.update import TableRequirement, TableUpdate
 from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from lake.errors import CatalogRefused, CatalogUnavailable, StorageUnsuitable
+
+CatalogKind = Literal["sql", "rest"]
 _KEPT_METADATA: Final = 16
+_ANSWER_SECONDS: Final = (5.0, 60.0)  # to connect, between bytes
+_WITH_DRIVER: Final = re.compile(r"^postgres(ql)?://")
+_AWAY: Final = (
+    SQLAlchemyError,
+    requests.ConnectionError,
+    requests.Timeout,
+    ServerError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+    CommitStateUnknownException,
+)
+_REFUSED: Final = (
+    AuthorizationExpiredError,
+    BadRequestError,
+    ForbiddenError,
+    OAuthError,
+    UnauthorizedError,
+    requests.HTTPError,
+)
 
 
 class CachingSqlCatalog(SqlCatalog):
@@ -50,18 +93,63 @@ class CachingSqlCatalog(SqlCatalog):
             self._metadata.popitem(last=False)
 
 
-def open_local_catalog(home: Path) -> CachingSqlCatalog:
-    """The embedded catalog: SQLite beside the warehouse folder."""
-    home.mkdir(parents=True, exist_ok=True)
-    warehouse = home / "warehouse"
-    warehouse.mkdir(exist_ok=True)
-    catalog = CachingSqlCatalog(
-        "shredlake", uri=f"sqlite:///{home / 'catalog.db'}", warehouse=warehouse.resolve().as_uri()
-    )
+class TimedRestCatalog(RestCatalog):
+    """`RestCatalog` that does not wait for ever: its client sets no time limit of its own."""
 
-    @event.listens_for(catalog.engine, "connect")
-    def _configure(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA busy_timeout=60000")
-        connection.execute("PRAGMA synchronous=FULL")
+    def _create_session(self) -> requests.Session:
+        session = super()._create_session()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, _TimedAdapter())
+        return session
 
-    return catalog
+
+class _TimedAdapter(requests.adapters.HTTPAdapter):
+    def send(self, *arguments: Any, **options: Any) -> requests.Response:
+        return super().send(*arguments, **{**options, "timeout": options.get("timeout") or _ANSWER_SECONDS})
+
+
+def open_catalog(kind: CatalogKind, uri: str, name: str, properties: Mapping[str, str]) -> Catalog:
+    """A catalog, asked once.
+
+    Args:
+        uri: of SQLAlchemy, or the address of a REST catalog.
+        name: what a SQL database knows this lake by, so that several can share it.
+        properties: further properties of pyiceberg's catalog and file access.
+
+    Raises:
+        StorageUnsuitable: an address that cannot be one, or its client library is not installed.
+        CatalogUnavailable, CatalogRefused: see there.
+    """
+    with catalog_errors():
+        if kind == "rest":
+            return TimedRestCatalog(name, uri=uri, **properties)
+        try:
+            known = _WITH_DRIVER.sub("postgresql+psycopg://", uri)
+            catalog = CachingSqlCatalog(name, uri=known, pool_pre_ping="true", **properties)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            reason = type(error).__name__
+            raise StorageUnsuitable(f"lake.uri is no database that we can open: {reason}") from None
+        if catalog.engine.dialect.name == "sqlite":
+            event.listen(catalog.engine, "connect", _for_several_processes)
+        return catalog
+
+
+@contextlib.contextmanager
+def catalog_errors() -> Iterator[None]:
+    """Turns a catalog's own errors into ours; their texts may hold addresses and log-ins.
+
+    Raises:
+        CatalogUnavailable: it does not answer.
+        CatalogRefused: it refuses us.
+    """
+    try:
+        yield
+    except _AWAY as error:
+        raise CatalogUnavailable(f"the catalog does not answer: {type(error).__name__}") from None
+    except _REFUSED as error:
+        raise CatalogRefused(f"the catalog refuses us: {type(error).__name__}") from None
+
+
+def _for_several_processes(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA busy_timeout=60000")
+    connection.execute("PRAGMA synchronous=FULL")

@@ -88,6 +88,25 @@ class StorageFailed(LakeError):
     default_next_step = "Free space or mend the store, then repeat the command; it continues where it was."
 
 
+class StorageUnsuitable(LakeError):
+    """The store or catalog that the settings name is not one we can use."""
+
+    default_next_step = "Correct `[lake]` in the settings; docs/stores.md names what works."
+
+
+class CatalogUnavailable(LakeError):
+    """The catalog does not answer, or not as one that works. Whether a commit landed is looked up."""
+
+    retry_helps = True
+    default_next_step = "Check the catalog's address and health, then repeat the command."
+
+
+class CatalogRefused(LakeError):
+    """The catalog knows us and says no, or does not know us."""
+
+    default_next_step = "Check the log-in in `lake.properties` and what it may do."
+
+
 class SnapshotGone(LakeError):
     """The snapshot was expired, or never was."""
 

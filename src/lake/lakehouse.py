@@ -6,23 +6,21 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pyiceberg.catalog import Catalog
-
 from keys import Effects, Keyring
-from lake.catalog import open_local_catalog
 from lake.events import EVENTS_PROPERTIES, EVENTS_SCHEMA, EVENTS_SPEC, EVENTS_TABLE
 from lake.ingest import Ingestor
 from lake.replay import Replay
 from lake.table import IcebergTable
 from lake.topicbook import TopicBook
 from lake.typeregistry import TypeRegistry
+from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace, open_warehouse
 
 
 class Lake:
     """Everything that reads or writes events.
 
     Args:
-        catalog: keeps the heads of all tables.
+        warehouse: keeps all tables.
         types_folder: where event types are registered.
         keyring: seals and opens.
         effects: the gate of durable effects.
@@ -34,19 +32,19 @@ class Lake:
 
     def __init__(
         self,
-        catalog: Catalog,
+        warehouse: Warehouse,
         types_folder: Path,
         keyring: Keyring,
         effects: Effects,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.catalog = catalog
+        self.warehouse = warehouse
         self.keyring = keyring
         self.effects = effects
         self.clock = clock
         self.types = TypeRegistry(types_folder)
         self.topics = TopicBook(types_folder.parent / "topics.db")
-        self.events = _events_table(catalog, effects)
+        self.events = _events_table(warehouse)
 
     def ingestor(self) -> Ingestor:
         """A writer with a session of its own."""
@@ -57,20 +55,31 @@ class Lake:
         return Replay(self.events, self.keyring, self.types)
 
 
-def open_local_lake(
+def open_lake(
     home: Path,
     keyring: Keyring,
     effects: Effects | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    place: WarehousePlace = EMBEDDED,
 ) -> Lake:
-    """The embedded lake of a folder: SQLite catalog, local warehouse."""
-    return Lake(open_local_catalog(home), home / "types", keyring, effects or Effects(), clock)
+    """The lake of a folder.
+
+    Args:
+        place: where its tables are; default: SQLite catalog and files in the folder.
+
+    Raises:
+        StorageUnsuitable, CatalogUnavailable, CatalogRefused, StorageFailed: see there.
+    """
+    effects = effects or Effects()
+    return Lake(open_warehouse(home, place, effects), home / "types", keyring, effects, clock)
 
 
-def open_local_events(home: Path, effects: Effects | None = None) -> tuple[IcebergTable, TypeRegistry]:
+def open_events(
+    home: Path, effects: Effects | None = None, place: WarehousePlace = EMBEDDED
+) -> tuple[IcebergTable, TypeRegistry]:
     """The events table and the event types of a folder, for a writer that holds no keys."""
-    return _events_table(open_local_catalog(home), effects or Effects()), TypeRegistry(home / "types")
+    return _events_table(open_warehouse(home, place, effects or Effects())), TypeRegistry(home / "types")
 
 
-def _events_table(catalog: Catalog, effects: Effects) -> IcebergTable:
-    return IcebergTable.create(catalog, EVENTS_TABLE, EVENTS_SCHEMA, EVENTS_PROPERTIES, EVENTS_SPEC, effects)
+def _events_table(warehouse: Warehouse) -> IcebergTable:
+    return warehouse.create(EVENTS_TABLE, EVENTS_SCHEMA, EVENTS_PROPERTIES, EVENTS_SPEC)

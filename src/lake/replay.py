@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from urllib.parse import unquote, urlparse
 
 import polars as pl
 from attrs import evolve, frozen
@@ -16,6 +15,7 @@ from lake.blocks import BLOCK_COLUMNS, Opened, bucket_of, open_blocks
 from lake.dedup import settle
 from lake.errors import SnapshotGone, UnknownEventType
 from lake.eventtypes import OPEN_HEAD, PRIMARY, EventType, Facet
+from lake.objects import collected
 from lake.offsets import INGEST, KIND
 from lake.table import IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
@@ -144,7 +144,7 @@ class Replay:
             raise UnknownEventType(f"event type `{read.event_type}` is not registered")
         newest = chain[-1]
         personal = read.is_personal(newest)
-        rows = block_rows(files, read, refs, ref_range)
+        rows = block_rows(self._table, files, read, refs, ref_range)
         parts: list[Opened] = []
         for (version,), group in rows.group_by("schema_version", maintain_order=True):
             path = [one for one in chain if one.version >= int(str(version))]
@@ -170,6 +170,20 @@ class Replay:
             sum(part.shredded_events for part in parts),
             sum(part.held_events for part in parts),
             frozenset().union(*(part.shredded_refs for part in parts)),
+        )
+
+    def stored(
+        self,
+        files: Sequence[DataFile],
+        read: EventRead,
+        bits: int,
+        ref_range: tuple[bytes, bytes | None] | None = None,
+    ) -> pl.DataFrame:
+        """`bucket`, `stored`: events per bucket, counted from block columns without opening anything."""
+        columns = ("subject_ref", "event_count")
+        rows = block_rows(self._table, files, read, ref_range=ref_range, columns=columns)
+        return rows.group_by(bucket_of(pl.col("subject_ref"), bits).alias("bucket")).agg(
+            pl.col("event_count").cast(pl.Int64).sum().alias("stored")
         )
 
 
@@ -204,19 +218,24 @@ def conform(frame: pl.DataFrame, newest: EventType, read: EventRead, personal: b
 
 
 def block_rows(
+    table: IcebergTable,
     files: Sequence[DataFile],
     read: EventRead | None,
     refs: Sequence[bytes] | None = None,
     ref_range: tuple[bytes, bytes | None] | None = None,
     columns: Sequence[str] = BLOCK_COLUMNS,
 ) -> pl.DataFrame:
-    """Block rows in ingest order with their place `_n`; files that cannot hold them are not opened."""
+    """Block rows in ingest order with their place `_n`; files that cannot hold them are not opened.
+
+    Raises:
+        StorageFailed: the store cannot be read.
+    """
     low = min(refs) if refs else ref_range[0] if ref_range else None
     high = max(refs) if refs else ref_range[1] if ref_range else None
-    paths = [local_path(f.file_path) for f in files if _may_hold(f, low, high)]
-    if not paths:
+    wanted = [f for f in files if _may_hold(f, low, high)]
+    if not wanted:
         return pl.DataFrame(schema=_BLOCK_TYPES)
-    scan = pl.scan_parquet(paths, hive_partitioning=False).select(BLOCK_COLUMNS)
+    scan = table.scan(wanted).select(BLOCK_COLUMNS)
     if read is not None:
         scan = scan.filter(pl.col("event_type") == read.event_type, pl.col("facet") == str(read.facet))
     if refs is not None:
@@ -226,28 +245,9 @@ def block_rows(
         if ref_range[1] is not None:
             scan = scan.filter(pl.col("subject_ref") < pl.lit(ref_range[1], pl.Binary))
     if set(columns) != set(BLOCK_COLUMNS):
-        return scan.select(columns).collect()
-    rows = scan.collect().sort("ingested_at", "source", "source_from", "block_id")
+        return collected(scan.select(columns))
+    rows = collected(scan).sort("ingested_at", "source", "source_from", "block_id")
     return rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_n"))
-
-
-def stored_events(
-    files: Sequence[DataFile],
-    read: EventRead,
-    bits: int,
-    ref_range: tuple[bytes, bytes | None] | None = None,
-) -> pl.DataFrame:
-    """`bucket`, `stored`: events per bucket, counted from block columns without opening anything."""
-    rows = block_rows(files, read, ref_range=ref_range, columns=("subject_ref", "event_count"))
-    return rows.group_by(bucket_of(pl.col("subject_ref"), bits).alias("bucket")).agg(
-        pl.col("event_count").cast(pl.Int64).sum().alias("stored")
-    )
-
-
-def local_path(uri: str) -> str:
-    """The path of a `file:` URI; other URIs as they are."""
-    parsed = urlparse(uri)
-    return unquote(parsed.path) if parsed.scheme == "file" else uri
 
 
 def _may_hold(file: DataFile, low: bytes | None, high: bytes | None) -> bool:

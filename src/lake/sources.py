@@ -160,6 +160,6 @@ class HttpBatch:
         self.total_bytes = sum(map(len, events))
 
     def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
-        lines = list(enumerate(self._events))[start:]
-        for batch in _batches(lines, batch_events):
-            yield parse_cloud_events(batch, self._types, batch[0][0], batch[-1][0] + 1)
+        """All of it at once, whatever the batch size: no offset is kept for it, so it lands whole or not."""
+        if self._events and start == 0:
+            yield parse_cloud_events(list(enumerate(self._events)), self._types, 0, len(self._events))

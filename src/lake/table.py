@@ -7,12 +7,10 @@ snapshot is staged on it, and a commit whose answer was lost is looked up by its
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import random
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
@@ -20,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import frozen
 from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import (
     compute_statistics_plan,
     data_file_statistics_from_parquet_metadata,
@@ -28,8 +27,6 @@ from pyiceberg.io.pyarrow import (
     schema_to_pyarrow,
 )
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestEntryStatus
-from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionSpec
-from pyiceberg.schema import Schema
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import SnapshotRefType
@@ -46,11 +43,12 @@ from pyiceberg.table.update import (
 from pyiceberg.typedef import Record
 
 from keys import Effects
-from lake.errors import CommitConflict, SnapshotGone, StorageFailed
+from lake.catalog import catalog_errors
+from lake.errors import CommitConflict, SnapshotGone
+from lake.objects import scan_parquet, storage_errors, storage_failed
 
 MAX_ATTEMPTS: Final = 20
 _FIRST_WAIT_SECONDS: Final = 0.02
-_DISK_ERRORS: Final = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
 Guard = Callable[[TableMetadata], Mapping[str, str]]
 """Looks at the newest head inside an attempt; returns the summary properties or raises to stop."""
 
@@ -93,30 +91,12 @@ class IcebergTable:
         self.identifier = identifier
         self._effects = effects or Effects()
 
-    @classmethod
-    def create(
-        cls,
-        catalog: Catalog,
-        identifier: str,
-        schema: Schema,
-        properties: Mapping[str, str],
-        spec: PartitionSpec = UNPARTITIONED_PARTITION_SPEC,
-        effects: Effects | None = None,
-    ) -> IcebergTable:
-        """The table; made where it is not there yet."""
-        try:
-            catalog.load_table(identifier)
-        except NoSuchTableError:
-            catalog.create_namespace_if_not_exists(identifier.rpartition(".")[0])
-            with contextlib.suppress(TableAlreadyExistsError):  # another process may be first
-                catalog.create_table(identifier, schema, partition_spec=spec, properties=dict(properties))
-        return cls(catalog, identifier, effects)
-
     # -- reading -----------------------------------------------------------------------------------
 
     def load(self) -> Table:
-        """The table at its newest head."""
-        return self._catalog.load_table(self.identifier)
+        """The table at its newest head. Raises `CatalogUnavailable`, `CatalogRefused`."""
+        with storage_errors(), catalog_errors():
+            return self._catalog.load_table(self.identifier)
 
     def metadata(self) -> TableMetadata:
         """The newest metadata."""
@@ -152,22 +132,28 @@ class IcebergTable:
         if snapshot is None:
             return []
         io = self.load().io
-        return [
-            entry.data_file
-            for manifest in snapshot.manifests(io)
-            for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
-        ]
+        with storage_errors():
+            return [
+                entry.data_file
+                for manifest in snapshot.manifests(io)
+                for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
+            ]
 
     def added_files(self, snapshot: Snapshot) -> list[DataFile]:
         """Data files that this very snapshot added."""
         io = self.load().io
-        return [
-            entry.data_file
-            for manifest in snapshot.manifests(io)
-            if manifest.added_snapshot_id == snapshot.snapshot_id
-            for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
-            if entry.status == ManifestEntryStatus.ADDED and entry.snapshot_id == snapshot.snapshot_id
-        ]
+        with storage_errors():
+            return [
+                entry.data_file
+                for manifest in snapshot.manifests(io)
+                if manifest.added_snapshot_id == snapshot.snapshot_id
+                for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
+                if entry.status == ManifestEntryStatus.ADDED and entry.snapshot_id == snapshot.snapshot_id
+            ]
+
+    def scan(self, files: Iterable[DataFile]) -> pl.LazyFrame:
+        """Rows of data files of this table."""
+        return scan_parquet([one.file_path for one in files], self.load().io.properties)
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -198,7 +184,7 @@ class IcebergTable:
         kept = [names[i] for i, plan in stats_plan.items() if plan.mode.type.value != "none"]
         path = f"{table.location()}/data/{folder}{uuid.uuid4().hex}.parquet"
         coded = [n for n in arrow_schema.names if n not in plain]
-        with _storage(), self._effects("write-file"), table.io.new_output(path).create() as sink:
+        with storage_errors(), self._effects("write-file"), table.io.new_output(path).create() as sink:
             writer = pq.ParquetWriter(
                 pa.PythonFile(sink, mode="w"),
                 arrow_schema,
@@ -296,7 +282,7 @@ class IcebergTable:
         for wait_seconds in _waits():
             table = self.load()
             transaction = _MemoTransaction(table)
-            with _storage():
+            with storage_errors():
                 snapshot_id = stage(transaction, table.metadata)
             requirements = (
                 *transaction._requirements,
@@ -313,7 +299,7 @@ class IcebergTable:
                 # The answer is unknown: the commit may have landed. Only the catalog knows.
                 if self.metadata().snapshot_by_id(snapshot_id) is None:
                     if isinstance(error, OSError):
-                        raise _storage_failed(error) from error
+                        raise storage_failed(error) from error
                     raise
             landed = self.snapshot(snapshot_id)
             assert landed is not None
@@ -323,9 +309,10 @@ class IcebergTable:
     def _send(
         self, table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]
     ) -> None:
-        with self._effects(f"commit:{self.identifier}"):
+        with catalog_errors(), self._effects(f"commit:{self.identifier}"):
             response = self._catalog.commit_table(table, requirements, updates)
-        self._catalog._delete_old_metadata(table.io, table.metadata, response.metadata)
+        if not isinstance(self._catalog, RestCatalog):  # such a server does that itself
+            self._catalog._delete_old_metadata(table.io, table.metadata, response.metadata)
 
 
 def _tag_update(name: str, snapshot_id: int) -> SetSnapshotRefUpdate:
@@ -342,18 +329,3 @@ def summary_of(snapshot: Snapshot) -> dict[str, str]:
 def _waits() -> Iterator[float]:
     for attempt in range(MAX_ATTEMPTS):
         yield _FIRST_WAIT_SECONDS * min(2**attempt, 32) * random.uniform(0.5, 1.5)
-
-
-class _storage:
-    """Turns a full or broken disk into `StorageFailed`."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            raise _storage_failed(error) from error
-
-
-def _storage_failed(error: OSError) -> StorageFailed:
-    return StorageFailed(f"the store refused a write: {error.strerror or type(error).__name__}")

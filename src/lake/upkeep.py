@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import polars as pl
@@ -27,14 +26,16 @@ from lake.events import PLAIN_COLUMNS, day_partition
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet
 from lake.ingest import letter_bytes
 from lake.lakehouse import Lake
+from lake.objects import ObjectStore, StoredObject, local_path, storage_errors
 from lake.offsets import EPOCH, KIND, UPKEEP, carried
-from lake.replay import EventRead, block_rows, local_path
+from lake.replay import EventRead, block_rows
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 
 L1_ROW_GROUP: Final = 16_384
 KEEP_SNAPSHOTS: Final = 100
 SWEEP_GRACE_SECONDS: Final = 3600
+_SWEPT_AT_ONCE: Final = 256
 _LETTERS: Final = EventRead(DEAD_LETTER, ())
 _UNIX: Final = date(1970, 1, 1)
 
@@ -83,6 +84,7 @@ class Upkeep:
         self._keyring: Keyring = lake.keyring
         self._types: TypeRegistry = lake.types
         self._effects = lake.effects
+        self._objects: ObjectStore = lake.warehouse.objects
         self._uuid = lake.events.metadata().table_uuid.bytes
 
     def days(self) -> dict[date, list[DataFile]]:
@@ -105,7 +107,7 @@ class Upkeep:
             files = self.days().get(day, [])
             if not files:
                 return Compacted(day, None, 0, 0, 0, 0, 0, 0, 0, 0)
-            before = block_rows(files, None)
+            before = block_rows(self._table, files, None)
             rewritten = self._rewrite(before, progress)
             after = rewritten.rows
             _check_conservation(before, after, rewritten.superseded)
@@ -135,8 +137,8 @@ class Upkeep:
             ConservationBroken: counts would change; nothing was committed.
         """
         while True:
-            files = [f for f in self.days().get(day, []) if block_rows([f], None, refs).height]
-            rows = block_rows(files, None)
+            files = [f for f in self.days().get(day, []) if block_rows(self._table, [f], None, refs).height]
+            rows = block_rows(self._table, files, None)
             mine = rows.filter(pl.col("subject_ref").is_in(list(refs)) & pl.col("sealed").is_not_null())
             dead: list[bytes] = []
             for (name, version, facet), group in mine.group_by("event_type", "schema_version", "facet"):
@@ -157,7 +159,9 @@ class Upkeep:
 
     def days_of(self, refs: Sequence[bytes]) -> list[date]:
         """Ingest days whose live files hold blocks of these handles."""
-        return [day for day, files in self.days().items() if block_rows(files, None, refs).height]
+        return [
+            day for day, files in self.days().items() if block_rows(self._table, files, None, refs).height
+        ]
 
     def redact_letters(self, holds: Callable[[bytes], bool]) -> int:
         """Removes dead letters of nobody's that `holds` recognises, and destroys what sealed them.
@@ -168,7 +172,7 @@ class Upkeep:
         """
         removed = 0
         for day, files in self.days().items():
-            letters = block_rows(files, _LETTERS)
+            letters = block_rows(self._table, files, _LETTERS)
             if letters.height == 0:
                 continue
             found = self._open_group(letters, self._types.get(DEAD_LETTER), PRIMARY).frame
@@ -179,7 +183,7 @@ class Upkeep:
                 continue
             old = doomed["subject_ref"].unique().to_list()
             with_them = nobody.filter(pl.col("subject_ref").is_in(old))
-            rows = block_rows(files, None)
+            rows = block_rows(self._table, files, None)
             rest = with_them.join(doomed.select("_tag"), on="_tag", how="anti")
             kept = rows.filter(~pl.col("subject_ref").is_in(old))
             parts = [kept.select(BLOCK_COLUMNS)]
@@ -199,13 +203,13 @@ class Upkeep:
 
         Found from the table itself, so that a killed redaction is finished by its repetition.
         """
-        live = set(block_rows(self._table.files(), _LETTERS)["subject_ref"].to_list())
+        live = set(block_rows(self._table, self._table.files(), _LETTERS)["subject_ref"].to_list())
         kept = {
             file.file_path: file
             for snapshot in self._table.history()
             for file in self._table.files(snapshot.snapshot_id)
         }
-        rows = block_rows(list(kept.values()), _LETTERS)
+        rows = block_rows(self._table, list(kept.values()), _LETTERS)
         rows = rows.filter(~pl.col("subject_ref").is_in(list(live)))
         alive = [ref for ref in rows["subject_ref"].unique() if self._keyring.purposes_of(ref)]
         left = rows.filter(pl.col("subject_ref").is_in(alive) & pl.col("sealed").is_not_null())
@@ -224,23 +228,25 @@ class Upkeep:
 
         return self._table.expire(choose)
 
-    def sweep(self, grace_seconds: float = SWEEP_GRACE_SECONDS, dry_run: bool = False) -> list[Path]:
+    def sweep(self, grace_seconds: float = SWEEP_GRACE_SECONDS, dry_run: bool = False) -> list[StoredObject]:
         """Deletes files of the table's folder that no kept snapshot refers to and that are old enough.
 
-        Raises nothing where a file is gone already.
+        What is gone already is no error.
+
+        Raises:
+            StorageFailed: the store cannot be listed, or keeps something.
         """
-        table = self._table.load()
-        root = Path(local_path(table.location()))
-        orphans = []
-        for path in sorted(set(root.rglob("*.parquet")) | set(root.rglob("*.avro"))):
-            if time.time() - path.stat().st_mtime >= grace_seconds:
-                orphans.append(path)
-        referenced = {local_path(uri) for uri in self._referenced()}
-        orphans = [path for path in orphans if str(path) not in referenced]
+        # Listed before the metadata is read: what is committed in between is referred to.
+        limit = datetime.now(UTC) - timedelta(seconds=grace_seconds)
+        found = [one for one in self._objects.objects(self._table.load().location()) if one.is_data]
+        referenced = {local_path(location) for location in self._referenced()}
+        orphans = [
+            one for one in found if one.modified_at <= limit and local_path(one.location) not in referenced
+        ]
         if not dry_run:
-            for path in orphans:
+            for start in range(0, len(orphans), _SWEPT_AT_ONCE):
                 with self._effects("sweep"):
-                    path.unlink(missing_ok=True)
+                    self._objects.delete(orphans[start : start + _SWEPT_AT_ONCE])
         return orphans
 
     def _replace(
@@ -293,13 +299,14 @@ class Upkeep:
     def _referenced(self) -> set[str]:
         table = self._table.load()
         found: set[str] = set()
-        for snapshot in table.metadata.snapshots:
-            found.add(snapshot.manifest_list)
-            for manifest in snapshot.manifests(table.io):
-                if manifest.manifest_path not in found:
-                    found.add(manifest.manifest_path)
-                    entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
-                    found.update(entry.data_file.file_path for entry in entries)
+        with storage_errors():
+            for snapshot in table.metadata.snapshots:
+                found.add(snapshot.manifest_list)
+                for manifest in snapshot.manifests(table.io):
+                    if manifest.manifest_path not in found:
+                        found.add(manifest.manifest_path)
+                        entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+                        found.update(entry.data_file.file_path for entry in entries)
         return found
 
     def _rewrite(self, before: pl.DataFrame, progress: Callable[[str], None]) -> _Rewritten:

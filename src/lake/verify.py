@@ -10,7 +10,7 @@ from attrs import frozen
 from lake.events import EVENTS_SCHEMA, METRIC_COLUMNS
 from lake.lakehouse import Lake
 from lake.offsets import BATCH, COUNTS, EPOCH, INGEST, KIND, OFFSETS, RANGES, ranges_of
-from lake.replay import block_rows, local_path
+from lake.replay import block_rows
 from lake.table import summary_of
 
 _ICEBERG_SUMMARY_PREFIXES = ("added-", "deleted-", "removed-", "total-", "changed-", "operation")
@@ -44,7 +44,8 @@ def verify(lake: Lake, deep: bool = False) -> Verified:
     history = list(reversed(lake.events.history()))
     at: dict[str, int] = {}
     ranges = events = dead = 0
-    complete = bool(history) and history[0].parent_snapshot_id is None
+    # Expiry takes the parent's name out of the oldest one that is left; the sequence number stays.
+    complete = bool(history) and history[0].sequence_number == 1
     for snapshot in history:
         summary = summary_of(snapshot)
         if summary.get(KIND) != INGEST:
@@ -62,7 +63,7 @@ def verify(lake: Lake, deep: bool = False) -> Verified:
             at[one.source] = one.end
     stored = None
     if deep and history:
-        rows = block_rows(lake.events.files(), None)
+        rows = block_rows(lake.events, lake.events.files(), None)
         own = rows.filter(rows["primary"])
         stored = int(own["event_count"].sum())
         if complete and stored > events + dead:
@@ -84,12 +85,12 @@ def privacy_lint(lake: Lake) -> list[str]:
                 bounds = set(entry.data_file.lower_bounds or {}) | set(entry.data_file.upper_bounds or {})
                 problems += [f"bounds of column {i} in a manifest" for i in sorted(bounds - allowed)]
     for file in lake.events.files():
-        problems += _lint_footer(local_path(file.file_path))
+        with table.io.new_input(file.file_path).open() as opened:
+            problems += _lint_footer(pq.ParquetFile(opened).metadata)
     return sorted(set(problems))
 
 
-def _lint_footer(path: str) -> list[str]:
-    footer = pq.ParquetFile(path).metadata
+def _lint_footer(footer: pq.FileMetaData) -> list[str]:
     found = []
     for group in range(footer.num_row_groups):
         for column in range(footer.num_columns):

@@ -49,7 +49,7 @@ def open_views(
     """
     effects: Effects = lake.effects
     ledger = Ledger(home / "ledger.db", lake.clock, effects)
-    tables = ViewTables(lake.catalog, lake.keyring, effects)
+    tables = ViewTables(lake.warehouse, lake.keyring)
     builder = Builder(
         lake,
         registry,

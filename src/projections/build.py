@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 from pyiceberg.table.snapshots import Snapshot
 
 from keys import LeaseExpired
-from lake import EventRead, Events, Lake, SnapshotGone, bucket_of, stored_events
+from lake import EventRead, Events, Lake, SnapshotGone, bucket_of
 from lake.offsets import offsets_of
 from lake.table import summary_of
 from projections.compute import BUCKET, Partial, forget, merge, novelty, result
@@ -252,7 +252,7 @@ class Builder:
     def _news(self, view: View, after: int, until: int) -> dict[EventRead, tuple[Events, pl.DataFrame]]:
         files = self._replay.files_between(after, until)
         return {
-            read: (self._replay.events(files, read), stored_events(files, read, self._bits))
+            read: (self._replay.events(files, read), self._replay.stored(files, read, self._bits))
             for read in shared_reads(self._lake.types, [view])
         }
 
@@ -344,7 +344,7 @@ class Builder:
             raise GateClosed(f"`{plan.view.name}`: {off.height} buckets do not add up")
         files = self._replay.files(target.snapshot_id)
         stored = sum(
-            int(stored_events(files, read, self._bits)["stored"].sum())
+            int(self._replay.stored(files, read, self._bits)["stored"].sum())
             for read in event_reads(plan.view, self._lake.types)
         )
         seen, superseded = int(counts["stored"].sum()), int(counts["superseded"].sum())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 from attrs import frozen
 
-from lake import EventRead, Events, EventType, Replay, TypeRegistry, stored_events
+from lake import EventRead, Events, EventType, Replay, TypeRegistry
 from projections.compute import BUCKET, Partial, derive
 from projections.definition import View, event_reads, is_personal
 from projections.registry import ViewRegistry
@@ -50,7 +50,7 @@ class Deriver:
         totals: dict[EventRead, pl.DataFrame] = {}
         for read in shared:
             events[read] = self._replay.events(files, read, ref_range=span)
-            totals[read] = stored_events(files, read, task.bits, span)
+            totals[read] = self._replay.stored(files, read, task.bits, span)
         return {view.name: derive_view(self._types, view, events, totals, task.bits) for view in views}
 
 

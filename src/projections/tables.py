@@ -9,7 +9,6 @@ from typing import Final
 
 import polars as pl
 from attrs import field, frozen
-from pyiceberg.catalog import Catalog
 from pyiceberg.schema import Schema
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.types import (
@@ -24,8 +23,8 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
-from keys import Effects, FieldContext, Keyring, Shredded
-from lake import IcebergTable, local_path
+from keys import FieldContext, Keyring, Shredded
+from lake import IcebergTable, Warehouse, collected
 from lake.avro import decode, encode
 from lake.offsets import BATCH, KIND
 from projections.definition import SUBJECT
@@ -91,10 +90,9 @@ class SubjectRows:
 class ViewTables:
     """Reads and writes the tables of views, one table per view version."""
 
-    def __init__(self, catalog: Catalog, keyring: Keyring, effects: Effects) -> None:
-        self._catalog = catalog
+    def __init__(self, warehouse: Warehouse, keyring: Keyring) -> None:
+        self._warehouse = warehouse
         self._keyring = keyring
-        self._effects = effects
 
     def table_name(self, view: str, version: str) -> str:
         """`views.<view>__<first digits of the version>`."""
@@ -108,7 +106,7 @@ class ViewTables:
             StorageFailed, CommitConflict: see `lake.IcebergTable.commit`.
         """
         schema = _SEALED_SCHEMA if subject_grain else _schema_of(rows)
-        table = IcebergTable.create(self._catalog, name, schema, _PROPERTIES, effects=self._effects)
+        table = self._warehouse.create(name, schema, _PROPERTIES)
         stored = self._sealed(table, name, rows) if subject_grain else _storable(rows)
         found = _landed(table, build_id)
         if found is None:
@@ -124,8 +122,8 @@ class ViewTables:
 
     def read_aggregate(self, name: str, snapshot_id: int) -> pl.DataFrame:
         """Rows of an aggregate view's snapshot."""
-        files = IcebergTable(self._catalog, name).files(snapshot_id)
-        return pl.read_parquet([local_path(f.file_path) for f in files], hive_partitioning=False)
+        table = self._warehouse.table(name)
+        return collected(table.scan(table.files(snapshot_id)))
 
     def read_subjects(
         self, name: str, snapshot_id: int, columns: Mapping[str, str], refs: list[bytes] | None = None
@@ -136,12 +134,11 @@ class ViewTables:
             columns: name → type as in the publication record.
             refs: only these people.
         """
-        table = IcebergTable(self._catalog, name)
-        paths = [local_path(f.file_path) for f in table.files(snapshot_id)]
-        scan = pl.scan_parquet(paths, hive_partitioning=False)
+        table = self._warehouse.table(name)
+        scan = table.scan(table.files(snapshot_id))
         if refs is not None:
             scan = scan.filter(pl.col(SUBJECT).is_in(refs))
-        rows = scan.collect()
+        rows = collected(scan)
         handles = rows[SUBJECT].to_list()
         opened = self._keyring.opener().open(
             self._context(table, name), handles, rows["row_id"].to_list(), rows["sealed"].to_list()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
 from attrs import frozen
+
+from lake import ObjectStore, StoredObject
+
+WAREHOUSE: Final = "lake/warehouse"
 
 
 @frozen
@@ -37,8 +42,8 @@ STORES: Final = (
     Store("fence log", _database("evidence/fences.db"), "keyed hashes only"),
     Store("transparency log", _database("evidence/tlog.db"), "content-free statements"),
     Store("event catalog", _database("lake/catalog.db"), "holds no personal data"),
-    Store("events table", ("lake/warehouse/lake/*",), "sealed per person"),
-    Store("view tables", ("lake/warehouse/views/*",), "sealed per person, or aggregates"),
+    Store("events table", (f"{WAREHOUSE}/lake/*",), "sealed per person"),
+    Store("view tables", (f"{WAREHOUSE}/views/*",), "sealed per person, or aggregates"),
     Store("feeding topics", _database("lake/topics.db"), "holds no personal data"),
     Store("event types", ("lake/types/*",), "holds no personal data"),
     Store("view states", _database("views/states.db"), "sealed per bucket; derived anew on erasure"),
@@ -64,7 +69,23 @@ def store_of(relative: str) -> Store | None:
     return None
 
 
-def unregistered(home: Path) -> list[str]:
-    """Files that no store owns."""
-    found = (str(p.relative_to(home)) for p in sorted(home.rglob("*")) if p.is_file())
-    return [path for path in found if store_of(path) is None]
+def unregistered(home: Path, objects: ObjectStore) -> list[str]:
+    """Files of the lake's folder, and objects of its warehouse, that no store owns.
+
+    Raises:
+        StorageFailed: the warehouse cannot be listed.
+    """
+    found = {str(p.relative_to(home)) for p in home.rglob("*") if p.is_file()}
+    found.update(path for path, _ in elsewhere(home, objects))
+    return sorted(path for path in found if store_of(path) is None)
+
+
+def elsewhere(home: Path, objects: ObjectStore) -> Iterator[tuple[str, StoredObject]]:
+    """What a warehouse outside of the lake's folder holds, with its path as if it were in the folder.
+
+    Raises:
+        StorageFailed: see `unregistered`.
+    """
+    if not objects.root.startswith(f"{home.resolve().as_uri()}/"):
+        for one in objects.objects(objects.root):
+            yield f"{WAREHOUSE}{one.location.removeprefix(objects.root)}", one

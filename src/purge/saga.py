@@ -306,7 +306,7 @@ class Purge:
 
     def _plan(self, ref: bytes, subject_tag: bytes) -> Plan:
         files = self._upkeep.days()
-        rows = {day: block_rows(kept, None, [ref]) for day, kept in files.items()}
+        rows = {day: block_rows(self._lake.events, kept, None, [ref]) for day, kept in files.items()}
         mine = {day: found for day, found in rows.items() if found.height}
         together = pl.concat(list(mine.values())) if mine else None
         rewrite = sum(f.file_size_in_bytes for day in mine for f in files[day])

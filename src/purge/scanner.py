@@ -13,7 +13,7 @@ import hashlib
 import json
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,8 @@ from keys import (
     embedded_places,
     open_forensic,
 )
+from lake import ObjectStore
+from purge.inventory import elsewhere
 
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
@@ -73,9 +75,10 @@ def needles(subject: SubjectId) -> dict[str, bytes]:
         "HEX": raw.hex().upper().encode(),
     }
     for shift in range(3):
-        # What any base64 text that contains the id must contain, whatever stands before it.
+        # What any base64 text that contains the id must contain, whatever stands before and after it:
+        # the characters whose six bits are all the id's.
         text = base64.b64encode(b"\0" * shift + raw)
-        found[f"base64+{shift}"] = text[(0, 2, 3)[shift] : len(text) - 4].rstrip(b"=")
+        found[f"base64+{shift}"] = text[(0, 2, 3)[shift] : 8 * (shift + len(raw)) // 6]
     for name in ("md5", "sha1", "sha256"):
         digest = hashlib.new(name, raw).digest()
         found[name] = digest
@@ -89,32 +92,49 @@ def scan(
     subject: SubjectId,
     progress: Callable[[int], None] = lambda files: None,
     places: KeyPlaces | None = None,
+    objects: ObjectStore | None = None,
 ) -> Scanned:
-    """Scans every file below a folder.
+    """Scans every file below a folder, and every object of a warehouse elsewhere in all its versions.
 
     Args:
         home: a lake's folder, or a copy of one. Sealed values are tried with the keys in it, past every
             fence: as somebody would who stole the folder.
         places: keys to try instead of those in the folder.
+        objects: the warehouse; what lies outside the folder is copied for the time of the scan.
+
+    Raises:
+        StorageFailed: the warehouse cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="shredlake-scan-") as scratch:
         if places is None and (home / "keys" / "root.key").exists():
             places = embedded_places(home / "keys", create=False)
         keyring = open_forensic(places, Path(scratch)) if places is not None else None
         try:
-            return _scan(home, subject, keyring, progress)
+            folders = [home]
+            if objects is not None:
+                folders.append(_copied(home, objects, Path(scratch) / "objects"))
+            return _scan(folders, subject, keyring, progress)
         finally:
             if keyring is not None:
                 keyring.close()
 
 
+def _copied(home: Path, objects: ObjectStore, to: Path) -> Path:
+    for number, (name, one) in enumerate(elsewhere(home, objects)):
+        if not one.is_marker:
+            path = to / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            objects.copy(one, path.with_stem(f"{path.stem}~{number}") if path.exists() else path)
+    return to
+
+
 def _scan(
-    home: Path, subject: SubjectId, keyring: Keyring | None, progress: Callable[[int], None]
+    folders: Sequence[Path], subject: SubjectId, keyring: Keyring | None, progress: Callable[[int], None]
 ) -> Scanned:
     wanted = needles(subject)
     findings: dict[Finding, None] = {}
     files = total = opened = 0
-    for path in sorted(p for p in home.rglob("*") if p.is_file()):
+    for home, path in [(one, p) for one in folders for p in sorted(one.rglob("*")) if p.is_file()]:
         if not path.exists():
             continue  # a database's side file, gone since the folder was listed
         files += 1

@@ -38,8 +38,11 @@ class Verification:
             for snapshot in self._lake.events.history()
             for file in replay.files(snapshot.snapshot_id)
         }
-        old = block_rows(list(kept.values()), None, [ref]).filter(pl.col("sealed").is_not_null())
-        live = block_rows(self._lake.events.files(), None, [ref]).filter(pl.col("sealed").is_not_null())
+        old = block_rows(self._lake.events, list(kept.values()), None, [ref]).filter(
+            pl.col("sealed").is_not_null()
+        )
+        live = block_rows(self._lake.events, self._lake.events.files(), None, [ref])
+        live = live.filter(pl.col("sealed").is_not_null())
         if not whole:
             old = old.filter(pl.col("facet").str.ends_with(f"/{purpose}"))
             live = live.filter(pl.col("facet").str.ends_with(f"/{purpose}"))
@@ -63,7 +66,7 @@ class Verification:
             "the fence log's hash chain holds": self._keyring.fences.verify() >= fence.epoch,
             "fence log and key pages agree": not gate.fence_log_behind
             and fence.epoch not in gate.pending_epochs,
-            "no unregistered store": not unregistered(self._home),
+            "no unregistered store": not unregistered(self._home, self._lake.warehouse.objects),
         }
 
     def _is_shredded(self, opener: Opener, row: Mapping[str, Any]) -> bool:

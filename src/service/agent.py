@@ -13,8 +13,10 @@ from keys import Keyring, LeaseBook
 from keys.agentclient import AgentLink, BuildKeys, IngestKeys
 from keys.agentserver import AgentServer, KeyAgent, make_tokens
 from keys.hardening import harden
-from lake import Ingestor, TypeRegistry, open_local_events
+from lake import Ingestor, TypeRegistry, open_events
 from service.errors import NotInitialised
+from service.lakeplace import lake_place
+from service.settings import load_settings
 
 
 def socket_of(home: Path) -> Path:
@@ -50,7 +52,7 @@ def agent_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
     leases = _lease_book(home)
     keys = IngestKeys(AgentLink(socket_of(home), {"token": _token(home, "ingest")}), leases)
     try:
-        events, types = open_local_events(home / "lake")
+        events, types = open_events(home / "lake", place=lake_place(load_settings(home).lake))
         yield types, Ingestor(events, keys, types, lambda: datetime.now(UTC))
     finally:
         keys.close()

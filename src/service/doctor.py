@@ -86,7 +86,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     )
     lint = privacy_lint(runtime.lake)
     yield Finding("metadata privacy", "error" if lint else "ok", "; ".join(lint) or "only allowed columns")
-    strange = unregistered(home)
+    strange = unregistered(home, runtime.lake.warehouse.objects)
     yield Finding(
         "stores",
         "error" if strange else "ok",

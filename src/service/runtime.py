@@ -16,12 +16,13 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from keys import Effects, Keyring, open_keys
-from lake import Lake, Replay, open_local_events, open_local_lake
+from lake import Lake, Replay, open_events, open_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
 from purge import Purge, open_purge
 from service.agent import build_keys, build_lease
 from service.errors import BadSettings, NotInitialised
 from service.keyplaces import assurance, key_places
+from service.lakeplace import lake_place
 from service.settings import CONFIG_NAME, Settings, load_settings
 
 _FIRST_CONFIG: Final = """\
@@ -122,7 +123,7 @@ def open_runtime(
         raise NotInitialised(f"there is no lake in {home}")
     settings = load_settings(home)
     keyring = open_keyring(home, settings, effects, clock)
-    lake = open_local_lake(home / "lake", keyring, effects, clock)
+    lake = open_lake(home / "lake", keyring, effects, clock, lake_place(settings.lake))
     registry = ViewRegistry.load(settings.projections.files)
     workers = settings.projections.workers
     if executor is None and settings.keys.agent:
@@ -145,7 +146,8 @@ def open_runtime(
 def open_deriver(home: Path) -> Deriver:
     """What a worker process opens: keys under a lease of its own, the lake, the views."""
     settings = load_settings(home)
-    lake = open_local_lake(home / "lake", open_keyring(home, settings))
+    keyring = open_keyring(home, settings)
+    lake = open_lake(home / "lake", keyring, place=lake_place(settings.lake))
     return Deriver(lake.replay(), lake.types, ViewRegistry.load(settings.projections.files))
 
 
@@ -156,8 +158,9 @@ def agent_deriver(home: Path) -> Callable[[], Deriver]:
 
 def open_agent_deriver(home: Path, lease: bytes) -> Deriver:
     """A worker that can open until the next erasure, and do nothing else with keys."""
-    events, types = open_local_events(home / "lake")
-    registry = ViewRegistry.load(load_settings(home).projections.files)
+    settings = load_settings(home)
+    events, types = open_events(home / "lake", place=lake_place(settings.lake))
+    registry = ViewRegistry.load(settings.projections.files)
     return Deriver(Replay(events, build_keys(home, lease), types), types, registry)
 
 

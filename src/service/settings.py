@@ -71,6 +71,23 @@ class Kafka(Section):
     )
 
 
+class Lake(Section):
+    """Where the tables are; what is not named is in the lake's folder."""
+
+    catalog: Literal["sql", "rest"] = Field("sql", description="kind of the Iceberg catalog")
+    uri: SecretStr | None = Field(
+        None, description="postgresql://… or http(s)://… of the catalog; default: SQLite in the lake's folder"
+    )
+    catalog_name: str = Field("shredlake", description="what a shared SQL catalog knows this lake by")
+    warehouse: str | None = Field(
+        None, description="file:///folder or s3://bucket/prefix; default: the lake's folder"
+    )
+    properties: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="of pyiceberg: s3.endpoint, s3.access-key-id, s3.secret-access-key, s3.region, token …",
+    )
+
+
 class Projections(Section):
     """Building views."""
 
@@ -136,6 +153,7 @@ class Settings(BaseSettings):
 
     server: Server = Field(default_factory=Server)
     ingest: Ingest = Field(default_factory=Ingest)
+    lake: Lake = Field(default_factory=Lake)
     projections: Projections = Field(default_factory=Projections)
     keys: Keys = Field(default_factory=Keys)
     kafka: Kafka | None = Field(None, description="default: no topic is followed")

@@ -11,7 +11,8 @@ import pytest
 from pyiceberg.exceptions import CommitFailedException
 
 from keys import KeyRecordMissing, Shredded, SubjectId, TamperedEnvelope
-from lake import CommitConflict, EventRead, SnapshotGone, StorageFailed, Upkeep, local_path, verify
+from lake import CommitConflict, EventRead, SnapshotGone, StorageFailed, Upkeep, verify
+from lake.objects import local_path
 from lake.replay import block_rows
 from service.runtime import Runtime
 from tests.world import Clock, compact_all, paid, send, shred
@@ -29,7 +30,7 @@ def head_frame(runtime: Runtime, read: EventRead = READ) -> pl.DataFrame:
 
 def break_commit(runtime: Runtime, fault: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Puts a fault at the catalog's commit."""
-    catalog: Any = runtime.lake.catalog
+    catalog: Any = runtime.lake.warehouse.catalog
     catalog.commit_table = fault(catalog.commit_table)
 
 
@@ -176,7 +177,7 @@ def test_compaction_severs_the_dead_and_totals_do_not_move(world: Runtime) -> No
     shred(world, "ann")
     (done,) = [Upkeep(world.lake).compact(day) for day in Upkeep(world.lake).days()]
     assert done.severed_blocks == 2
-    live = block_rows(world.lake.events.files(), None)
+    live = block_rows(world.lake.events, world.lake.events.files(), None)
     assert ref not in live["subject_ref"].to_list()
     assert live.filter(pl.col("sealed").is_null()).height == 2
     anonymous = head_frame(world, EventRead("Paid", ("cents",)))
@@ -189,7 +190,9 @@ def test_severing_copies_everybody_else_s_rows_as_they_are(world: Runtime) -> No
     send(world, [paid("cid", 9, event_id="3")])
     ref = world.keyring.ref_of(SubjectId("ann"))
     assert ref is not None
-    before = block_rows(world.lake.events.files(), None).filter(pl.col("subject_ref") != ref)
+    before = block_rows(world.lake.events, world.lake.events.files(), None).filter(
+        pl.col("subject_ref") != ref
+    )
     untouched = {f.file_path for f in world.lake.events.files()}
     upkeep = Upkeep(world.lake)
     (day,) = upkeep.days()
@@ -197,7 +200,7 @@ def test_severing_copies_everybody_else_s_rows_as_they_are(world: Runtime) -> No
     shred(world, "ann")
     assert upkeep.sever(day, [ref]).blocks == 1
     assert upkeep.sever(day, [ref]).blocks == 0
-    after = block_rows(world.lake.events.files(), None)
+    after = block_rows(world.lake.events, world.lake.events.files(), None)
     alive = after.filter(pl.col("sealed").is_not_null())
     assert alive.sort("block_id").drop("_n").equals(before.sort("block_id").drop("_n"))
     assert ref not in after["subject_ref"].to_list()
@@ -237,7 +240,7 @@ def test_expiry_and_sweep_remove_files_and_leave_tags_readable(world: Runtime) -
     would = upkeep.sweep(grace_seconds=0, dry_run=True)
     assert would
     assert upkeep.sweep(grace_seconds=0) == would
-    assert not any(path.exists() for path in would)
+    assert not any(Path(local_path(one.location)).exists() for one in would)
     replay = world.lake.replay()
     assert replay.events(replay.files(first), READ).frame.height == 1
     assert head_frame(world).height == 4

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infra import vault
+from infra import catalog, kafka, s3, vault
+from infra.servers import SERVERS
 
 INFRA = Path(__file__).parents[2] / "infra"
 
@@ -23,7 +24,13 @@ def test_compose_and_helm_describe_the_same_images_as_the_scripts() -> None:
     """One version of each server everywhere."""
     described = images(INFRA / "compose.yaml")
     assert described == images(INFRA / "helm" / "values.yaml")
-    assert f"hashicorp/vault:{vault.VERSION}" in described
+    assert {
+        f"hashicorp/vault:{vault.VERSION}",
+        f"apache/kafka:{kafka.VERSION}",
+        f"versity/versitygw:v{s3.VERSION}",
+        f"apache/iceberg-rest-fixture:{catalog.VERSION}",
+    } <= described
+    assert len(described) == len(SERVERS)
     assert not any(image.endswith(":latest") or ":" not in image for image in described)
 
 

@@ -172,7 +172,8 @@ def scan_files(context: typer.Context, subject: Subject) -> None:
     with opened(context) as (here, runtime):
         places = key_places(here.home, runtime.settings.keys)
         with progress_bar(here, "files", None) as update:
-            found = scan(here.home, read_subject(subject), update, places)
+            objects = runtime.lake.warehouse.objects
+            found = scan(here.home, read_subject(subject), update, places, objects)
         rows = [{"path": f.path, "how": f.how, "encoding": f.encoding} for f in found.findings]
         if rows:
             emit_rows(here, rows, "found")

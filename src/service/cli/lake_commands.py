@@ -106,7 +106,7 @@ def sweep(
     """Delete files that no kept snapshot refers to."""
     with opened(context) as (here, runtime):
         found = Upkeep(runtime.lake).sweep(grace_seconds, dry_run)
-        size = 0 if not dry_run else sum(path.stat().st_size for path in found)
+        size = 0 if not dry_run else sum(one.bytes for one in found)
         verb = "would go" if dry_run else "deleted"
         more = f" ({human_bytes(size)})" if dry_run else ""
         emit(here, {"files": len(found), "dry_run": dry_run}, f"{len(found)} file(s) {verb}{more}")

@@ -1,0 +1,325 @@
+"""One behaviour on every catalog and store: SQLite, PostgreSQL and REST; a folder, and a bucket with versions."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import tomli_w
+
+from infra.s3 import BUCKET
+from keys import SubjectId
+from lake import (
+    CatalogRefused,
+    CatalogUnavailable,
+    JsonLinesFile,
+    StorageFailed,
+    StorageUnsuitable,
+    Upkeep,
+    privacy_lint,
+    verify,
+)
+from lake.objects import S3Objects, local_path, open_objects
+from purge import payload_of, scan
+from service.doctor import examine
+from service.runtime import Runtime, initialise, open_runtime
+from tests.lake.faulty import Faults, faulty
+from tests.lake.test_tables import head_frame
+from tests.servers import Stores
+from tests.world import PAID, VIEWS, compact_all, erase, paid, publish, send
+
+CATALOGS = ("sqlite", "postgres", "rest")
+PLACES = ("folder", "bucket")
+
+
+@pytest.fixture(scope="session")
+def versions(stores: Stores) -> Any:
+    """A client of the store, whose bucket keeps versions from now on: the harder case for a sweep."""
+    where = stores.s3.address()
+    client = boto3.client(
+        "s3",
+        endpoint_url=where["S3_ENDPOINT"],
+        aws_access_key_id=where["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=where["AWS_SECRET_ACCESS_KEY"],
+        region_name=where["AWS_REGION"],
+    )
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    return client
+
+
+def settings(stores: Stores, catalog: str, place: str, tmp_path: Path) -> dict[str, Any]:
+    """What an operator writes under [lake]."""
+    name = f"lake-{uuid.uuid4().hex[:8]}"
+    found: dict[str, Any] = {"catalog_name": name, "properties": s3_properties(stores)}
+    if catalog == "postgres":
+        found["uri"] = stores.postgres.address()["POSTGRES_DSN"]
+    if catalog == "rest":
+        found |= {"catalog": "rest", "uri": stores.catalog.address()["CATALOG_URI"]}
+    folder = tmp_path / "elsewhere" / "warehouse"
+    folder.mkdir(parents=True)
+    found["warehouse"] = f"s3://{BUCKET}/{name}" if place == "bucket" else folder.as_uri()
+    return found
+
+
+def s3_properties(stores: Stores) -> dict[str, str]:
+    """How the store is reached."""
+    where = stores.s3.address()
+    return {
+        "s3.endpoint": where["S3_ENDPOINT"],
+        "s3.access-key-id": where["AWS_ACCESS_KEY_ID"],
+        "s3.secret-access-key": where["AWS_SECRET_ACCESS_KEY"],
+        "s3.region": where["AWS_REGION"],
+    }
+
+
+def make(home: Path, lake: dict[str, Any]) -> Runtime:
+    """An open lake with such settings."""
+    home.mkdir()
+    document = {"projections": {"files": [str(VIEWS)]}, "lake": lake}
+    (home / "shredlake.toml").write_text(tomli_w.dumps(document))
+    initialise(home)
+    runtime = open_runtime(home)
+    runtime.lake.types.register(PAID)
+    return runtime
+
+
+def forget_tables(stores: Stores) -> None:
+    """The REST catalog has one namespace for everybody: emptied between tests."""
+    import httpx
+
+    base = f"{stores.catalog.address()['CATALOG_URI']}/v1/namespaces"
+    for space in ("lake", "views"):
+        for one in httpx.get(f"{base}/{space}/tables").json().get("identifiers", ()):
+            httpx.delete(f"{base}/{space}/tables/{one['name']}")
+
+
+@pytest.fixture(params=[(c, p) for c in CATALOGS for p in PLACES], ids="-".join)
+def far(request: pytest.FixtureRequest, stores: Stores, versions: Any, tmp_path: Path) -> Iterator[Runtime]:
+    """A lake on one of the combinations."""
+    catalog, place = request.param
+    runtime = make(tmp_path / "lake", settings(stores, catalog, place, tmp_path))
+    yield runtime
+    runtime.close()
+    forget_tables(stores)
+
+
+@pytest.fixture
+def behind_faults(stores: Stores, versions: Any, tmp_path: Path) -> Iterator[tuple[Runtime, Faults]]:
+    """A lake on REST and S3 whose catalog misbehaves when told to."""
+    lake = settings(stores, "rest", "bucket", tmp_path)
+    with faulty(lake["uri"]) as (uri, faults):
+        runtime = make(tmp_path / "lake", lake | {"uri": uri})
+        yield runtime, faults
+        runtime.close()
+    forget_tables(stores)
+
+
+def people(count: int, start: int = 0) -> list[dict[str, Any]]:
+    """An event each, of ten people."""
+    return [
+        paid(f"person-{number % 10}", number, event_id=str(number), note=f"note of person-{number % 10}")
+        for number in range(start, start + count)
+    ]
+
+
+def test_events_go_in_and_come_out_and_nothing_is_left_over(far: Runtime) -> None:
+    """Ingest, compaction, expiry and sweep, and every event is there once."""
+    send(far, people(40))
+    send(far, people(40, 40))
+    compact_all(far)
+    assert sorted(map(int, head_frame(far)["event_id"])) == list(range(80))
+    upkeep = Upkeep(far.lake)
+    upkeep.expire(keep=1)
+    would = upkeep.sweep(grace_seconds=0, dry_run=True)
+    assert would
+    assert upkeep.sweep(grace_seconds=0) == would
+    assert upkeep.sweep(grace_seconds=0) == []
+    assert sorted(map(int, head_frame(far)["event_id"])) == list(range(80))
+    assert verify(far.lake, deep=True).problems == ()
+    assert privacy_lint(far.lake) == []
+
+
+def test_an_erasure_reaches_every_byte_and_every_version(far: Runtime) -> None:
+    """With the keys in hand nobody finds the person in what the store still has, and others are there."""
+    send(far, people(40))
+    compact_all(far)
+    publish(far)
+    erase_id = erase(far, "person-3")
+    receipt = far.purge.journal.get(erase_id).receipt
+    assert receipt is not None
+    assert payload_of(receipt)["predicate"]["level"]
+    objects = far.lake.warehouse.objects
+    found = scan(far.home, SubjectId("person-3"), objects=objects)
+    assert (found.findings, found.opened_values > 0) == ((), True)
+    assert scan(far.home, SubjectId("person-4"), objects=objects).findings
+    assert head_frame(far).filter(head_frame(far)["note"].str.contains("person-3")).height == 0
+
+
+def test_nothing_unregistered_passes_in_a_warehouse_elsewhere(far: Runtime) -> None:
+    """An object that no store owns is seen by the doctor."""
+    objects = far.lake.warehouse.objects
+    stray = f"{objects.root}/copy-of-something.csv"
+    table = far.lake.events.load()
+    with table.io.new_output(stray).create() as file:
+        file.write(b"who knows")
+    (finding,) = [one for one in examine(far) if one.check == "stores"]
+    assert finding.level == "error"
+    objects.delete([one for one in objects.objects(objects.root) if one.location == stray])
+    (finding,) = [one for one in examine(far) if one.check == "stores"]
+    assert finding.level == "ok"
+
+
+def test_two_writers_of_one_source_land_every_line_once(far: Runtime, tmp_path: Path) -> None:
+    """Each with a connection of its own; whoever loses a race goes on behind the winner."""
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in people(300)))
+
+    def write() -> None:
+        with open_runtime(far.home) as other:
+            other.lake.ingestor().run(JsonLinesFile(path, other.lake.types), batch_events=30)
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join()
+    assert sorted(map(int, head_frame(far)["event_id"])) == list(range(300))
+    assert verify(far.lake, deep=True).problems == ()
+
+
+def test_no_secret_is_written_to_the_warehouse(far: Runtime, stores: Stores, tmp_path: Path) -> None:
+    """Neither the store's log-in nor the catalog's, in any object, whatever its format."""
+    send(far, people(5))
+    secrets = [stores.s3.address()["AWS_SECRET_ACCESS_KEY"], stores.s3.address()["AWS_ACCESS_KEY_ID"]]
+    secrets.append(stores.postgres.address()["POSTGRES_DSN"].split(":")[2].split("@")[0])
+    objects = far.lake.warehouse.objects
+    copies = 0
+    for number, one in enumerate(objects.objects(objects.root)):
+        if not one.is_marker:
+            copy = tmp_path / f"copy-{number}"
+            objects.copy(one, copy)
+            copies += 1
+            assert not [secret for secret in secrets if secret.encode() in copy.read_bytes()]
+    assert copies > 3
+
+
+def test_a_catalog_that_knows_another_lake_s_table_is_refused(far: Runtime, tmp_path: Path) -> None:
+    """Two lakes that share a catalog by mistake would close epochs over each other's events."""
+    lake = {
+        key: value.get_secret_value() if hasattr(value, "get_secret_value") else value
+        for key, value in far.settings.lake
+        if value is not None and key != "properties"
+    }
+    lake["properties"] = {k: v.get_secret_value() for k, v in far.settings.lake.properties.items()}
+    if "uri" not in lake:
+        lake["uri"] = f"sqlite:///{far.home / 'lake' / 'catalog.db'}"
+    (tmp_path / "another").mkdir()
+    with pytest.raises(StorageUnsuitable, match="another place"):
+        make(tmp_path / "second", lake | {"warehouse": (tmp_path / "another").as_uri()})
+
+
+@pytest.mark.parametrize("fault", ["409", "500", "lost", "500 before", "503"])
+def test_a_catalog_that_answers_wrongly_loses_and_doubles_nothing(
+    behind_faults: tuple[Runtime, Faults], fault: str
+) -> None:
+    """Whether the commit landed is looked up; where it did not, the same batch goes in afterwards."""
+    world, faults = behind_faults
+    send(world, people(10))
+    faults.planned = [fault]
+    try:
+        send(world, people(10, 10))
+    except CatalogUnavailable:
+        assert fault in ("500 before", "503")
+        send(world, people(10, 10))
+    assert faults.met == [fault]
+    assert sorted(map(int, head_frame(world)["event_id"])) == list(range(20))
+    assert verify(world.lake, deep=True).problems == ()
+
+
+def test_a_catalog_that_was_killed_is_waited_for_by_nobody_and_missed_by_no_event(
+    stores: Stores, versions: Any, tmp_path: Path
+) -> None:
+    """An error that helps while it is away, and the same batch afterwards."""
+    world = make(tmp_path / "lake", settings(stores, "rest", "bucket", tmp_path))
+    send(world, people(10))
+    stores.catalog.process.stop(signal.SIGKILL)
+    with pytest.raises(CatalogUnavailable) as caught:
+        send(world, people(10, 10))
+    assert caught.value.retry_helps
+    stores.catalog.start()
+    send(world, people(10, 10))
+    assert sorted(map(int, head_frame(world)["event_id"])) == list(range(20))
+    world.close()
+    forget_tables(stores)
+
+
+def test_a_store_that_is_away_is_an_error_that_a_retry_mends(
+    stores: Stores, versions: Any, tmp_path: Path
+) -> None:
+    """Reading and writing both say so, and nothing is lost."""
+    world = make(tmp_path / "lake", settings(stores, "postgres", "bucket", tmp_path))
+    send(world, people(10))
+    stores.s3.process.stop(signal.SIGKILL)
+    try:
+        for attempt in (lambda: send(world, people(10, 10)), lambda: head_frame(world)):
+            with pytest.raises(StorageFailed) as caught:
+                attempt()
+            assert caught.value.retry_helps
+    finally:
+        stores.s3.start()
+    send(world, people(10, 10))
+    assert sorted(map(int, head_frame(world)["event_id"])) == list(range(20))
+    world.close()
+
+
+def test_wrong_log_ins_are_told_from_servers_that_are_away(
+    stores: Stores, versions: Any, tmp_path: Path
+) -> None:
+    """Whose move it is: the operator's, not time's; and no secret is quoted."""
+    lake = settings(stores, "sqlite", "bucket", tmp_path)
+    lake["properties"]["s3.secret-access-key"] = "wrong-secret-of-somebody"
+    with pytest.raises(StorageFailed) as caught:
+        make(tmp_path / "lake", lake)
+    assert "wrong-secret" not in str(caught.value)
+    objects = S3Objects(lake["warehouse"], lake["properties"])
+    assert any("SignatureDoesNotMatch" in text for text in objects.check())
+    dsn = stores.postgres.address()["POSTGRES_DSN"]
+    user, _, rest = dsn.partition("@")
+    wrong = settings(stores, "postgres", "folder", tmp_path / "b") | {
+        "uri": f"{user[: user.rindex(':')]}:nonsense@{rest}"
+    }
+    with pytest.raises((CatalogRefused, CatalogUnavailable)) as refused:
+        make(tmp_path / "lake-2", wrong)
+    assert "nonsense" not in str(refused.value)
+
+
+@pytest.mark.parametrize("root", ["gs://bucket/x", "/bare/path", "hdfs://x/y"])
+def test_a_place_that_we_do_not_speak_is_refused(root: str) -> None:
+    """By name, before anything is made."""
+    with pytest.raises(StorageUnsuitable, match="file:// or s3://"):
+        open_objects(root, {})
+
+
+def test_a_version_is_deleted_for_good(stores: Stores, versions: Any, tmp_path: Path) -> None:
+    """A DELETE leaves the bytes in a bucket with versions; ours does not."""
+    root = f"s3://{BUCKET}/versions-{uuid.uuid4().hex[:6]}"
+    objects = S3Objects(root, s3_properties(stores))
+    key = f"{root.removeprefix(f's3://{BUCKET}/')}/a.parquet"
+    for body in (b"one", b"two"):
+        versions.put_object(Bucket=BUCKET, Key=key, Body=body)
+    versions.delete_object(Bucket=BUCKET, Key=key)
+    found = list(objects.objects(root))
+    assert sorted(one.is_marker for one in found) == [False, False, True]
+    copy = tmp_path / "copy"
+    objects.copy(next(one for one in found if not one.is_marker), copy)
+    assert copy.read_bytes() in (b"one", b"two")
+    objects.delete(found)
+    assert list(objects.objects(root)) == []
+    assert local_path("s3://a/b") == "s3://a/b"
