@@ -5,7 +5,9 @@ pinned snapshots.
 """
 
 from lake.blocks import bucket_of
+from lake.clearfields import ClearField, clear_fields
 from lake.cloudevents import Parsed, Rejected
+from lake.compatibility import Problem, notes, problems
 from lake.deadletters import DeadLetter, dead_letters, redrive
 from lake.errors import (
     CatalogRefused,
@@ -24,7 +26,7 @@ from lake.errors import (
     UnknownEventType,
     UnreadableInput,
 )
-from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry, parse_event_type
+from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, parse_event_type
 from lake.explain import Explained, Place, explain, places_of
 from lake.housekeeping import Housekeeping
 from lake.ingest import Ingestor, IngestSummary
@@ -45,6 +47,7 @@ from lake.retention import build_tag
 from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedFile, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
+from lake.typeregistry import TypeRegistry, refused
 from lake.upkeep import Compacted, Merged, Upkeep
 from lake.verify import Verified, privacy_lint, verify
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
@@ -58,6 +61,7 @@ __all__ = [
     "PRIMARY",
     "CatalogRefused",
     "CatalogUnavailable",
+    "ClearField",
     "CommitConflict",
     "Committed",
     "Compacted",
@@ -88,6 +92,7 @@ __all__ = [
     "ObjectStore",
     "Parsed",
     "Place",
+    "Problem",
     "ReadAhead",
     "Rejected",
     "Replay",
@@ -110,16 +115,20 @@ __all__ = [
     "block_rows",
     "bucket_of",
     "build_tag",
+    "clear_fields",
     "collected",
     "dead_letters",
     "explain",
     "load_mapping",
+    "notes",
     "open_events",
     "open_lake",
     "parse_event_type",
     "places_of",
     "privacy_lint",
+    "problems",
     "redrive",
+    "refused",
     "summary_of",
     "verify",
     "with_read_ahead",

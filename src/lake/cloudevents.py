@@ -10,7 +10,8 @@ import orjson
 import polars as pl
 from attrs import field, frozen
 
-from lake.eventtypes import DEAD_LETTER, EventType, TypeRegistry
+from lake.eventtypes import DEAD_LETTER, EventType
+from lake.typeregistry import TypeRegistry
 from lake.validate import (
     Flaw,
     Flaws,

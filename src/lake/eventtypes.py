@@ -1,4 +1,4 @@
-"""Event types: a JSON Schema per version, a class per field, and the registry that keeps them.
+"""Event types: a JSON Schema per version, and a class per field.
 
 A schema is JSON Schema 2020-12 with these keywords of ours on a property (others ignore them):
 
@@ -8,27 +8,26 @@ role           whose personal field it is (default ``subject``, the event's own 
 purpose        which of that person's keys seals it (default ``service``)
 subject_of     the value *is* the id of the person in that role
 identity       the value is a further name of the person, e.g. ``email``; enters the blind index
+because        why an anonymous field may be kept in clear; shown by ``shredlake schema doctor``
 =============  =============================================================================
 
-and on the top level ``name``, ``version`` and ``dedup_window_days`` (default 7).
+and on the top level ``name``, ``version``, ``dedup_window_days`` (default 7), ``compatibility``
+(`lake.compatibility`) and ``upcast`` (`lake.upcastrules`).
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from pathlib import Path
 from typing import Any, Final
 
 import jsonschema
-import orjson
 import polars as pl
 from attrs import field, frozen
 
 from keys import DEFAULT_PURPOSE, InvalidName, check_purpose
 from lake.avro import Schema
-from lake.errors import SchemaError, UnknownEventType
+from lake.errors import SchemaError
+from lake.upcastrules import Rule, parse_upcast
 
 SUBJECT_ROLE: Final = "subject"
 DEAD_LETTER: Final = "shredlake.dead_letter"
@@ -50,7 +49,25 @@ _DTYPES: Final[dict[str, pl.DataType]] = {
     "boolean": pl.Boolean(),
     "object": pl.String(),
     "array": pl.String(),
+    "date": pl.Date(),
 }
+_TYPES: Final = tuple(kind for kind in _DTYPES if kind != "date")  # JSON Schema writes it as a format
+RESERVED: Final = frozenset(
+    {
+        "subject",
+        "source",
+        "event_id",
+        "occurred_at",
+        "revision",
+        "position",
+        "occurred_on",
+        "ingest_day",
+        "subject_ref",
+        "ref",
+        "shredded",
+    }
+)
+COMPATIBILITIES: Final = ("backward", "forward", "full", "none")
 
 
 @frozen
@@ -74,6 +91,8 @@ class Field:
     Attributes:
         dtype: how it is stored; objects and arrays are stored as JSON text (`is_json`).
         subject_of: the role whose SubjectId this value is.
+        kind: JSON Schema's type, or `date` for a string of format date; `body` is its whole schema.
+        reason: why it may be kept in clear, where its schema says so; `declared` when by `because`.
     """
 
     name: str
@@ -85,17 +104,28 @@ class Field:
     subject_of: str | None = None
     is_json: bool = False
     rules: dict[str, Any] = field(factory=dict)
+    kind: str = "string"
+    body: dict[str, Any] = field(factory=dict, repr=False)
+    reason: str | None = None
+    declared: bool = False
 
 
 @frozen
 class EventType:
-    """One version of an event type."""
+    """One version of an event type.
+
+    Attributes:
+        compatibility: `backward`, `forward`, `full` or `none`, against all versions before.
+        upcast: how fields come out of the version before.
+    """
 
     name: str
     version: int
     fields: tuple[Field, ...]
     dedup_window_days: int
     document: dict[str, Any] = field(repr=False)
+    compatibility: str = "backward"
+    upcast: tuple[Rule, ...] = ()
 
     @property
     def open_schema(self) -> Schema:
@@ -117,9 +147,18 @@ class EventType:
         """The field that holds the SubjectId of a role; None for the event's own subject."""
         return next((f.name for f in self.fields if f.subject_of == role), None)
 
+    def upcast_of(self, name: str) -> Rule | None:
+        """The rule that derives a field from the version before."""
+        return next((rule for rule in self.upcast if rule.target == name), None)
+
     def clear_fields(self) -> list[str]:
         """Every field kept in clear, for `doctor`."""
         return [f.name for f in self.fields if f.anonymous]
+
+
+def is_type_name(name: str) -> bool:
+    """Whether an event type can be called so; such a name is also safe as a folder's."""
+    return _NAME.fullmatch(name) is not None
 
 
 def parse_event_type(document: dict[str, Any]) -> EventType:
@@ -133,7 +172,7 @@ def parse_event_type(document: dict[str, Any]) -> EventType:
     except jsonschema.SchemaError as error:
         raise SchemaError(f"not a valid JSON Schema: {error.message}") from None
     name, version = document.get("name"), document.get("version", 1)
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not is_type_name(name):
         raise SchemaError("`name` must be a word of letters, digits, `_`, `.` and `-`")
     if not isinstance(version, int) or not 1 <= version <= 65535:
         raise SchemaError("`version` must be a whole number from 1")
@@ -144,7 +183,11 @@ def parse_event_type(document: dict[str, Any]) -> EventType:
         raise SchemaError("`dedup_window_days` must be a whole number of days")
     required = set(document.get("required", ()))
     fields = tuple(_field(n, body, n in required) for n, body in document["properties"].items())
-    found = EventType(name, version, fields, window, document)
+    mode = document.get("compatibility", COMPATIBILITIES[0])
+    if mode not in COMPATIBILITIES:
+        raise SchemaError(f"`compatibility` must be one of {', '.join(COMPATIBILITIES)}")
+    upcast = parse_upcast(document.get("upcast"), frozenset(document["properties"]))
+    found = EventType(name, version, fields, window, document, mode, upcast)
     for facet in found.facets:
         if facet.role != SUBJECT_ROLE and found.subject_field(facet.role) is None:
             raise SchemaError(f"role `{facet.role}` has no field with `subject_of: {facet.role}`")
@@ -154,9 +197,14 @@ def parse_event_type(document: dict[str, Any]) -> EventType:
 def _field(name: str, body: dict[str, Any], required: bool) -> Field:
     if not _FIELD.fullmatch(name):
         raise SchemaError(f"property `{name}`: a name is letters, digits and `_`, not starting with `_`")
+    if name in RESERVED:
+        raise SchemaError(
+            f"property `{name}` has the name of a column of ours",
+            next_step=f"Call it something else, for instance `{name}_of_event`.",
+        )
     kind = body.get("type", "string" if "enum" in body else None)
-    if not isinstance(kind, str) or kind not in _DTYPES:
-        raise SchemaError(f"property `{name}`: `type` must be one of {', '.join(_DTYPES)}")
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise SchemaError(f"property `{name}`: `type` must be one of {', '.join(_TYPES)}")
     role = body.get("subject_of") or body.get("role", SUBJECT_ROLE)
     purpose = body.get("purpose", DEFAULT_PURPOSE)
     anonymous = body.get("anonymous", False)
@@ -168,10 +216,17 @@ def _field(name: str, body: dict[str, Any], required: bool) -> Field:
         raise SchemaError(f"property `{name}`: what names a person cannot be anonymous")
     if kind != "string" and ("identity" in body or "subject_of" in body):
         raise SchemaError(f"property `{name}`: what names a person must be a string")
-    dtype = pl.Date() if kind == "string" and body.get("format") == "date" else _DTYPES[kind]
+    because = body.get("because", body.get("description"))
+    if because is not None and not isinstance(because, str):
+        raise SchemaError(f"property `{name}`: `because` must be a sentence")
+    if kind == "string" and body.get("format") == "date":
+        kind = "date"
+    unfit = sorted(body.keys() & VECTOR_RULES - _FITTING.get(kind, VECTOR_RULES))
+    if unfit:
+        raise SchemaError(f"property `{name}`: `{unfit[0]}` says nothing of a {kind}")
     return Field(
         name,
-        dtype,
+        _DTYPES[kind],
         required,
         anonymous,
         Facet(role, purpose),
@@ -179,128 +234,20 @@ def _field(name: str, body: dict[str, Any], required: bool) -> Field:
         body.get("subject_of"),
         kind in ("object", "array"),
         {key: body[key] for key in body if key in VECTOR_RULES},
+        kind,
+        body,
+        because,
+        "because" in body,
     )
 
 
-VECTOR_RULES: Final = frozenset(
-    {
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "minLength",
-        "maxLength",
-        "enum",
-        "pattern",
-    }
-)
-
-
-def incompatibilities(older: EventType, newer: EventType) -> list[str]:
-    """Why a reader of `newer` could not read what `older` stored (backward compatibility)."""
-    found = []
-    before = {f.name: f for f in older.fields}
-    for f in newer.fields:
-        was = before.get(f.name)
-        if was is None:
-            if f.required:
-                found.append(f"`{f.name}` is new and required: older events lack it")
-        elif was.dtype != f.dtype:
-            found.append(f"`{f.name}` changes its type from {was.dtype} to {f.dtype}")
-        elif was.anonymous and not f.anonymous:
-            found.append(f"`{f.name}` was kept in clear and cannot become personal for stored events")
-        elif was.facet != f.facet or was.anonymous != f.anonymous:
-            found.append(f"`{f.name}` moves to another class, role or purpose")
-    return found
-
-
-class TypeRegistry:
-    """Registered event types, one JSON file per version under a folder.
-
-    Args:
-        folder: `<folder>/<name>/v<version>.json`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._cache: dict[tuple[str, int], EventType] = {}
-        dead_letter = parse_event_type(_DEAD_LETTER_DOCUMENT)
-        self._cache[DEAD_LETTER, 1] = dead_letter
-
-    def register(self, document: dict[str, Any]) -> EventType:
-        """Adds a version; the same document again changes nothing.
-
-        Raises:
-            SchemaError: invalid, other content under a known version, or not backward compatible.
-        """
-        found = parse_event_type(document)
-        if found.name == DEAD_LETTER:
-            raise SchemaError(f"`{DEAD_LETTER}` is a name of our own")
-        for version in self.versions(found.name):
-            known = self.get(found.name, version)
-            if version == found.version:
-                if known.document != document:
-                    raise SchemaError(
-                        f"{found.name} version {version} is registered with another content",
-                        next_step="Give the changed schema the next version number.",
-                    )
-                return known
-            older, newer = (known, found) if version < found.version else (found, known)
-            problems = incompatibilities(older, newer)
-            if problems:
-                raise SchemaError(f"{found.name} version {found.version}: {'; '.join(problems)}")
-        path = self._path(found.name, found.version)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(document, indent=2) + "\n")
-        draft.replace(path)
-        self._cache[found.name, found.version] = found
-        return found
-
-    def get(self, name: str, version: int | None = None) -> EventType:
-        """A version of a type, the newest where none is named.
-
-        Raises:
-            UnknownEventType: not registered.
-        """
-        if version is None:
-            versions = self.versions(name)
-            if not versions:
-                raise UnknownEventType(f"event type `{name}` is not registered")
-            version = versions[-1]
-        if (name, version) not in self._cache:
-            path = self._path(name, version)
-            if not _NAME.fullmatch(name) or not path.exists():
-                raise UnknownEventType(f"event type `{name}` version {version} is not registered")
-            self._cache[name, version] = parse_event_type(orjson.loads(path.read_bytes()))
-        return self._cache[name, version]
-
-    def versions(self, name: str) -> list[int]:
-        """Registered versions, ascending."""
-        if name == DEAD_LETTER:
-            return [1]
-        if not _NAME.fullmatch(name):
-            return []
-        return sorted(int(p.stem[1:]) for p in (self._folder / name).glob("v*.json"))
-
-    def names(self) -> list[str]:
-        """Registered type names."""
-        return sorted(p.name for p in self._folder.glob("*") if p.is_dir())
-
-    def _path(self, name: str, version: int) -> Path:
-        return self._folder / name / f"v{version}.json"
-
-
-_DEAD_LETTER_DOCUMENT: Final[dict[str, Any]] = {
-    "name": DEAD_LETTER,
-    "version": 1,
-    "type": "object",
-    "properties": {
-        "reason": {"type": "string", "anonymous": True},
-        "field": {"type": "string", "anonymous": True},
-        "feed": {"type": "string", "anonymous": True},
-        "line": {"type": "integer", "anonymous": True},
-        "raw": {"type": "string"},
-    },
-    "required": ["reason", "feed", "line", "raw"],
+_BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+_TEXT_RULES: Final = frozenset({"minLength", "maxLength", "pattern"})
+VECTOR_RULES: Final = _BOUNDS | _TEXT_RULES | {"enum"}
+_FITTING: Final[dict[str, frozenset[str]]] = {
+    "string": _TEXT_RULES | {"enum"},
+    "integer": _BOUNDS | {"enum"},
+    "number": _BOUNDS | {"enum"},
+    "boolean": frozenset({"enum"}),
+    "date": frozenset(),
 }

@@ -19,10 +19,11 @@ from lake.blocks import event_tags, seal_events
 from lake.cloudevents import Parsed, Rejected
 from lake.errors import EpochMoved, Fenced
 from lake.events import PLAIN_COLUMNS, day_partition
-from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry
+from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet
 from lake.offsets import AlreadyLanded, Range, ingest_summary, offsets_of, source_number
 from lake.sources import DEFAULT_BATCH_EVENTS, Source
 from lake.table import Committed, IcebergTable, summary_of
+from lake.typeregistry import TypeRegistry
 
 _SERVICE: Final = PRIMARY.purpose
 Progress = Callable[[int, int], None]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from keys import Effects, Keyring
 from lake.events import EVENTS_PROPERTIES, EVENTS_SCHEMA, EVENTS_SPEC, EVENTS_TABLE
-from lake.eventtypes import TypeRegistry
 from lake.ingest import Ingestor
 from lake.replay import Replay
 from lake.table import IcebergTable
 from lake.topicbook import TopicBook
+from lake.typeregistry import TypeRegistry
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace, open_warehouse
 
 

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 from attrs import evolve, frozen
 
 from lake.errors import MappingError
-from lake.eventtypes import EventType, TypeRegistry
+from lake.eventtypes import EventType
+from lake.typeregistry import TypeRegistry
 
 _SCALE_LIMIT: Final = 10**9
 _BUILT_IN: Final = frozenset({"file", "line"})

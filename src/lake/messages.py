@@ -15,9 +15,9 @@ import orjson
 from attrs import evolve
 
 from lake.cloudevents import Parsed, parse_cloud_events
-from lake.eventtypes import TypeRegistry
 from lake.mapped import cells_of, map_rows
 from lake.mapping import Mapping
+from lake.typeregistry import TypeRegistry
 
 _PREFIX: Final = "ce_"
 _WHOLE_NUMBERS: Final = ("revision", "schemaversion")

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import polars as pl
-from attrs import frozen
+from attrs import evolve, frozen
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.snapshots import Snapshot
 
 from keys import Opener, OpeningKeys
 from lake.blocks import BLOCK_COLUMNS, Opened, bucket_of, open_blocks
 from lake.dedup import settle
-from lake.errors import SnapshotGone
-from lake.eventtypes import OPEN_HEAD, PRIMARY, EventType, Facet, TypeRegistry
+from lake.errors import SnapshotGone, UnknownEventType
+from lake.eventtypes import OPEN_HEAD, PRIMARY, EventType, Facet
 from lake.levels import added_after
 from lake.objects import collected
 from lake.offsets import INGEST, KIND
 from lake.table import IcebergTable, summary_of
+from lake.typeregistry import TypeRegistry
+from lake.upcast import bring_forward, needed_fields
 
 _REF_FIELD_ID = 2
 CLEAR_FIELDS = frozenset({"occurred_on", "subject_ref", "ingest_day"})
@@ -68,7 +70,7 @@ class Replay:
     Args:
         table: the events table.
         keyring: opens; asked for one opener per reader.
-        types: registered event types; older versions are read as the newest.
+        types: registered event types; older versions are brought forward to the newest by its upcasts.
     """
 
     def __init__(self, table: IcebergTable, keyring: OpeningKeys, types: TypeRegistry) -> None:
@@ -145,22 +147,25 @@ class Replay:
             UnknownEventType: not registered.
             EnvelopeError, KeysError: see `keys.Opener.open`; never where a person was erased.
         """
-        newest = self._types.get(read.event_type)
+        chain = self._types.chain(read.event_type)
+        if not chain:
+            raise UnknownEventType(f"event type `{read.event_type}` is not registered")
+        newest = chain[-1]
         personal = read.is_personal(newest)
         rows = block_rows(self._table, files, read, refs, ref_range)
         parts: list[Opened] = []
         for (version,), group in rows.group_by("schema_version", maintain_order=True):
-            parts.append(
-                open_blocks(
-                    group,
-                    self._types.get(read.event_type, int(str(version))),
-                    read.facet,
-                    fields=read.fields,
-                    personal=personal,
-                    opener=self._opener if personal else None,
-                    table_uuid=self._table_uuid,
-                )
+            path = [one for one in chain if one.version >= int(str(version))]
+            opened = open_blocks(
+                group,
+                path[0],
+                read.facet,
+                fields=sorted(needed_fields(path, read.fields)[0]),
+                personal=personal,
+                opener=self._opener if personal else None,
+                table_uuid=self._table_uuid,
             )
+            parts.append(evolve(opened, frame=bring_forward(opened.frame, path, read.fields, read.facet)))
         frames = [conform(part.frame, newest, read, personal) for part in parts]
         frame = pl.concat(frames) if frames else conform(pl.DataFrame(), newest, read, personal)
         if len(frames) > 1:
@@ -191,7 +196,7 @@ class Replay:
 
 
 def conform(frame: pl.DataFrame, newest: EventType, read: EventRead, personal: bool) -> pl.DataFrame:
-    """The frame with exactly the columns of a read: what an older version lacks is null."""
+    """The frame with exactly the columns of a read: what nothing was derived for is null."""
     types: dict[str, pl.DataType] = {
         "subject_ref": pl.Binary(),
         "_tag": OPEN_HEAD["_tag"],

@@ -17,9 +17,9 @@ from typing import Final, Protocol
 from keys.quiet import no_collections
 from lake.cloudevents import Parsed, joined, parse_cloud_events
 from lake.errors import UnreadableInput
-from lake.eventtypes import TypeRegistry
 from lake.mapped import cells_of, map_rows
 from lake.mapping import Mapping
+from lake.typeregistry import TypeRegistry
 
 DEFAULT_BATCH_EVENTS: Final = 500_000
 _PARSE_LINES: Final = 50_000  # parsed objects are many times as large as the frame they become

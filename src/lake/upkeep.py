@@ -24,7 +24,7 @@ from lake.blocks import BLOCK_COLUMNS, Opened, open_blocks, seal_events, severed
 from lake.dedup import settle
 from lake.errors import ConservationBroken, EpochMoved
 from lake.events import PLAIN_COLUMNS, day_partition
-from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, TypeRegistry
+from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet
 from lake.ingest import letter_bytes
 from lake.lakehouse import Lake
 from lake.levels import Level, Origin, Sequenced, together
@@ -32,6 +32,7 @@ from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, hand
 from lake.offsets import EPOCH, KIND, UPKEEP, carried
 from lake.replay import EventRead, block_rows
 from lake.table import Committed, IcebergTable, summary_of
+from lake.typeregistry import TypeRegistry
 
 L1_ROW_GROUP: Final = 16_384
 _LETTERS: Final = EventRead(DEAD_LETTER, ())

@@ -20,7 +20,18 @@ from lake.eventtypes import VECTOR_RULES, EventType, Field
 
 MAX_FIELD_BYTES: Final = 1024 * 1024
 _OWN_KEYWORDS: Final = frozenset(
-    {"anonymous", "role", "purpose", "subject_of", "identity", "type", "format", "description", "title"}
+    {
+        "anonymous",
+        "role",
+        "purpose",
+        "subject_of",
+        "identity",
+        "type",
+        "format",
+        "description",
+        "title",
+        "because",
+    }
 )
 _PYTHON_TYPES: Final[dict[str, frozenset[type]]] = {
     "string": frozenset({str}),
@@ -153,7 +164,7 @@ def _kind(event_type: EventType, field: Field) -> str:
 def _full_validator(event_type: EventType) -> jsonschema.Draft202012Validator | None:
     document = event_type.document
     top = {"name", "version", "dedup_window_days", "type", "properties", "required", "title", "description"}
-    simple = top | {"$schema", "$id", "additionalProperties"}
+    simple = top | {"$schema", "$id", "additionalProperties", "compatibility", "upcast"}
     plain = VECTOR_RULES | _OWN_KEYWORDS
     if document.keys() <= simple and all(
         body.keys() <= plain and body.get("type") not in ("object", "array")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import packages_distributions
 from typing import Final, Literal
 
 from attrs import frozen
 
 from keys import ShredlakeError
-from lake import FeedingTopic, privacy_lint, verify
+from lake import ClearField, FeedingTopic, clear_fields, privacy_lint, verify
 from purge import unregistered
 from service.keyplaces import vault_session
 from service.runtime import Runtime
@@ -95,8 +95,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         else "every file belongs to a registered store",
     )
     for name in runtime.lake.types.names():
-        clear = runtime.lake.types.get(name).clear_fields()
-        yield Finding(f"fields of {name} in clear", "note", ", ".join(clear) or "none")
+        yield _clear_finding(name, clear_fields(runtime.lake.types.chain(name)))
     for topic in runtime.lake.topics.all():
         yield _topic_finding(topic)
     same_disk = (home / "keys").stat().st_dev == (home / "evidence").stat().st_dev
@@ -106,6 +105,16 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         )
     free = shutil.disk_usage(home).free
     yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
+
+
+def _clear_finding(name: str, fields: Sequence[ClearField]) -> Finding:
+    """Of all versions: what an older one kept in clear is still stored."""
+    check = f"fields of {name} in clear"
+    listed = ", ".join(one.name for one in fields) or "none"
+    doubtful = [one.name for one in fields if one.doubts]
+    if not doubtful:
+        return Finding(check, "note", listed)
+    return Finding(check, "warning", f"{listed}; `shredlake schema doctor` doubts {', '.join(doubtful)}")
 
 
 def _topic_finding(topic: FeedingTopic) -> Finding:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lake import SchemaError, dead_letters, parse_event_type, redrive
-from lake.eventtypes import incompatibilities
+from lake import dead_letters, notes, redrive
 from service.cli.common import GROUP, INCOMPLETE, emit, emit_rows, opened, say
+from service.schemafiles import check_files, read_document
 
 app = typer.Typer(help="Event types and dead letters.", **GROUP)
 SchemaFile = Annotated[Path, typer.Argument(help="JSON Schema of one version of an event type")]
@@ -20,28 +18,24 @@ SchemaFile = Annotated[Path, typer.Argument(help="JSON Schema of one version of 
 @app.command()
 def register(context: typer.Context, schema: SchemaFile) -> None:
     """Register a version of an event type; refuses what could not read stored events."""
-    document = _read(schema)
+    document = read_document(schema)
     with opened(context) as (here, runtime):
         found = runtime.lake.types.register(document)
         clear = ", ".join(found.clear_fields()) or "none"
+        for text in notes(found):
+            say(f"note: {text}")
         say(f"kept in clear (and after an erasure): {clear}")
         emit(here, {"name": found.name, "version": found.version}, f"{found.name} version {found.version}")
 
 
 @app.command()
 def check(context: typer.Context, schema: SchemaFile) -> None:
-    """Say whether a schema could be registered, without doing it (for CI)."""
-    document = _read(schema)
+    """Say whether a schema could be registered here, without doing it (`schema check` needs no lake)."""
     with opened(context) as (here, runtime):
-        newer = parse_event_type(document)
-        problems = [
-            f"version {v}: {text}"
-            for v in runtime.lake.types.versions(newer.name)
-            if v < newer.version
-            for text in incompatibilities(runtime.lake.types.get(newer.name, v), newer)
-        ]
-        emit(here, {"compatible": not problems, "problems": problems}, "\n".join(problems) or "compatible")
-        if problems:
+        (verdict,) = check_files([schema], runtime.lake.types.chain)
+        text = "\n".join(verdict.problems) or "compatible"
+        emit(here, {"compatible": verdict.is_compatible, "problems": verdict.problems}, text)
+        if not verdict.is_compatible:
             raise typer.Exit(1)
 
 
@@ -103,16 +97,3 @@ def redrive_letters(
         emit(here, {"events": done.events, "dead": done.dead, "already": done.already}, text)
         if done.dead:
             raise typer.Exit(INCOMPLETE)
-
-
-def _read(schema: Path) -> dict[str, object]:
-    try:
-        text = sys.stdin.read() if str(schema) == "-" else schema.read_text()
-        document = json.loads(text)
-    except OSError as error:
-        raise SchemaError(f"the schema cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise SchemaError("the schema is not JSON") from None
-    if not isinstance(document, dict):
-        raise SchemaError("the schema is not a JSON object")
-    return document

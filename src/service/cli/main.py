@@ -11,7 +11,17 @@ import typer
 
 from keys import ShredlakeError
 from purge import UnderHold
-from service.cli import config_commands, erase, events, ingest, keys_commands, lake_commands, receipt, views
+from service.cli import (
+    config_commands,
+    erase,
+    events,
+    ingest,
+    keys_commands,
+    lake_commands,
+    receipt,
+    schema,
+    views,
+)
 from service.cli.common import (
     HELD,
     Output,
@@ -41,6 +51,7 @@ app = typer.Typer(
 for name, group in (
     ("ingest", ingest.app),
     ("events", events.app),
+    ("schema", schema.app),
     ("views", views.app),
     ("erase", erase.app),
     ("receipt", receipt.app),
