@@ -85,6 +85,7 @@ def seal_events(
     table_uuid: bytes,
     ingested_at: datetime,
     source: int,
+    one_each: bool = False,
 ) -> pl.DataFrame:
     """Block rows of events of one type.
 
@@ -92,13 +93,14 @@ def seal_events(
         frame: `ref`, `_tag`, `_rev`, `_day`, `subject`, `source`, `event_id`, `occurred_at`,
             `position` and the type's fields.
         facet: whose part is sealed; `ref` is that person's.
+        one_each: a block per event.
 
     Returns:
         A frame of `BLOCK_COLUMNS`, as many rows as blocks; rows of subjects that were erased
         meanwhile are left out.
     """
     frame = frame.sort("ref", "position", maintain_order=True)
-    cuts = _cuts(frame.get_column("ref"))
+    cuts = np.arange(frame.height + 1) if one_each else _cuts(frame.get_column("ref"))
     counts = np.diff(cuts)
     sealed_part = frame.select(
         pl.col("subject").alias("_subject"),

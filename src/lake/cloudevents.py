@@ -44,6 +44,7 @@ class Parsed:
         accepted: per event type a frame of `HEAD_COLUMNS` and its fields.
         rejected: what goes to the dead letters.
         blank: empty lines and the header: neither events nor errors.
+        sealed: block rows that a producer has sealed, `source_from` being their line.
     """
 
     start: int
@@ -51,6 +52,7 @@ class Parsed:
     accepted: tuple[tuple[EventType, pl.DataFrame], ...] = field(repr=False)
     rejected: tuple[Rejected, ...]
     blank: int
+    sealed: pl.DataFrame | None = field(default=None, repr=False)
 
 
 def joined(pieces: Sequence[Parsed]) -> Parsed:
@@ -59,12 +61,14 @@ def joined(pieces: Sequence[Parsed]) -> Parsed:
     for piece in pieces:
         for event_type, frame in piece.accepted:
             frames.setdefault((event_type.name, event_type.version), []).append((event_type, frame))
+    sealed = [piece.sealed for piece in pieces if piece.sealed is not None]
     return Parsed(
         pieces[0].start,
         pieces[-1].end,
         tuple((parts[0][0], pl.concat(frame for _, frame in parts)) for parts in frames.values()),
         tuple(rejected for piece in pieces for rejected in piece.rejected),
         sum(piece.blank for piece in pieces),
+        pl.concat(sealed) if sealed else None,
     )
 
 

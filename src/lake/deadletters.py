@@ -8,9 +8,10 @@ from collections.abc import Callable
 from attrs import field, frozen
 
 from lake.eventtypes import DEAD_LETTER
-from lake.ingest import IngestSummary, letter_bytes
+from lake.ingest import IngestSummary
 from lake.lakehouse import Lake
 from lake.replay import EventRead
+from lake.sealer import letter_bytes
 from lake.sources import HttpBatch
 
 _FIELDS = ("reason", "field", "feed", "line", "raw", "event_id")

@@ -25,12 +25,12 @@ from lake.dedup import settle
 from lake.errors import ConservationBroken, EpochMoved
 from lake.events import PLAIN_COLUMNS, day_partition
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet
-from lake.ingest import letter_bytes
 from lake.lakehouse import Lake
 from lake.levels import Level, Origin, Sequenced, together
 from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, handle_ranges, mergeable
 from lake.offsets import EPOCH, KIND, UPKEEP, carried
 from lake.replay import EventRead, block_rows
+from lake.sealer import letter_bytes
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 

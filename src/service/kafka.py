@@ -16,6 +16,7 @@ from attrs import asdict, frozen
 from keys import ShredlakeError
 from lake import load_mapping
 from lake.messages import CloudEventMessages, MappedMessages, MessageFormat
+from lake.sealedmessages import SealedMessages
 from service.errors import BadSettings, WorkerFailed
 from service.runtime import Runtime, log_to_file, open_runtime
 from service.settings import Kafka
@@ -183,12 +184,16 @@ def open_consumer(runtime: Runtime, number: int = 0, *, accept_gaps: bool = Fals
     )
     rule = CommitRule(settings.commit_seconds, settings.commit_events, settings.commit_bytes)
     lake = runtime.lake
-    return KafkaIngest(subscription, _format(runtime, settings), lake.ingestor(), lake.topics.note, rule)
+    # What a sealed topic keeps of a person dies with the key, as in the lake: it is no open store.
+    note = (lambda _: None) if settings.format == "sealed" else lake.topics.note
+    return KafkaIngest(subscription, _format(runtime, settings), lake.ingestor(), note, rule)
 
 
 def _format(runtime: Runtime, settings: Kafka) -> MessageFormat:
     if settings.format == "cloudevents":
         return CloudEventMessages(runtime.lake.types)
+    if settings.format == "sealed":
+        return SealedMessages(runtime.lake.types, runtime.lake.events.metadata().table_uuid.bytes)
     if settings.mapping is None:
         raise BadSettings("kafka.format = mapping needs kafka.mapping")
     mapping = load_mapping(settings.mapping, runtime.lake.types)

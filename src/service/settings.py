@@ -47,8 +47,8 @@ class Kafka(Section):
     bootstrap: str = Field(description="host:port of some brokers, separated by commas")
     topics: Annotated[list[str], Field(min_length=1)] = Field(description="topics to follow")
     group: str = Field("shredlake", description="consumer group")
-    format: Literal["cloudevents", "mapping"] = Field(
-        "cloudevents", description="CloudEvents in either mode, or JSON by a mapping"
+    format: Literal["cloudevents", "mapping", "sealed"] = Field(
+        "cloudevents", description="CloudEvents in either mode, JSON by a mapping, or sealed by a producer"
     )
     mapping: Path | None = Field(None, description="mapping of kind `json`, for format = mapping")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="consumer processes")

@@ -310,7 +310,7 @@ def test_an_erasure_of_somebody_else_does_not_hold_a_batch_up(world: Runtime) ->
 def test_who_is_erased_in_mid_batch_is_counted_as_refused(world: Runtime) -> None:
     """Named, then erased before the sealing: the batch is made anew, and says so."""
     ingestor = world.lake.ingestor()
-    tagged, erased = ingestor._tagged, []
+    tagged, erased = ingestor._sealer._tagged, []
 
     def overtaken(rows: pl.DataFrame) -> pl.DataFrame:
         if not erased:
@@ -319,7 +319,7 @@ def test_who_is_erased_in_mid_batch_is_counted_as_refused(world: Runtime) -> Non
             world.keyring.catch_up()
         return tagged(rows)
 
-    ingestor._tagged = overtaken  # type: ignore[method-assign]
+    ingestor._sealer._tagged = overtaken  # type: ignore[method-assign]
     done = ingestor.run(HttpBatch([line("ann", "1"), line("bob", "2")], "one", world.lake.types))
     assert (done.events, done.suppressed, done.blocks) == (1, 1, 1)
 

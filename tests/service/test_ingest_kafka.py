@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -15,7 +17,7 @@ import tomli_w
 from infra.kafka import Kafka
 from lake import verify
 from service.runtime import Runtime, open_runtime
-from tests.lake.topics import Topic, exactly, held
+from tests.lake.topics import Topic, event, exactly, held
 from tests.world import VIEWS
 
 
@@ -116,3 +118,34 @@ def test_without_a_cluster_in_the_settings_the_command_says_what_to_add(world: R
     _, complaints = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "[kafka]" in complaints
+
+
+def shredlake(home: Path, *arguments: str, **environment: str) -> Any:
+    """A command that succeeds; what it prints as JSON."""
+    command = [sys.executable, "-c", "from service.cli import main; main()", "--home", str(home)]
+    done = subprocess.run(
+        [*command, "--output", "json", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_sealed_topic_is_no_open_store_and_an_opened_copy_is_one(topic: Topic, home: Path) -> None:
+    """Sent, followed, and sent back: receipts name the copy in clear alone."""
+    path = home.parent / "events.jsonl"
+    path.write_text("\n".join(json.dumps(event(number)) for number in range(100)))
+    assert shredlake(home, "lake", "send", str(path), topic.name)["events"] == 100
+    sealed = {"SHREDLAKE_KAFKA__FORMAT": "sealed"}
+    assert shredlake(home, "ingest", "kafka", "--until-caught-up", **sealed)["events"] == 100
+    copy = Topic(topic.bootstrap)
+    plan = shredlake(home, "erase", "plan", "person-1")
+    assert plan["open_stores"] == []
+    done = shredlake(home, "lake", "republish", copy.name, "--opened")
+    assert (done["messages"], done["withheld"]) == (100, 0)
+    assert shredlake(home, "lake", "republish", copy.name, "--opened")["already"] == 100
+    plan = shredlake(home, "erase", "plan", "person-1")
+    assert [one["store"] for one in plan["open_stores"]] == [f"Kafka topic {copy.name}"]

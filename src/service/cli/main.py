@@ -17,9 +17,9 @@ from service.cli import (
     events,
     ingest,
     keys_commands,
-    lake_commands,
     receipt,
     schema,
+    topic_commands,
     views,
 )
 from service.cli.common import (
@@ -56,7 +56,7 @@ for name, group in (
     ("erase", erase.app),
     ("receipt", receipt.app),
     ("keys", keys_commands.app),
-    ("lake", lake_commands.app),
+    ("lake", topic_commands.app),
     ("config", config_commands.app),
 ):
     app.add_typer(group, name=name)

@@ -1,0 +1,244 @@
+"""Sends a range of the lake back to a topic, for consumers that need more than the broker keeps.
+
+The order is fixed by a pinned snapshot, and every message carries its place in it. So the topic itself
+says how far an interrupted run came: the next one reads the last message of each partition and goes on
+behind it, without a cursor of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from typing import Any, Final, Protocol
+
+import orjson
+import polars as pl
+from attrs import frozen
+
+from lake.errors import SnapshotGone
+from lake.events import EVENTS_TABLE
+from lake.eventtypes import DEAD_LETTER, EventType
+from lake.lakehouse import Lake
+from lake.merging import day_of
+from lake.replay import EventRead, block_rows
+from lake.sealedmessages import encode_blocks
+
+PLACE: Final = "shredlake-place"
+_SECOND: Final = 1.0
+
+
+class Outlet(Protocol):
+    """A topic that takes messages and tells what it has; see `lake.kafkaoutlet`."""
+
+    def partitions(self) -> int:
+        """How many. Raises `TopicUnavailable`."""
+        ...
+
+    def last_places(self) -> list[str | None]:
+        """The header `PLACE` of each partition's newest message. Raises `TopicUnavailable`."""
+        ...
+
+    def put(self, value: bytes, key: bytes, headers: dict[str, bytes], partition: int) -> None: ...
+    def flush(self) -> None: ...
+
+
+@frozen
+class Wanted:
+    """Which part of the lake.
+
+    Attributes:
+        first, last: ingest days, both included; None is open.
+        types: event types; empty means all.
+        opened: as CloudEvents in clear instead of sealed blocks.
+    """
+
+    first: date | None = None
+    last: date | None = None
+    types: tuple[str, ...] = ()
+    opened: bool = False
+
+
+@frozen
+class Republished:
+    """What a run sent.
+
+    Attributes:
+        messages, events: sent now; `already` messages were there from an earlier run.
+        withheld: events, or sealed blocks, of erased people; they are not sent.
+    """
+
+    snapshot_id: int
+    messages: int
+    events: int
+    already: int
+    withheld: int
+
+
+@frozen
+class _Item:
+    key: bytes
+    value: bytes
+    events: int
+
+
+class Republisher:
+    """Sends ranges of one lake.
+
+    Args:
+        messages_per_second: at the most; None for as fast as the broker takes them.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        outlet: Outlet,
+        messages_per_second: float | None = None,
+        clock_seconds: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._lake = lake
+        self._outlet = outlet
+        self._rate = messages_per_second
+        self._clock = clock_seconds
+        self._sleep = sleep
+        self._withheld = 0
+
+    def run(
+        self,
+        wanted: Wanted,
+        snapshot_id: int | None = None,
+        progress: Callable[[int, int], None] = lambda messages, events: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Republished:
+        """Sends what is not in the topic yet; run it again with the same snapshot to go on.
+
+        Args:
+            snapshot_id: of `lake.events`; default: the one that the topic's messages name, else the head.
+
+        Raises:
+            SnapshotGone: there is no event, or the snapshot has expired.
+            TopicUnavailable: the broker is away; run it again.
+        """
+        count = self._outlet.partitions()
+        places = [_read_place(text) for text in self._outlet.last_places()]
+        ask = _digest(wanted)
+        if snapshot_id is None:
+            ours = [place for place in places if place is not None and place[0] == ask]
+            snapshot_id = ours[0][1] if ours else None
+        snapshot = self._lake.events.snapshot(snapshot_id)
+        if snapshot is None:
+            raise SnapshotGone("the lake holds no event yet", next_step="Ingest some first.")
+        tag = f"republish-{ask}"
+        self._lake.events.set_tags({tag: snapshot.snapshot_id})
+        job = (ask, snapshot.snapshot_id)
+        done = [place[2] if place is not None and place[:2] == job else -1 for place in places]
+        messages = events = already = 0
+        began, self._withheld = self._clock(), 0
+        for at, item in enumerate(self._items(wanted, snapshot.snapshot_id)):
+            if should_stop():
+                break
+            if item is None:
+                self._withheld += 1
+                continue
+            partition = zlib.crc32(item.key) % count
+            if at <= done[partition]:
+                already += 1
+                continue
+            header = f"{ask} {snapshot.snapshot_id} {at}".encode()
+            self._outlet.put(item.value, item.key, {PLACE: header}, partition)
+            messages, events = messages + 1, events + item.events
+            if messages % 500 == 0:
+                progress(messages, events)
+            if self._rate is not None:
+                ahead = messages / self._rate - (self._clock() - began)
+                if ahead > 0:
+                    self._sleep(min(ahead, _SECOND))
+        else:
+            self._outlet.flush()
+            self._lake.events.set_tags({}, [tag])
+        self._outlet.flush()
+        progress(messages, events)
+        return Republished(snapshot.snapshot_id, messages, events, already, self._withheld)
+
+    def _items(self, wanted: Wanted, snapshot_id: int) -> Iterator[_Item | None]:
+        """In an order that no erasure changes: None stands where somebody's event was."""
+        days: dict[date, list[Any]] = {}
+        for file in self._lake.events.files(snapshot_id):
+            day = day_of(file)
+            if (wanted.first is None or day >= wanted.first) and (wanted.last is None or day <= wanted.last):
+                days.setdefault(day, []).append(file)
+        names = sorted(wanted.types) or self._lake.types.names()
+        for day in sorted(days):
+            files = sorted(days[day], key=lambda file: str(file.file_path))
+            for name in names:
+                if name != DEAD_LETTER:
+                    make = self._opened if wanted.opened else self._sealed
+                    yield from make(files, self._lake.types.get(name))
+
+    def _sealed(self, files: Sequence[Any], event_type: EventType) -> Iterator[_Item | None]:
+        """Stored blocks as they are; those of erased people have no sealed part any more, or a dead one."""
+        uuid = self._lake.events.metadata().table_uuid.bytes
+        for facet in event_type.facets:
+            rows = block_rows(self._lake.events, files, EventRead(event_type.name, (), facet))
+            for block in rows.iter_rows(named=True):
+                if block["sealed"] is None:
+                    yield None
+                    continue
+                events = int(block["event_count"]) if block["primary"] else 0
+                yield _Item(block["subject_ref"], encode_blocks(uuid, [block]), events)
+
+    def _opened(self, files: Sequence[Any], event_type: EventType) -> Iterator[_Item | None]:
+        """Every event that can be opened as a CloudEvent, all facets of one together."""
+        names = tuple(one.name for one in event_type.fields)
+        head = ("event_id", "occurred_at", "subject", "source")
+        replay = self._lake.replay()
+        read = EventRead(event_type.name, (*names, *head), event_type.facets[0])
+        frame = replay.events(files, read, settled=False).frame
+        rest: dict[tuple[bytes, int], dict[str, Any]] = {}
+        for facet in event_type.facets[1:]:
+            own = [one.name for one in event_type.fields if not one.anonymous and one.facet == facet]
+            found = replay.events(files, EventRead(event_type.name, (*own, *head), facet), settled=False)
+            for row in found.frame.filter(~pl.col("shredded")).iter_rows(named=True):
+                key = (f"{row['source']}\0{row['event_id']}".encode(), row["_rev"])
+                rest.setdefault(key, {}).update({name: row[name] for name in own})
+        is_json = {one.name for one in event_type.fields if one.is_json}
+        for row in frame.iter_rows(named=True):
+            if row["shredded"]:
+                yield None
+                continue
+            key = (f"{row['source']}\0{row['event_id']}".encode(), row["_rev"])
+            values = {name: row[name] for name in names} | rest.get(key, {})
+            data = {
+                name: json.loads(value) if name in is_json else value
+                for name, value in values.items()
+                if value is not None
+            }
+            event = {
+                "specversion": "1.0",
+                "id": row["event_id"],
+                "source": row["source"],
+                "type": event_type.name,
+                "subject": row["subject"],
+                "time": row["occurred_at"],
+                "schemaversion": event_type.version,
+                "revision": row["_rev"],
+                "data": data,
+            }
+            yield _Item(row["subject"].encode(), orjson.dumps(event), 1)
+
+
+def _digest(wanted: Wanted) -> str:
+    text = f"{EVENTS_TABLE}|{wanted.first}|{wanted.last}|{','.join(sorted(wanted.types))}|{wanted.opened}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read_place(text: str | None) -> tuple[str, int, int] | None:
+    try:
+        ask, snapshot_id, at = (text or "").split(" ")
+        return ask, int(snapshot_id), int(at)
+    except ValueError:
+        return None

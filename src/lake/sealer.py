@@ -1,0 +1,261 @@
+"""Seals parsed events: names people, seals their parts, and says what became of every line."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import polars as pl
+from attrs import frozen
+
+from keys import Identity, InvalidName, Provisioned, SealSession, SubjectId, WritingKeys
+from lake.blocks import BLOCK_COLUMNS, event_tags, seal_events
+from lake.cloudevents import Parsed, Rejected
+from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet
+from lake.offsets import Range, source_number
+from lake.typeregistry import TypeRegistry
+
+_SERVICE: Final = PRIMARY.purpose
+
+
+@frozen
+class Sealed:
+    """Block rows of one source's lines.
+
+    Attributes:
+        span: the lines, and what became of them.
+        suppressed_lines: of erased people.
+    """
+
+    blocks: tuple[pl.DataFrame, ...]
+    span: Range
+    suppressed_lines: tuple[int, ...]
+
+
+class Sealer:
+    """Turns lines of a source into block rows.
+
+    Args:
+        keyring: names people and seals.
+        types: registered event types.
+        table_uuid: 16 bytes; what is sealed opens in this table alone.
+        one_each: a block per event instead of a block per person.
+
+    Attributes:
+        named: the handles that were named since `begin`.
+    """
+
+    def __init__(
+        self, keyring: WritingKeys, types: TypeRegistry, table_uuid: bytes, one_each: bool = False
+    ) -> None:
+        self._keyring = keyring
+        self._types = types
+        self._table_uuid = table_uuid
+        self._one_each = one_each
+        self._session: SealSession = keyring.session()
+        self.named: set[bytes] = set()
+
+    def begin(self) -> int:
+        """Begins a batch; returns the newest fence that it is sealed after."""
+        epoch = self._keyring.catch_up()
+        self.named = set()  # everybody this batch counts on, also who is erased meanwhile
+        return epoch
+
+    def seal(self, name: str, parsed: Parsed, at: datetime) -> Sealed:
+        """Seals lines of a source.
+
+        Args:
+            at: becomes `ingested_at`.
+
+        Raises:
+            KeysError: nothing of these lines may be used.
+        """
+        number = source_number(name)
+        blocks: list[pl.DataFrame] = []
+        events = 0
+        suppressed: list[int] = []
+        for event_type, frame in parsed.accepted:
+            sealed, stored, refused = self._seal_type(event_type, frame, at, number)
+            blocks.extend(sealed)
+            events += stored
+            suppressed.extend(refused)
+        letters, dead, refused = self._seal_letters(name, parsed.rejected, at, number)
+        blocks.extend(letters)
+        suppressed.extend(refused)
+        if parsed.sealed is not None:
+            taken, stored, kept_dead, refused = self._take_sealed(parsed.sealed, at, number)
+            blocks.append(taken)
+            events, dead = events + stored, dead + kept_dead
+            suppressed.extend(refused)
+        span = Range(name, parsed.start, parsed.end, events, dead, len(suppressed), parsed.blank)
+        assert span.adds_up(), "every line is an event, a dead letter, suppressed or blank"
+        return Sealed(tuple(blocks), span, tuple(suppressed))
+
+    def _take_sealed(
+        self, rows: pl.DataFrame, at: datetime, number: int
+    ) -> tuple[pl.DataFrame, int, int, list[int]]:
+        """(block rows, events, dead letters, lines of erased people) of what a producer has sealed.
+
+        Nothing is opened: a handle that has no key any more belongs to an erased person.
+        """
+        refs = rows["subject_ref"].to_list()
+        alive = self._session.tag_keys(refs)
+        self.named.update(alive)
+        primary = rows.filter("primary")
+        gone = primary.filter(~pl.col("subject_ref").is_in(list(alive)))["source_from"].to_list()
+        kept = rows.filter(
+            ~pl.col("source_from").is_in(gone) & pl.col("subject_ref").is_in(list(alive))
+        ).with_columns(
+            pl.lit(at).cast(pl.Datetime("us", "UTC")).alias("ingested_at"),
+            pl.lit(number, pl.Int32).alias("source"),
+        )
+        lines = kept.filter("primary")
+        letters = lines.filter(pl.col("event_type") == DEAD_LETTER).height
+        return kept.select(BLOCK_COLUMNS), lines.height - letters, letters, gone
+
+    def _seal_type(
+        self, event_type: EventType, frame: pl.DataFrame, at: datetime, number: int
+    ) -> tuple[list[pl.DataFrame], int, list[int]]:
+        """(block rows per facet, events stored, lines of suppressed events)."""
+        frame = frame.with_columns(
+            pl.col("revision").alias("_rev"), pl.col("occurred_at").dt.date().alias("_day")
+        )
+        primary = self._with_refs(frame, "subject", _SERVICE)
+        parts, stored = [], primary.height
+        for facet in event_type.facets:
+            mine = primary if facet == PRIMARY else self._facet_rows(event_type, facet, primary)
+            if mine.height == 0:
+                continue
+            mine = self._tagged(mine)
+            parts.append(
+                seal_events(
+                    mine,
+                    event_type,
+                    facet,
+                    session=self._session,
+                    table_uuid=self._table_uuid,
+                    ingested_at=at,
+                    source=number,
+                    one_each=self._one_each,
+                )
+            )
+            self._index_identities(event_type, facet, mine)
+        return parts, stored, _lines_without(frame, primary)
+
+    def _facet_rows(self, event_type: EventType, facet: Facet, primary: pl.DataFrame) -> pl.DataFrame:
+        """The events that have something of this facet, under that person's handle."""
+        own = [f.name for f in event_type.fields if not f.anonymous and f.facet == facet]
+        rows = primary.drop("ref").filter(pl.any_horizontal(pl.col(own).is_not_null()))
+        named_by = event_type.subject_field(facet.role)
+        if named_by is not None:
+            rows = rows.filter(pl.col(named_by).is_not_null()).with_columns(pl.col(named_by).alias("subject"))
+        rows = self._with_refs(rows, "subject", _SERVICE)
+        if facet.purpose == _SERVICE or rows.height == 0:
+            return rows
+        return self._with_refs(rows.drop("ref"), "subject", facet.purpose)
+
+    def _with_refs(self, frame: pl.DataFrame, column: str, purpose: str) -> pl.DataFrame:
+        """Adds `ref`; rows of erased people are dropped."""
+        names = frame.get_column(column).unique(maintain_order=True).to_list()
+        outcomes = self._keyring.provision([SubjectId(name) for name in names], purpose) if names else []
+        self.named.update(o.ref for o in outcomes if isinstance(o, Provisioned))
+        found = pl.DataFrame(
+            {
+                column: pl.Series(names, dtype=pl.String),
+                "ref": pl.Series(
+                    [o.ref if isinstance(o, Provisioned) else None for o in outcomes], dtype=pl.Binary
+                ),
+            }
+        )
+        return frame.join(found, on=column, how="left", maintain_order="left").filter(
+            pl.col("ref").is_not_null()
+        )
+
+    def _tagged(self, rows: pl.DataFrame) -> pl.DataFrame:
+        refs = rows.get_column("ref").to_list()
+        keys = self._session.tag_keys(refs)
+        alive = [ref in keys for ref in refs]
+        if not all(alive):  # erased since they were provisioned; the guard will ask for a new batch
+            rows, refs = rows.filter(pl.Series(alive)), [ref for ref in refs if ref in keys]
+        return rows.with_columns(event_tags(rows, refs, keys))
+
+    def _index_identities(self, event_type: EventType, facet: Facet, rows: pl.DataFrame) -> None:
+        pairs: list[tuple[bytes, Identity]] = []
+        for one in event_type.fields:
+            if one.identity is None or one.facet != facet:
+                continue
+            for ref, value in rows.select("ref", one.name).drop_nulls().unique().iter_rows():
+                try:
+                    pairs.append((ref, Identity(one.identity, value)))
+                except InvalidName:
+                    continue  # the value stays in its sealed field; it just cannot be looked up
+        if pairs:
+            self._keyring.add_identities(pairs)
+
+    def _seal_letters(
+        self, source: str, rejected: Sequence[Rejected], at: datetime, number: int
+    ) -> tuple[list[pl.DataFrame], int, list[int]]:
+        """(block rows of dead letters, letters stored, lines of erased people's letters)."""
+        if not rejected:
+            return [], 0, []
+        frame = pl.DataFrame(
+            {
+                "subject": [r.subject for r in rejected],
+                "source": pl.Series([source] * len(rejected)),
+                "event_id": [str(r.line) for r in rejected],
+                "occurred_at": pl.Series([at] * len(rejected), dtype=pl.Datetime("us", "UTC")),
+                "position": pl.Series([r.line for r in rejected], dtype=pl.Int64),
+                "reason": [r.flaw.reason for r in rejected],
+                "field": pl.Series([r.flaw.field for r in rejected], dtype=pl.String),
+                "feed": pl.Series([source] * len(rejected)),
+                "line": pl.Series([r.line for r in rejected], dtype=pl.Int64),
+                "raw": [letter_text(r.raw) for r in rejected],
+            },
+            schema_overrides={"subject": pl.String},
+        ).with_columns(pl.lit(0, pl.Int64).alias("_rev"), pl.col("occurred_at").dt.date().alias("_day"))
+        named = frame.filter(pl.col("subject").is_not_null())
+        known = self._with_refs(named, "subject", _SERVICE)
+        nobody = frame.filter(pl.col("subject").is_null())
+        groups = [known] if known.height else []
+        if nobody.height:
+            minted = self._keyring.mint(1, _SERVICE)[0].ref
+            groups.append(
+                nobody.with_columns(pl.lit("").alias("subject"), pl.lit(minted, pl.Binary).alias("ref"))
+            )
+        letter_type = self._types.get(DEAD_LETTER)
+        parts = []
+        for group in groups:
+            parts.append(
+                seal_events(
+                    self._tagged(group),
+                    letter_type,
+                    PRIMARY,
+                    session=self._session,
+                    table_uuid=self._table_uuid,
+                    ingested_at=at,
+                    source=number,
+                    one_each=self._one_each,
+                )
+            )
+        return parts, known.height + nobody.height, _lines_without(named, known)
+
+
+def _lines_without(all_rows: pl.DataFrame, kept: pl.DataFrame) -> list[int]:
+    if kept.height == all_rows.height:
+        return []
+    return all_rows.join(kept, on="position", how="anti").get_column("position").to_list()
+
+
+def letter_text(raw: bytes) -> str:
+    """A rejected line as text; bytes that are not UTF-8 travel as base64 behind `base64,`."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "base64," + base64.b64encode(raw).decode()
+
+
+def letter_bytes(text: str) -> bytes:
+    """Undoes `letter_text`."""
+    return base64.b64decode(text[7:]) if text.startswith("base64,") else text.encode()

@@ -1,0 +1,127 @@
+"""`shredlake lake send` and `shredlake lake republish`: from files and from the lake to Kafka topics."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from attrs import asdict
+
+from lake import JsonLinesFile, MappedFile, Source, load_mapping
+from service.cli.common import INCOMPLETE, emit, opened, progress_bar, say
+from service.cli.lake_commands import app as app
+from service.errors import BadInput, BadSettings
+from service.runtime import Runtime
+
+if TYPE_CHECKING:
+    from lake.kafkaoutlet import KafkaOutlet
+
+Topic = Annotated[str, typer.Argument(help="topic; it must exist")]
+
+
+def open_outlet(runtime: Runtime, topic: str) -> KafkaOutlet:
+    """A topic of the settings' cluster.
+
+    Raises:
+        BadInput: the settings name no cluster.
+        BadSettings: no client library.
+        TopicUnavailable: see `KafkaOutlet`.
+    """
+    settings = runtime.settings.kafka
+    if settings is None:
+        raise BadInput("the settings name no Kafka cluster", next_step="Add [kafka] (docs/kafka.md).")
+    try:
+        from lake.kafkaoutlet import KafkaOutlet
+    except ImportError:
+        raise BadSettings("[kafka] needs confluent-kafka", next_step="Install `shredlake[kafka]`.") from None
+    client = {name: value.get_secret_value() for name, value in settings.client.items()}
+    return KafkaOutlet({"bootstrap.servers": settings.bootstrap, **client}, topic)
+
+
+@app.command()
+def send(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="CloudEvents as JSON Lines, or any CSV with --mapping")],
+    topic: Topic,
+    mapping: Annotated[Path | None, typer.Option(help="field mapping (TOML) of a CSV file")] = None,
+    batch_events: Annotated[int, typer.Option(min=1, max=100_000, help="events sealed at a time")] = 5000,
+) -> None:
+    """Seal a file's events and send them to a topic; the broker sees nobody's name or data."""
+    with opened(context) as (here, runtime):
+        from lake.sealingproducer import SealingProducer, Sent
+
+        types = runtime.lake.types
+        source: Source = (
+            JsonLinesFile(file, types) if mapping is None else MappedFile(file, load_mapping(mapping, types))
+        )
+        uuid = runtime.lake.events.metadata().table_uuid.bytes
+        producer = SealingProducer(runtime.keyring, types, uuid, open_outlet(runtime, topic))
+        done = Sent()
+        with progress_bar(here, "sealing", None) as update:
+            for parsed in source.read(0, batch_events):
+                done += producer.send_parsed(parsed)
+                update(parsed.end)
+        for reason, count in done.reasons:
+            say(f"dead letters: {count:,} × {reason}")
+        text = f"{done.events:,} events sealed and sent"
+        if done.suppressed:
+            text += f"; {done.suppressed:,} of erased people were not sent"
+        emit(here, asdict(done) | {"reasons": dict(done.reasons)}, text)
+        if done.dead:
+            raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def republish(
+    context: typer.Context,
+    topic: Topic,
+    first: Annotated[str | None, typer.Option("--from", help="first ingest day, 2026-03-01")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="last ingest day")] = None,
+    event_type: Annotated[
+        list[str] | None, typer.Option("--type", help="event type; may be repeated")
+    ] = None,
+    in_clear: Annotated[
+        bool, typer.Option("--opened", help="as CloudEvents in clear instead of sealed blocks")
+    ] = False,
+    snapshot: Annotated[
+        int | None, typer.Option(help="of lake.events; default: go on, else the head")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="messages a second at the most")] = None,
+) -> None:
+    """Send a range of the lake back to a topic; when interrupted, the same command goes on."""
+    from lake.republish import Republisher, Wanted
+
+    wanted = Wanted(_day(first), _day(last), tuple(event_type or ()), in_clear)
+    with opened(context) as (here, runtime):
+        for name in wanted.types:
+            runtime.lake.types.get(name)
+        outlet = open_outlet(runtime, topic)
+        if in_clear:
+            # From now on the topic is a place where people can be read: receipts say so.
+            runtime.lake.topics.note(outlet.retention())
+        stopped = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopped.set())
+        with progress_bar(here, "sending", None) as update:
+            done = Republisher(runtime.lake, outlet, rate).run(
+                wanted, snapshot, lambda messages, events: update(messages), stopped.is_set
+            )
+    text = f"{done.messages:,} messages with {done.events:,} events of snapshot {done.snapshot_id}"
+    if done.already:
+        text += f"; {done.already:,} were there already"
+    if done.withheld:
+        text += f"; {done.withheld:,} of erased people were not sent"
+    if stopped.is_set():
+        text += "; stopped, the same command goes on"
+    emit(here, asdict(done), text)
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise BadInput("a day is written like 2026-03-01") from None
