@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.errors import InfraError
-from infra.servers import SERVERS, get
+from infra.servers import PROGRAMS, SERVERS, get
 
 _DEFAULT_DATA = Path(tempfile.gettempdir()) / "shredlake-servers"
 
@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "down": "stop servers; their data stays",
     }.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("names", nargs="*", help=f"of: {', '.join(SERVERS)} (default: all)")
+        command.add_argument(
+            "names", nargs="*", help=f"of: {', '.join(SERVERS)} (default: all), spark for get"
+        )
         command.add_argument("--data", type=Path, default=_DEFAULT_DATA, help="folder of their data and logs")
         command.add_argument("--output", choices=["env", "json"], default="env")
     setup = commands.add_parser("vault-setup", help="set a Vault of your own up (VAULT_ADDR, VAULT_TOKEN)")
@@ -36,10 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen.command == "vault-setup":
             return _vault_setup(chosen.data)
-        names = chosen.names or list(SERVERS)
-        unknown = set(names) - set(SERVERS)
+        known = PROGRAMS if chosen.command == "get" else SERVERS
+        names = chosen.names or list(known)
+        unknown = set(names) - set(known)
         if unknown:
-            parser.error(f"unknown server {', '.join(sorted(unknown))}; known: {', '.join(SERVERS)}")
+            parser.error(f"unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
         run: dict[str, Callable[[], dict[str, str]]] = {
             "get": lambda: {name: str(get(name)) for name in names},
             "up": lambda: _up(names, chosen.data),

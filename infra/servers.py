@@ -1,4 +1,4 @@
-"""The servers by name."""
+"""The servers by name, and the programs that are fetched or built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from infra import catalog, kafka, postgres, s3, vault
+from infra import catalog, kafka, postgres, s3, spark, vault
 from infra.process import ServerProcess
 
 
@@ -28,15 +28,16 @@ SERVERS: dict[str, Callable[[Path], Server]] = {
     s3.NAME: s3.S3,
     catalog.NAME: catalog.RestCatalog,
 }
-_PROGRAMS: dict[str, Callable[[], Path]] = {
+PROGRAMS: dict[str, Callable[[], Path]] = {
     vault.NAME: vault.find_binary,
     postgres.NAME: postgres.find_programs,
     kafka.NAME: kafka.find_jars,
     s3.NAME: s3.find_program,
     catalog.NAME: catalog.find_jars,
+    spark.NAME: spark.find_jars,
 }
 
 
 def get(name: str) -> Path:
-    """The server's program or programs, fetched or built where they are not there yet."""
-    return _PROGRAMS[name]()
+    """A program or its jars, fetched or built where they are not there yet."""
+    return PROGRAMS[name]()

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from infra.errors import InfraError
-from infra.servers import SERVERS, get
+from infra.servers import PROGRAMS, get
 from tests.servers import CHOSEN
 
 ROOT = Path(__file__).parent.parent
@@ -43,8 +43,8 @@ def main() -> int:
         if done.returncode:
             failed.append(name)
             sys.stdout.write(done.stdout + done.stderr)
-    for name in SERVERS:
-        sys.stdout.write(f"server {name}: {_available(name)}\n")
+    for name in PROGRAMS:
+        sys.stdout.write(f"{name}: {_available(name)}\n")
         sys.stdout.flush()
     tests = subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False)
     if failed:
