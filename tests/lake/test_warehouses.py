@@ -7,6 +7,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ import boto3
 import pytest
 import tomli_w
 
+from infra.kafka import Kafka
 from infra.s3 import BUCKET
 from keys import SubjectId
 from lake import (
     CatalogRefused,
     CatalogUnavailable,
+    CommitConflict,
     Housekeeping,
     JsonLinesFile,
+    Maintenance,
     StorageFailed,
     StorageUnsuitable,
+    UpkeepPolicy,
     privacy_lint,
     verify,
 )
@@ -32,6 +37,7 @@ from service.doctor import examine
 from service.runtime import Runtime, initialise, open_runtime
 from tests.lake.faulty import Faults, faulty
 from tests.lake.test_tables import head_frame
+from tests.lake.topics import Topic, exactly, held
 from tests.servers import Stores
 from tests.world import PAID, VIEWS, compact_all, erase, paid, publish, send
 
@@ -323,3 +329,40 @@ def test_a_version_is_deleted_for_good(stores: Stores, versions: Any, tmp_path: 
     objects.delete(found)
     assert list(objects.objects(root)) == []
     assert local_path("s3://a/b") == "s3://a/b"
+
+
+def test_a_topic_is_followed_while_the_catalog_misbehaves_and_upkeep_runs(
+    behind_faults: tuple[Runtime, Faults], kafka: Kafka
+) -> None:
+    """Commits refused, landed without an answer, and raced by merges: every event once, by itself."""
+    world, faults = behind_faults
+    topic = Topic(kafka.address()["KAFKA_BOOTSTRAP"])
+    faults.planned = ["409", "500", "", "lost", "503", "", "500 before", "409", "lost"]
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def keeping() -> None:
+        policy = UpkeepPolicy(merge_files=2, keep_snapshots=5, keep_seconds=0, grace_seconds=60)
+        while not stop.is_set():
+            try:
+                Maintenance(world.lake, policy).run(datetime.now(UTC) + timedelta(days=1))
+            except (CatalogUnavailable, CommitConflict):
+                continue
+            except BaseException as error:
+                failed.append(error)
+                return
+
+    thread = threading.Thread(target=keeping)
+    thread.start()
+    try:
+        sent = 0
+        while faults.planned:
+            topic.send(range(sent, sent + 40))
+            sent += 40
+            topic.consumer(world).run(until_caught_up=True)
+    finally:
+        stop.set()
+        thread.join()
+    assert failed == []
+    assert held(world) == exactly(range(sent))
+    assert verify(world.lake, deep=True).problems == ()
