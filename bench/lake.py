@@ -10,6 +10,7 @@ import json
 import shutil
 import statistics
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from pyiceberg.catalog.sql import SqlCatalog
 
 from bench.measure import Figure, at_least, seconds
+from bench.tables import steady, table_figures
 from infra.kafka import Kafka
 from lake import Ingestor
 from lake.backlog import CommitRule
@@ -55,7 +57,11 @@ def run() -> list[Figure]:
     try:
         with _broker(folder) as bootstrap:
             _fill(bootstrap)
-            return _kafka(folder, bootstrap)
+            return [
+                *_kafka(folder, bootstrap),
+                *steady(folder, bootstrap, lambda *given: _follow(bootstrap, *given)),
+                *table_figures(),
+            ]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -137,6 +143,17 @@ def _consume(bootstrap: str, runtime: Runtime, ingestor: Any) -> None:
         CommitRule(),
     )
     consumer.run(until_caught_up=True)
+
+
+def _follow(bootstrap: str, runtime: Runtime, topic: str, stop: threading.Event) -> None:
+    consumer = KafkaIngest(
+        Subscription(bootstrap, (topic,), "follow"),
+        CloudEventMessages(runtime.lake.types),
+        runtime.lake.ingestor(),
+        runtime.lake.topics.note,
+        CommitRule(),
+    )
+    consumer.run(should_stop=stop.is_set)
 
 
 def _crew(home: Path) -> None:

@@ -25,6 +25,7 @@ from bench.measure import Figure, at_least, at_most, median_seconds, seconds
 from keys import FieldContext, SubjectId
 from lake import (
     DEFAULT_BATCH_EVENTS,
+    Housekeeping,
     HttpBatch,
     JsonLinesFile,
     MappedFile,
@@ -97,7 +98,7 @@ def _commits(home: Path) -> list[Figure]:
             batch = HttpBatch([orjson.dumps(event)], f"k{n}", runtime.lake.types)
             took.append(seconds(lambda batch=batch: ingestor.run(batch)))  # type: ignore[misc]
             if n % 50 == 49:
-                Upkeep(runtime.lake).expire(keep=50)
+                Housekeeping(runtime.lake).expire(keep=50)
     early, late = statistics.median(took[5:25]) * 1000, statistics.median(took[490:510]) * 1000
     return [
         Figure("commit latency around commit 10", early, "ms"),

@@ -148,11 +148,16 @@ def do_upkeep(
             emit_rows(here, [step.as_row() for step in work.plan(runtime.lake.clock())], "would be done")
             return
         stopped = threading.Event()
+
+        def tell(text: str) -> None:
+            if not here.quiet:
+                say(text)
+
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopped.set())
         while True:
             try:
-                done = work.run(runtime.lake.clock(), lambda text: say(text), stopped.is_set)
+                done = work.run(runtime.lake.clock(), tell, stopped.is_set)
                 emit_rows(here, [step.as_row() for step in done], "done")
             except ShredlakeError as error:
                 if every is None or not error.retry_helps:
