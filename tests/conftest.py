@@ -8,10 +8,20 @@ from pathlib import Path
 import pytest
 
 from service.runtime import Runtime
-from tests.servers import kafka, postgres, stores, three_brokers, vault
+from tests.servers import kafka, postgres, secured_kafka, stores, three_brokers, vault
 from tests.world import Clock, make_world
 
-__all__ = ["clock", "kafka", "postgres", "slow_world", "stores", "three_brokers", "vault", "world"]
+__all__ = [
+    "clock",
+    "kafka",
+    "postgres",
+    "secured_kafka",
+    "slow_world",
+    "stores",
+    "three_brokers",
+    "vault",
+    "world",
+]
 
 
 @pytest.fixture

@@ -95,3 +95,10 @@ def three_brokers() -> Iterator[Kafka]:
     """A cluster that takes writes with one of its brokers lost."""
     with running(lambda data: Kafka(data, 3), "kafka") as server:
         yield server
+
+
+@pytest.fixture
+def secured_kafka() -> Iterator[Kafka]:
+    """A broker that also has a listener with TLS, where clients log in."""
+    with running(lambda data: Kafka(data, secure=True), "kafka") as server:
+        yield server

@@ -13,12 +13,15 @@ from typing import Any, Final
 from infra.errors import InfraError, NotAvailable
 from infra.jars import jars, java_command
 from infra.process import ServerProcess, free_ports
+from infra.tls import make_certificates
 
 NAME: Final = "kafka"
 VERSION: Final = "4.3.1"
 _POM = Path(__file__).parent / "pom.xml"
 _READY_TOPIC: Final = "shredlake-ready"
 _READY_SECONDS: Final = 120.0
+USER: Final = "shredlake"
+_SCRAM: Final = "SCRAM-SHA-256"
 
 
 class Broker:
@@ -58,7 +61,9 @@ class Broker:
         self.process.start(java_command([libraries], heap, "kafka.Kafka", properties))
 
     def _format(self, libraries: Path, properties: Path) -> None:
-        tool = ("kafka.tools.StorageTool", "format", "-t", self._facts["cluster_id"], "-c", properties)
+        tool = ["kafka.tools.StorageTool", "format", "-t", self._facts["cluster_id"], "-c", str(properties)]
+        if self._facts["password"]:
+            tool += ["--add-scram", f"{_SCRAM}=[name={USER},password={self._facts['password']}]"]
         # What it prints may hold credentials: shown nowhere.
         done = subprocess.run(
             [str(part) for part in java_command([libraries], 128, *tool)], capture_output=True, check=False
@@ -69,6 +74,7 @@ class Broker:
     def _properties(self) -> str:
         number, ports, controllers = (self._facts[one] for one in ("number", "ports", "controllers"))
         copies = len(ports)
+        outside = {} if not self._facts["password"] else self._secured()
         voters = ",".join(f"{at}@127.0.0.1:{port}" for at, port in enumerate(controllers, start=1))
         settings = {
             "process.roles": "broker,controller",
@@ -77,7 +83,7 @@ class Broker:
             "controller.listener.names": "CONTROLLER",
             "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{controllers[number - 1]}",
             "advertised.listeners": f"PLAINTEXT://{self.address}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL",
             "log.dirs": (self.folder / "data").resolve(),
             "auto.create.topics.enable": "false",
             "default.replication.factor": copies,
@@ -94,7 +100,27 @@ class Broker:
             "broker.session.timeout.ms": 3000,  # a killed broker's return is noticed sooner
             "broker.heartbeat.interval.ms": 500,
         }
+        for name, value in outside.items():
+            settings[name] = f"{settings[name]},{value}" if name in settings else value
         return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+    def _secured(self) -> dict[str, str]:
+        """A further listener with TLS, where clients log in."""
+        make_certificates(self.folder)
+        key, chain = (self.folder / name for name in ("server.key", "server.pem"))
+        (self.folder / "listener.pem").touch(mode=0o600)
+        (self.folder / "listener.pem").write_text(key.read_text() + chain.read_text())
+        here = f"SASL_SSL://127.0.0.1:{self._facts['outside'][self._facts['number'] - 1]}"
+        return {
+            "listeners": here,
+            "advertised.listeners": here,
+            "sasl.enabled.mechanisms": _SCRAM,
+            "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config": (
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+            ),
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str((self.folder / "listener.pem").resolve()),
+        }
 
 
 class Kafka:
@@ -103,9 +129,11 @@ class Kafka:
     Args:
         data: the folder of all servers.
         brokers: how many a new folder is made with.
+        secure: whether a new folder also gets a listener with TLS and a log-in.
     """
 
-    def __init__(self, data: Path, brokers: int = 1) -> None:
+    def __init__(self, data: Path, brokers: int = 1, secure: bool = False) -> None:
+        self._secure = secure
         self.folder = data / NAME
         self._facts = self.folder / "facts.json"
         self._count = brokers
@@ -151,18 +179,33 @@ class Kafka:
         """`KAFKA_BOOTSTRAP`."""
         return {"KAFKA_BOOTSTRAP": ",".join(broker.address for broker in self.brokers)}
 
+    def secured_client(self) -> dict[str, str]:
+        """What librdkafka needs to reach the listener with TLS, the password among it."""
+        facts = json.loads(self._facts.read_text())
+        return {
+            "bootstrap.servers": ",".join(f"127.0.0.1:{port}" for port in facts["outside"]),
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": _SCRAM,
+            "sasl.username": USER,
+            "sasl.password": facts["password"],
+            "ssl.ca.location": str(self.brokers[0].folder / "ca.pem"),
+        }
+
     def _make(self) -> None:
         if self._facts.exists():
             return
         count = self._count
-        ports = free_ports(2 * count)
+        ports = free_ports(3 * count)
         facts = {
             "cluster_id": "k" + secrets.token_urlsafe(16)[1:],  # 16 bytes; a leading dash would be an option
             "ports": ports[:count],
-            "controllers": ports[count:],
+            "controllers": ports[count : 2 * count],
+            "outside": ports[2 * count :],
+            "password": secrets.token_hex(16) if self._secure else "",
             "heap_mb": 512 if count == 1 else 256,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._facts.touch(mode=0o600)
         self._facts.write_text(json.dumps(facts))
 
     def _takes_writes(self) -> bool:

@@ -27,15 +27,15 @@ from keys import Effects, SubjectId
 from lake import Upkeep, dead_letters, privacy_lint, verify
 from lake.backlog import CommitRule
 from lake.errors import TopicGap, TopicUnavailable
-from lake.kafka import KafkaIngest, Progress
+from lake.kafka import KafkaIngest, Progress, Subscription
 from lake.mapping import parse_mapping
-from lake.messages import MappedMessages
+from lake.messages import CloudEventMessages, MappedMessages
 from lake.offsets import offsets_of
 from lake.table import summary_of
 from purge import payload_of
 from service.doctor import examine
 from service.runtime import Runtime, open_runtime
-from tests.lake.topics import PARTITIONS, Topic, event, exactly, held
+from tests.lake.topics import PARTITIONS, SOON, Topic, event, exactly, held
 from tests.world import erase, make_world, shred
 
 ROOT = Path(__file__).parents[2]
@@ -488,3 +488,32 @@ def low_ends(topic: Topic) -> list[int]:
     wanted = {TopicPartition(topic.name, number): OffsetSpec.earliest() for number in range(PARTITIONS)}
     found = topic.admin.list_offsets(wanted)
     return [found[place].result(30).offset for place in sorted(wanted, key=lambda one: one.partition)]
+
+
+# -- log-in and TLS ---------------------------------------------------------------------------------
+
+
+def by_tls(world: Runtime, topic: Topic, client: dict[str, str]) -> KafkaIngest:
+    """A consumer with such settings of librdkafka."""
+    rest = {name: value for name, value in client.items() if name != "bootstrap.servers"}
+    subscription = Subscription(client["bootstrap.servers"], (topic.name,), "g", rest)
+    wanted = CloudEventMessages(world.lake.types)
+    return KafkaIngest(subscription, wanted, world.lake.ingestor(), world.lake.topics.note, SOON)
+
+
+def test_a_cluster_with_tls_and_a_log_in_is_followed(secured_kafka: Kafka, world: Runtime) -> None:
+    """And a wrong password, or an unknown authority, is an error that quotes no secret."""
+    topic = Topic(secured_kafka.address()["KAFKA_BOOTSTRAP"])
+    topic.send(range(100))
+    client = secured_kafka.secured_client()
+    by_tls(world, topic, client).run(until_caught_up=True)
+    check(world, range(100))
+    for wrong in (
+        {"sasl.password": "not-the-secret"},
+        {"ssl.ca.location": "/etc/ssl/certs/ca-certificates.crt"},
+        {"security.protocol": "PLAINTEXT"},
+    ):
+        with pytest.raises(TopicUnavailable) as caught:
+            by_tls(world, topic, client | wrong)
+        assert "not-the-secret" not in str(caught.value)
+        assert client["sasl.password"] not in str(caught.value)
