@@ -267,6 +267,24 @@ class IcebergTable:
         self._change(updates)
         return gone
 
+    def rehearse_seconds(self) -> float:
+        """How long an empty commit takes until it would be sent; leaves nothing behind.
+
+        Raises:
+            CatalogUnavailable, StorageFailed: see `load`, `commit`.
+        """
+        table = self.load()
+        began = time.perf_counter()
+        transaction = _MemoTransaction(table)
+        with storage_errors():
+            update: Any = transaction.update_snapshot()
+            producer = update.merge_append()
+            producer.commit()
+            transaction.table_metadata.model_dump_json()
+            took = time.perf_counter() - began
+            producer._clean_all_uncommitted()
+        return took
+
     # -- inner -------------------------------------------------------------------------------------
 
     def _change(self, updates: Callable[[TableMetadata], tuple[TableUpdate, ...]]) -> None:

@@ -379,11 +379,13 @@ def test_a_round_stopped_at_any_effect_is_finished_by_the_next(
 
 
 def test_explain_says_what_is_and_what_comes(world: Runtime) -> None:
-    """From metadata alone, in figures that add up."""
+    """In figures that add up, and leaves nothing behind."""
     commits(world, 5)
     found = explain(world.lake, datetime.now(UTC))
     assert (found.live_files, found.by_level["ingested"], found.snapshots) == (5, 5, 5)
     assert found.commits_per_hour > 0
+    assert 0 < found.commit_seconds < 60
+    assert Housekeeping(world.lake).sweep(grace_seconds=0, dry_run=True) == []
     assert found.next_merge_minutes is not None
     tomorrow = explain(world.lake, datetime.now(UTC) + timedelta(days=1))
     assert (tomorrow.closed_days, tomorrow.l1_files, tomorrow.commits_per_hour) == (1, 1, 0)

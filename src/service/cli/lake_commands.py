@@ -186,7 +186,7 @@ def explain_lake(context: typer.Context) -> None:
             f"live files   {found.live_files:,} ({levels}), {human_bytes(found.live_bytes)}",
             f"ingest       {found.events_per_hour:,.0f} events and {found.commits_per_hour:,.0f} commits "
             f"an hour, {found.bytes_per_event:,.0f} bytes an event as committed",
-            f"a commit     about {1000 * found.commit_seconds:,.0f} ms, without writing its data",
+            f"a commit     {1000 * found.commit_seconds:,.0f} ms, without its data and the catalog's answer",
             f"next merge   {coming}",
             f"next L1      {found.closed_days:,} closed day(s) become about {found.l1_files:,} file(s)",
         )
