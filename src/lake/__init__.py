@@ -4,6 +4,7 @@ Events sealed per person in blocks, appended exactly once to an Apache Iceberg t
 pinned snapshots.
 """
 
+from lake.batches import Batch, Note, Outcome, Queue
 from lake.blocks import bucket_of
 from lake.clearfields import ClearField, clear_fields
 from lake.cloudevents import Parsed, Rejected
@@ -17,17 +18,21 @@ from lake.errors import (
     CorruptBlock,
     EpochMoved,
     Fenced,
+    IntakeFull,
+    KeyReused,
     LakeError,
     MappingError,
     SchemaError,
     SnapshotGone,
     StorageFailed,
     StorageUnsuitable,
+    UnknownBatch,
     UnknownEventType,
     UnreadableInput,
 )
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, parse_event_type
 from lake.ingest import Ingestor, IngestSummary
+from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
 from lake.lakehouse import Lake, open_events, open_lake
 from lake.mapping import Mapping, load_mapping
 from lake.objects import ObjectStore, StoredObject, collected
@@ -55,6 +60,7 @@ __all__ = [
     "EMBEDDED",
     "PERSONAL_HEAD",
     "PRIMARY",
+    "Batch",
     "CatalogRefused",
     "CatalogUnavailable",
     "ClearField",
@@ -64,6 +70,7 @@ __all__ = [
     "ConservationBroken",
     "CorruptBlock",
     "DeadLetter",
+    "Drained",
     "EpochMoved",
     "EventRead",
     "EventType",
@@ -75,15 +82,22 @@ __all__ = [
     "IcebergTable",
     "IngestSummary",
     "Ingestor",
+    "Intake",
+    "IntakeFull",
+    "IntakeRule",
     "JsonLinesFile",
+    "KeyReused",
     "Lake",
     "LakeError",
     "MappedFile",
     "Mapping",
     "MappingError",
+    "Note",
     "ObjectStore",
+    "Outcome",
     "Parsed",
     "Problem",
+    "Queue",
     "ReadAhead",
     "Rejected",
     "Replay",
@@ -95,6 +109,7 @@ __all__ = [
     "StoredObject",
     "TopicBook",
     "TypeRegistry",
+    "UnknownBatch",
     "UnknownEventType",
     "UnreadableInput",
     "Upkeep",
@@ -117,5 +132,6 @@ __all__ = [
     "refused",
     "summary_of",
     "verify",
+    "waiting_bodies",
     "with_read_ahead",
 ]

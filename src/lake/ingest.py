@@ -163,8 +163,13 @@ class Ingestor:
     def _next_line(self, source: Source) -> int:
         return self.offsets().get(source.name, 0)
 
-    def land(self, parts: Sequence[Part]) -> tuple[Prepared, Committed] | None:
+    def land(
+        self, parts: Sequence[Part], about_to: Callable[[Prepared], None] = lambda prepared: None
+    ) -> tuple[Prepared, Committed] | None:
         """Commits lines of one or several sources in one snapshot; None when they are in the table already.
+
+        Args:
+            about_to: told what is committed next; again when it had to be sealed anew.
 
         Raises:
             Fenced: a source's next line is not where its part starts; nothing was written.
@@ -173,6 +178,7 @@ class Ingestor:
         while True:
             with no_collections():
                 prepared = self._prepare(parts)
+            about_to(prepared)
 
             def guard(metadata: TableMetadata, prepared: Prepared = prepared) -> dict[str, str]:
                 ancestors = [summary_of(s) for s in self._table.history(metadata)]

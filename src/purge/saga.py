@@ -237,6 +237,10 @@ class Purge:
         doomed = held if request.purpose == ALL_PURPOSES else [request.purpose]
         return {"epoch": fences[-1].epoch, "key_records": len(doomed)}
 
+    def _intake_drained(self, request: Request) -> dict[str, Any]:
+        done = self._lake.intake.drain(self._fences(request)[-1].epoch)
+        return {"batches": done.batches, "events": done.events}
+
     def _letters_redacted(self, request: Request) -> dict[str, Any]:
         needle = self._subject_of(request).reveal().encode()
         return {"letters": self._upkeep.redact_letters(lambda raw: needle in raw)}
