@@ -26,6 +26,7 @@ from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 
 _SERVICE: Final = PRIMARY.purpose
+LETTER_PURPOSE: Final = _SERVICE
 Progress = Callable[[int, int], None]
 """Called with (lines done, bytes of blocks written so far)."""
 
@@ -102,6 +103,7 @@ class Ingestor:
         self._clock = clock
         self._session: SealSession = keyring.session()
         self._table_uuid = table.metadata().table_uuid.bytes
+        self._nobody: bytes | None = None
         self._named: set[bytes] = set()  # everybody this batch counts on, also who is erased meanwhile
 
     def run(
@@ -164,17 +166,22 @@ class Ingestor:
         return self.offsets().get(source.name, 0)
 
     def land(
-        self, parts: Sequence[Part], about_to: Callable[[Prepared], None] = lambda prepared: None
+        self,
+        parts: Sequence[Part],
+        about_to: Callable[[Prepared], None] = lambda prepared: None,
+        nobody: bytes | None = None,
     ) -> tuple[Prepared, Committed] | None:
         """Commits lines of one or several sources in one snapshot; None when they are in the table already.
 
         Args:
             about_to: told what is committed next; again when it had to be sealed anew.
+            nobody: handle of the key for letters that name nobody; default: a fresh one.
 
         Raises:
             Fenced: a source's next line is not where its part starts; nothing was written.
             StorageFailed, CommitConflict, KeysError: nothing was written.
         """
+        self._nobody = nobody
         while True:
             with no_collections():
                 prepared = self._prepare(parts)
@@ -348,7 +355,7 @@ class Ingestor:
         nobody = frame.filter(pl.col("subject").is_null())
         groups = [known] if known.height else []
         if nobody.height:
-            minted = self._keyring.mint(1, _SERVICE)[0].ref
+            minted = self._nobody or self._keyring.mint(1, LETTER_PURPOSE)[0].ref
             groups.append(
                 nobody.with_columns(pl.lit("").alias("subject"), pl.lit(minted, pl.Binary).alias("ref"))
             )

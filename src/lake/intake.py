@@ -25,7 +25,7 @@ from keys.quiet import no_collections
 from lake.batches import Arrival, Batch, Note, Outcome, Queue, Waiting
 from lake.cloudevents import Rejected, parse_cloud_events
 from lake.errors import CorruptBlock
-from lake.ingest import Ingestor, Prepared
+from lake.ingest import LETTER_PURPOSE, Ingestor, Prepared
 from lake.spool import Spool, SpoolKeyClosed, read_waiting
 from lake.typeregistry import TypeRegistry
 
@@ -241,10 +241,20 @@ class Intake:
             with self._effects("intake.intend"):
                 self._spool.intend(end, outcomes)
 
-        self._ingestor.land([(self._spool.queue().source, parsed)], about_to)
+        nobody = self._letters_key() if any(one.subject is None for one in parsed.rejected) else None
+        self._ingestor.land([(self._spool.queue().source, parsed)], about_to, nobody)
         with self._effects("intake.settle"):
             settled = self._spool.settle(end)
         return Drained(settled, end - start)
+
+    def _letters_key(self) -> bytes:
+        """The same for every attempt: a killed one leaves a data file that a redaction must reach."""
+        found = self._spool.letters_key()
+        if found is None or not self._keyring.purposes_of(found):
+            found = self._keyring.mint(1, LETTER_PURPOSE)[0].ref
+            with self._effects("intake.letters-key"):
+                self._spool.keep_letters_key(found)
+        return found
 
     def _reconcile(self, offsets: dict[str, int]) -> None:
         """Settles what landed before a kill, and begins anew where spool or table came from a copy."""

@@ -27,7 +27,7 @@ _AT_ONCE: Final = 10_000
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS spool (one INTEGER PRIMARY KEY CHECK (one = 1), source TEXT NOT NULL,
     next INTEGER NOT NULL, settled INTEGER NOT NULL, intended INTEGER NOT NULL, batches INTEGER NOT NULL,
-    events INTEGER NOT NULL, bytes INTEGER NOT NULL);
+    events INTEGER NOT NULL, bytes INTEGER NOT NULL, letters_ref BLOB);
 CREATE TABLE IF NOT EXISTS batches (batch_id TEXT PRIMARY KEY, events INTEGER NOT NULL,
     bytes INTEGER NOT NULL, received_at REAL NOT NULL, key_digest BLOB UNIQUE, body_digest BLOB,
     accepted INTEGER, rejected INTEGER, suppressed INTEGER, notes TEXT, committed_at REAL) WITHOUT ROWID;
@@ -71,7 +71,9 @@ class Spool:
         self._max_bytes = max_bytes
         self._mutex = threading.Lock()  # SQLite lets writers poll; threads of one process queue here
         with self._write() as db:
-            db.execute("INSERT OR IGNORE INTO spool VALUES (1, ?, 0, 0, 0, 0, 0, 0)", (_fresh_source(),))
+            db.execute(
+                "INSERT OR IGNORE INTO spool VALUES (1, ?, 0, 0, 0, 0, 0, 0, NULL)", (_fresh_source(),)
+            )
 
     # -- taking ------------------------------------------------------------------------------------
 
@@ -210,10 +212,20 @@ class Spool:
             db.execute("DELETE FROM waiting WHERE start < ?", (end,))
             db.execute(
                 "UPDATE spool SET settled = ?, intended = ?, batches = batches - ?, events = events - ?,"
-                " bytes = bytes - ?",
+                " bytes = bytes - ?, letters_ref = NULL",
                 (end, end, *done),
             )
         return int(done[0])
+
+    def letters_key(self) -> bytes | None:
+        """The key for letters that name nobody, of a commit that was begun and has not landed."""
+        ref: bytes | None = self._db.read("SELECT letters_ref FROM spool")[0][0]
+        return ref
+
+    def keep_letters_key(self, ref: bytes) -> None:
+        """Remembers it until the commit has landed."""
+        with self._write() as db:
+            db.execute("UPDATE spool SET letters_ref = ?", (ref,))
 
     def begin_anew(self, landed_keys: Sequence[bytes]) -> None:
         """Goes on under a new name after a restore; what waits is numbered from 0.

@@ -39,9 +39,10 @@ class TypeRegistry:
         found = parse_event_type(document)
         if found.name == DEAD_LETTER:
             raise SchemaError(f"`{DEAD_LETTER}` is a name of our own")
-        if refusal := refused(self.chain(found.name), found):
+        known = self.chain(found.name)  # looked at once: another process may register meanwhile
+        if refusal := refused(known, found):
             raise refusal
-        if found.version in self.versions(found.name):
+        if any(one.version == found.version for one in known):
             return self.get(found.name, found.version)
         path = self._path(found.name, found.version)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -98,6 +98,26 @@ def one_receipt(runtime: Runtime) -> None:
     assert scan(runtime.home, crashing.SECRET).findings == ()
 
 
+def nothing_waits(runtime: Runtime) -> None:
+    """The spool is empty and no key of it is left."""
+    everything_once(runtime)
+    queue = runtime.lake.intake.queue()
+    assert (queue.batches, queue.events, queue.size_bytes, queue.settled) == (0, 0, 0, 30)
+    assert not runtime.lake.intake.holds_before(2**31)
+    assert len(runtime.lake.ingestor().offsets()) == 1
+
+
+def one_receipt_of_who_waited(runtime: Runtime) -> None:
+    """What waited is in the lake without the person, and nowhere else."""
+    (request,) = runtime.purge.journal.all()
+    assert request.status is Status.COMPLETED
+    assert ids(runtime) == sorted([99, *(n for n in range(30) if n != 13 and n % 6)])
+    assert [letter.line for letter in dead_letters(runtime.lake)] == [13], "the one that quotes is redacted"
+    assert not runtime.lake.intake.holds_before(runtime.keyring.epoch())
+    assert verify(runtime.lake, deep=True).problems == ()
+    assert scan(runtime.home, crashing.SECRET).findings == ()
+
+
 def still_readable(runtime: Runtime) -> None:
     """Closing an epoch loses nobody."""
     everything_once(runtime)
@@ -109,6 +129,8 @@ def still_readable(runtime: Runtime) -> None:
     ("job", "ingested", "published", "check"),
     [
         ("ingest", False, False, everything_once),
+        ("intake", False, False, nothing_waits),
+        ("erase_waiting", True, False, one_receipt_of_who_waited),
         ("compact", True, False, everything_once),
         ("publish", True, False, one_release),
         ("close", True, False, still_readable),

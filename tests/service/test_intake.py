@@ -234,6 +234,31 @@ def test_two_servers_on_one_home_commit_everything_once(home: Path) -> None:
         assert verify(runtime.lake, deep=True).problems == ()
 
 
+def test_while_the_catalog_is_away_events_are_taken_and_committed_when_it_is_back(home: Path) -> None:
+    """Its file is locked by somebody else; the queue's length and age are told meanwhile."""
+    configure(home, commit_seconds=0.05)
+    with open_runtime(home) as runtime, client_of(runtime) as client:
+        assert client.post("/v1/events", json=[paid("p", event_id="00")], headers=WAIT).status_code == 202
+        elsewhere = sqlite3.connect(home / "lake" / "catalog.db", isolation_level=None)
+        elsewhere.execute("BEGIN EXCLUSIVE")
+        locations = []
+        for n in range(1, 10):
+            answer = client.post("/v1/events", json=[paid(f"p{n}", event_id=f"{n:02}")])
+            assert answer.status_code == 202
+            locations.append(answer.headers["location"])
+        late = client.post("/v1/events", json=[paid("p10", event_id="10")], headers={"Prefer": "wait=1"})
+        assert (late.status_code, late.json()["state"]) == (202, "waiting")
+        ready = client.get("/v1/health/ready")
+        assert (ready.status_code, ready.json()["intake"]["events"]) == (200, 10)
+        assert ready.json()["intake"]["oldest_seconds"] >= 1
+        time.sleep(6)  # longer than the catalog's own patience: a commit has failed
+        elsewhere.execute("ROLLBACK")
+        elsewhere.close()
+        for location in [*locations, late.headers["location"]]:
+            assert committed(client, location)["accepted"] == 1
+        assert stored(runtime) == [f"{n:02}" for n in range(11)]
+
+
 def test_nothing_of_a_person_is_in_clear_in_the_spool(home: Path) -> None:
     """Neither while it waits nor afterwards, and afterwards no key opens it, whoever kept a copy."""
     import shutil
