@@ -42,9 +42,11 @@ class Batch:
     outcome: Outcome | None
 
     @property
-    def is_committed(self) -> bool:
-        """Whether its events are in the table."""
-        return self.committed_at is not None
+    def state(self) -> Literal["waiting", "committed", "unknown"]:
+        """Unknown: it waits no more, and a restored copy does not tell what became of it."""
+        if self.committed_at is None:
+            return "waiting"
+        return "unknown" if self.outcome is None else "committed"
 
 
 @frozen

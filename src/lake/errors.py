@@ -137,6 +137,14 @@ class IntakeFull(LakeError):
     )
 
 
+class IntakeUnreadable(LakeError):
+    """The key of a batch that waits is gone: the key pages were restored from before it was made."""
+
+    default_next_step = (
+        "Restore key pages that have it, or drop what none opens: `shredlake ingest intake --give-up`."
+    )
+
+
 class KeyReused(LakeError):
     """The same idempotency key came with another body."""
 

@@ -24,7 +24,7 @@ from keys import Effects, FieldContext, KeyRecordMissing, Keyring, KeysError, Op
 from keys.quiet import no_collections
 from lake.batches import Arrival, Batch, Note, Outcome, Queue, Waiting
 from lake.cloudevents import Rejected, parse_cloud_events
-from lake.errors import CorruptBlock
+from lake.errors import CorruptBlock, IntakeUnreadable
 from lake.ingest import LETTER_PURPOSE, Ingestor, Prepared
 from lake.spool import Spool, SpoolKeyClosed, read_waiting
 from lake.typeregistry import TypeRegistry
@@ -206,6 +206,20 @@ class Intake:
         self._destroy_finished_keys()
         return Drained(batches, events)
 
+    def give_up(self) -> int:
+        """Drops what waits under keys that are gone; nothing can open it. Returns batches.
+
+        Raises:
+            CatalogUnavailable, KeysError: nothing was dropped.
+        """
+        with self._claimed(True):
+            self._reconcile(self._writer().offsets())
+            before = self._spool.queue().batches
+            if gone := self._gone_keys():
+                with self._effects("intake.anew"):
+                    self._spool.begin_anew(gone)
+            return before - self._spool.queue().batches
+
     def holds_before(self, epoch: int) -> bool:
         """Whether something waits that came before a fence, or a key lives that sealed such."""
         return self._spool.holds_before(epoch)
@@ -226,9 +240,8 @@ class Intake:
     def _commit_next(self) -> Drained:
         if self._spool.queue().batches == 0:
             return Drained(0, 0)
-        if self._ingestor is None:
-            self._ingestor = self._make_ingestor()
-        self._reconcile(self._ingestor.offsets())
+        ingestor = self._writer()
+        self._reconcile(ingestor.offsets())
         batches = self._spool.take(self._rule.commit_events, self._rule.commit_bytes)
         if not batches:
             return Drained(0, 0)
@@ -242,7 +255,7 @@ class Intake:
                 self._spool.intend(end, outcomes)
 
         nobody = self._letters_key() if any(one.subject is None for one in parsed.rejected) else None
-        self._ingestor.land([(self._spool.queue().source, parsed)], about_to, nobody)
+        ingestor.land([(self._spool.queue().source, parsed)], about_to, nobody)
         with self._effects("intake.settle"):
             settled = self._spool.settle(end)
         return Drained(settled, end - start)
@@ -266,15 +279,26 @@ class Intake:
             with self._effects("intake.settle"):
                 self._spool.settle(at)
             return
-        gone = [ref for ref in self._spool.waiting_keys() if not self._keyring.purposes_of(ref)]
         with self._effects("intake.anew"):
-            self._spool.begin_anew(gone)
+            self._spool.begin_anew(self._gone_keys())
+
+    def _gone_keys(self) -> list[bytes]:
+        return [ref for ref in self._spool.waiting_keys() if not self._keyring.purposes_of(ref)]
+
+    def _writer(self) -> Ingestor:
+        if self._ingestor is None:
+            self._ingestor = self._make_ingestor()
+        return self._ingestor
 
     def _lines(self, batches: Sequence[Waiting]) -> list[tuple[int, bytes]]:
         opener = self._keyring.opener()
         lines: list[tuple[int, bytes]] = []
         for batch in batches:
-            found = lines_of(_opened(opener, batch.key_ref, batch.batch_id, batch.sealed))
+            try:
+                body = _opened(opener, batch.key_ref, batch.batch_id, batch.sealed)
+            except KeyRecordMissing:
+                raise IntakeUnreadable("the key of a batch that waits is not in the key pages") from None
+            found = lines_of(body)
             if len(found) != batch.events:
                 raise CorruptBlock(f"a waiting batch holds {len(found)} events, not {batch.events}")
             lines += enumerate(found, start=batch.start)

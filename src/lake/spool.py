@@ -227,18 +227,19 @@ class Spool:
         with self._write() as db:
             db.execute("UPDATE spool SET letters_ref = ?", (ref,))
 
-    def begin_anew(self, landed_keys: Sequence[bytes]) -> None:
+    def begin_anew(self, gone: Sequence[bytes]) -> None:
         """Goes on under a new name after a restore; what waits is numbered from 0.
 
         Args:
-            landed_keys: keys that are gone, so that all that they sealed was committed once.
+            gone: keys that are no more; what they sealed waits no more, and its outcome is unknown.
         """
         with self._write() as db:
-            for ref in landed_keys:
+            for ref in gone:
                 sql = "SELECT batch_id FROM waiting WHERE key_ref = ?"
                 for (batch_id,) in db.execute(sql, (ref,)).fetchall():
                     db.execute(
-                        "UPDATE batches SET committed_at = ? WHERE batch_id = ?", (self._clock(), batch_id)
+                        "UPDATE batches SET committed_at = ?, accepted = NULL WHERE batch_id = ?",
+                        (self._clock(), batch_id),
                     )
                 db.execute("DELETE FROM waiting WHERE key_ref = ?", (ref,))
                 db.execute("DELETE FROM keys WHERE ref = ?", (ref,))

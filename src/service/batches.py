@@ -70,7 +70,7 @@ def batch_routes(intake: Intake, worker: IntakeWorker) -> APIRouter:
         wait_seconds = wait_of(prefer)
         if wait_seconds:
             response.headers["Preference-Applied"] = f"wait={wait_seconds:g}"
-            if not batch.is_committed:
+            if batch.state == "waiting":
                 worker.hurry()
                 batch = await _committed(intake, batch, wait_seconds)
         response.headers["Location"] = f"/v1/batches/{batch.batch_id}"
@@ -117,7 +117,7 @@ def _take(intake: Intake, raw: bytes, idempotency_key: str | None) -> tuple[Batc
 async def _committed(intake: Intake, batch: Batch, wait_seconds: float) -> Batch:
     """The batch as it is when it is committed, by whichever process, or when the time is over."""
     until = time.monotonic() + wait_seconds
-    while not batch.is_committed and time.monotonic() < until:
+    while batch.state == "waiting" and time.monotonic() < until:
         await asyncio.sleep(_LOOK_SECONDS)
         batch = await run_in_threadpool(intake.get, batch.batch_id)
     return batch

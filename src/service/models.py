@@ -32,7 +32,9 @@ class BatchView(Body):
     """A batch of events: durable before it is sent; counts and results once it is committed."""
 
     batch_id: str
-    state: Literal["waiting", "committed"]
+    state: Literal["waiting", "committed", "unknown"] = Field(
+        description="unknown: it waits no more, and keys or spool were restored from a copy"
+    )
     events: int
     received_at: datetime
     committed_at: datetime | None = None
@@ -55,7 +57,7 @@ class BatchView(Body):
         ]
         return cls(
             batch_id=batch.batch_id,
-            state="committed" if batch.is_committed else "waiting",
+            state=batch.state,
             events=batch.events,
             received_at=datetime.fromtimestamp(batch.received_at, UTC),
             committed_at=None if done is None else datetime.fromtimestamp(done, UTC),

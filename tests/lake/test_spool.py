@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lake import EventRead, IntakeFull, KeyReused, Outcome, verify
+from lake import EventRead, IntakeFull, IntakeUnreadable, KeyReused, Outcome, verify
 from lake.batches import Arrival
 from lake.spool import Spool, SpoolKeyClosed
 from service.runtime import Runtime, open_runtime
@@ -155,8 +155,8 @@ class SpoolMachine(RuleBasedStateMachine):
         events = sum(n for _, n, _ in self.waiting)
         assert (queue.batches, queue.events, queue.size_bytes) == (len(self.waiting), events, 10 * events)
         assert queue.next - queue.settled == events
-        assert all(self.spool.get(one).is_committed for one in self.landed)
-        assert not any(self.spool.get(one).is_committed for one, _, _ in self.waiting)
+        assert all(self.spool.get(one).state == "committed" for one in self.landed)
+        assert not any(self.spool.get(one).state != "waiting" for one, _, _ in self.waiting)
         needed = {ref for _, _, ref in self.waiting}
         done = {ref for ref, is_open in self.keys.items() if not is_open} - needed
         assert set(self.spool.finished_keys()) == done
@@ -220,3 +220,23 @@ def test_a_table_that_knows_nothing_of_the_spool_takes_what_waits(world: Runtime
         again.lake.intake.commit()
         assert again.lake.intake.queue().source != name
         assert stored(again) == ["1", "2"]
+
+
+def test_what_no_key_opens_stops_the_intake_until_it_is_given_up(world: Runtime) -> None:
+    """Key pages of before came back: nothing is dropped silently, and the way out is said."""
+    put(world, "1")
+    world.lake.intake.commit()
+    lost = world.lake.intake._spool.open_key(0, 10)
+    assert lost is not None
+    body = json.dumps(paid("ann", event_id="2")).encode()
+    batch, _ = world.lake.intake.put(body, 1)
+    world.keyring.drop([lost])  # what such a restore does to it
+    put(world, "3")
+    with pytest.raises(IntakeUnreadable) as stopped:
+        world.lake.intake.drain()
+    assert "--give-up" in stopped.value.next_step
+    assert world.lake.intake.give_up() == 1
+    world.lake.intake.drain()
+    assert stored(world) == ["1", "3"]
+    assert world.lake.intake.get(batch.batch_id).state == "unknown"
+    assert world.lake.intake.queue().events == 0

@@ -146,9 +146,16 @@ def ingest_kafka(
 
 
 @app.command("intake")
-def ingest_intake(context: typer.Context) -> None:
+def ingest_intake(
+    context: typer.Context,
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="first drop what waits under keys that a restore has lost")
+    ] = False,
+) -> None:
     """Commit once what came over HTTP and waits: for when no server runs."""
     with opened(context) as (here, runtime):
+        if give_up:
+            say(f"{runtime.lake.intake.give_up()} batch(es) could not be opened and were dropped")
         done = runtime.lake.intake.drain()
         left = runtime.lake.intake.queue()
         text = f"{done.events:,} events of {done.batches:,} batch(es)"
