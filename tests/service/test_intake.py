@@ -16,7 +16,9 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from keys import SubjectId
 from lake import EventRead, dead_letters, verify
+from purge import scan
 from service.app import create_app
 from service.batches import LONGEST_WAIT_SECONDS, wait_of
 from service.doctor import examine
@@ -155,6 +157,27 @@ def test_killed_right_after_the_answer_every_event_is_in_the_lake_once(home: Pat
         assert stored(runtime) == [f"{n:02}" for n in range(20)]
         assert verify(runtime.lake, deep=True).problems == ()
         assert runtime.lake.intake.queue().batches == 0
+
+
+def test_a_server_erases_a_person_whose_batch_waits_in_it(home: Path) -> None:
+    """The receipt comes only when the batch is committed without the person."""
+    configure(home, commit_seconds=60)
+    with open_runtime(home) as runtime:
+        send(runtime, [paid(ANN, event_id="1"), paid("bob", event_id="2")])
+    server = Server(home)
+    waits = server.client.post("/v1/events", json=[paid(ANN, event_id="3"), paid("bob", event_id="4")])
+    assert waits.json()["state"] == "waiting"
+    asked = server.client.post("/v1/erasure-requests", json={"subject": ANN}).headers["location"]
+    end = time.monotonic() + 60
+    while server.client.get(asked).json()["status"] != "completed":
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    results = committed(server.client, waits.headers["location"])["results"]
+    assert [r["status"] for r in results] == ["suppressed", "accepted"]
+    server.kill()
+    with open_runtime(home) as runtime:
+        assert stored(runtime) == ["2", "4"]
+        assert scan(home, SubjectId(ANN)).findings == ()
 
 
 def test_many_requests_are_one_commit(home: Path) -> None:
