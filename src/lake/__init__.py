@@ -4,6 +4,7 @@ Events sealed per person in blocks, appended exactly once to an Apache Iceberg t
 pinned snapshots.
 """
 
+from lake.batches import Batch, Note, Outcome, Queue
 from lake.blocks import bucket_of
 from lake.clearfields import ClearField, clear_fields
 from lake.cloudevents import Parsed, Rejected
@@ -17,12 +18,16 @@ from lake.errors import (
     CorruptBlock,
     EpochMoved,
     Fenced,
+    IntakeFull,
+    IntakeUnreadable,
+    KeyReused,
     LakeError,
     MappingError,
     SchemaError,
     SnapshotGone,
     StorageFailed,
     StorageUnsuitable,
+    UnknownBatch,
     UnknownEventType,
     UnreadableInput,
 )
@@ -30,11 +35,13 @@ from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, parse_event_
 from lake.explain import Explained, Place, explain, places_of
 from lake.housekeeping import Housekeeping
 from lake.ingest import Ingestor, IngestSummary
+from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
 from lake.lakehouse import Lake, open_events, open_lake
 from lake.maintenance import Maintenance, Step, UpkeepPolicy
 from lake.mapping import Mapping, load_mapping
 from lake.objects import ObjectStore, StoredObject, collected
 from lake.readahead import ReadAhead, with_read_ahead
+from lake.redaction import LetterRedaction
 from lake.replay import (
     CLEAR_FIELDS,
     PERSONAL_HEAD,
@@ -59,6 +66,7 @@ __all__ = [
     "EMBEDDED",
     "PERSONAL_HEAD",
     "PRIMARY",
+    "Batch",
     "CatalogRefused",
     "CatalogUnavailable",
     "ClearField",
@@ -68,6 +76,7 @@ __all__ = [
     "ConservationBroken",
     "CorruptBlock",
     "DeadLetter",
+    "Drained",
     "EpochMoved",
     "EventRead",
     "EventType",
@@ -81,18 +90,27 @@ __all__ = [
     "IcebergTable",
     "IngestSummary",
     "Ingestor",
+    "Intake",
+    "IntakeFull",
+    "IntakeRule",
+    "IntakeUnreadable",
     "JsonLinesFile",
+    "KeyReused",
     "Lake",
     "LakeError",
+    "LetterRedaction",
     "Maintenance",
     "MappedFile",
     "Mapping",
     "MappingError",
     "Merged",
+    "Note",
     "ObjectStore",
+    "Outcome",
     "Parsed",
     "Place",
     "Problem",
+    "Queue",
     "ReadAhead",
     "Rejected",
     "Replay",
@@ -105,6 +123,7 @@ __all__ = [
     "StoredObject",
     "TopicBook",
     "TypeRegistry",
+    "UnknownBatch",
     "UnknownEventType",
     "UnreadableInput",
     "Upkeep",
@@ -131,5 +150,6 @@ __all__ = [
     "refused",
     "summary_of",
     "verify",
+    "waiting_bodies",
     "with_read_ahead",
 ]

@@ -124,3 +124,36 @@ class ConservationBroken(LakeError):
     """A rewrite would have changed the number of events; it was not committed."""
 
     default_next_step = "Report this with the output of `shredlake lake verify --deep`."
+
+
+class IntakeFull(LakeError):
+    """As much waits to be committed as the settings allow."""
+
+    whose_move = "nobody"
+    retry_helps = True
+    default_next_step = (
+        "Send the same again later. Operators: see `shredlake doctor`; `ingest.queue_events` and"
+        " `ingest.queue_bytes` set the limit."
+    )
+
+
+class IntakeUnreadable(LakeError):
+    """The key of a batch that waits is gone: the key pages were restored from before it was made."""
+
+    default_next_step = (
+        "Restore key pages that have it, or drop what none opens: `shredlake ingest intake --give-up`."
+    )
+
+
+class KeyReused(LakeError):
+    """The same idempotency key came with another body."""
+
+    whose_move = "caller"
+    default_next_step = "Use a new idempotency key for new events."
+
+
+class UnknownBatch(LakeError):
+    """No batch of events has this id, or it is not remembered any more."""
+
+    whose_move = "caller"
+    default_next_step = "Batches are remembered for `ingest.idempotency_hours` after their commit."

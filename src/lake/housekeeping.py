@@ -62,18 +62,20 @@ class Housekeeping:
         Raises:
             StorageFailed: the store cannot be listed, or keeps something.
         """
-        # Listed before the metadata is read: what is committed in between is referred to.
         limit = datetime.now(UTC) - timedelta(seconds=grace_seconds)
-        found = [one for one in self._objects.objects(self._table.load().location()) if one.is_data]
-        referenced = {local_path(location) for location in self._referenced()}
-        orphans = [
-            one for one in found if one.modified_at <= limit and local_path(one.location) not in referenced
-        ]
+        orphans = [one for one in self.orphans() if one.modified_at <= limit]
         if not dry_run:
             for start in range(0, len(orphans), _SWEPT_AT_ONCE):
                 with self._effects("sweep"):
                     self._objects.delete(orphans[start : start + _SWEPT_AT_ONCE])
         return orphans
+
+    def orphans(self) -> list[StoredObject]:
+        """Data files and manifests that no kept snapshot refers to, those of commits under way included."""
+        # Listed before the metadata is read: what is committed in between is referred to.
+        found = [one for one in self._objects.objects(self._table.load().location()) if one.is_data]
+        referenced = {local_path(location) for location in self._referenced()}
+        return [one for one in found if local_path(one.location) not in referenced]
 
     def _referenced(self) -> set[str]:
         table = self._table.load()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final
 
 import polars as pl
 from attrs import evolve, field, frozen
@@ -17,14 +16,12 @@ from keys.quiet import no_collections
 from lake.cloudevents import Parsed, Rejected
 from lake.errors import EpochMoved, Fenced
 from lake.events import PLAIN_COLUMNS, day_partition
-from lake.eventtypes import PRIMARY
 from lake.offsets import AlreadyLanded, Range, ingest_summary, offsets_of
 from lake.sealer import Sealer
 from lake.sources import DEFAULT_BATCH_EVENTS, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 
-_SERVICE: Final = PRIMARY.purpose
 Progress = Callable[[int, int], None]
 """Called with (lines done, bytes of blocks written so far)."""
 
@@ -66,6 +63,7 @@ class Prepared:
         ranges: per source the lines, and what became of them.
         epoch: the newest fence that it was sealed after; `refs` is everybody it counts on.
         suppressed_lines: of erased people, in the order of the parts.
+        for_nobody: holds letters that name nobody; an erasure may destroy their key, whoever is erased.
     """
 
     files: tuple[DataFile, ...]
@@ -75,6 +73,7 @@ class Prepared:
     blocks: int
     stored_bytes: int
     suppressed_lines: tuple[int, ...]
+    for_nobody: bool = False
 
     @property
     def events(self) -> int:
@@ -99,6 +98,7 @@ class Ingestor:
         self._keyring = keyring
         self._clock = clock
         self._sealer = Sealer(keyring, types, table.metadata().table_uuid.bytes)
+        self._nobody: bytes | None = None
 
     def run(
         self,
@@ -159,21 +159,33 @@ class Ingestor:
     def _next_line(self, source: Source) -> int:
         return self.offsets().get(source.name, 0)
 
-    def land(self, parts: Sequence[Part]) -> tuple[Prepared, Committed] | None:
+    def land(
+        self,
+        parts: Sequence[Part],
+        about_to: Callable[[Prepared], None] = lambda prepared: None,
+        nobody: bytes | None = None,
+    ) -> tuple[Prepared, Committed] | None:
         """Commits lines of one or several sources in one snapshot; None when they are in the table already.
+
+        Args:
+            about_to: told what is committed next; again when it had to be sealed anew.
+            nobody: handle of the key for letters that name nobody; default: a fresh one.
 
         Raises:
             Fenced: a source's next line is not where its part starts; nothing was written.
             StorageFailed, CommitConflict, KeysError: nothing was written.
         """
+        self._nobody = nobody
         while True:
             with no_collections():
                 prepared = self._prepare(parts)
+            about_to(prepared)
 
             def guard(metadata: TableMetadata, prepared: Prepared = prepared) -> dict[str, str]:
                 ancestors = [summary_of(s) for s in self._table.history(metadata)]
                 epoch, sealed_epoch = self._keyring.epoch(), prepared.epoch
-                if epoch != sealed_epoch and not self._keyring.fenced_since(sealed_epoch, prepared.refs):
+                concerned = prepared.for_nobody or self._keyring.fenced_since(sealed_epoch, prepared.refs)
+                if epoch != sealed_epoch and not concerned:
                     sealed_epoch = epoch  # erasures of other people do not concern this batch
                 return ingest_summary(ancestors, prepared.ranges, sealed_epoch=sealed_epoch, epoch=epoch)
 
@@ -186,7 +198,7 @@ class Ingestor:
 
     def _prepare(self, parts: Sequence[Part]) -> Prepared:
         """Seals a batch and writes its data file."""
-        epoch = self._sealer.begin()
+        epoch = self._sealer.begin(self._nobody)
         at = self._clock().astimezone(UTC)
         blocks: list[pl.DataFrame] = []
         ranges: list[Range] = []
@@ -211,4 +223,5 @@ class Ingestor:
             blocks_made,
             stored_bytes,
             tuple(suppressed),
+            any(letter.subject is None for _, parsed in parts for letter in parsed.rejected),
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from keys import Effects, Keyring
 from lake.events import EVENTS_PROPERTIES, EVENTS_SCHEMA, EVENTS_SPEC, EVENTS_TABLE
 from lake.ingest import Ingestor
+from lake.intake import Intake, IntakeRule
 from lake.replay import Replay
 from lake.table import IcebergTable
 from lake.topicbook import TopicBook
@@ -25,9 +26,11 @@ class Lake:
         keyring: seals and opens.
         effects: the gate of durable effects.
         clock: gives `ingested_at`.
+        intake_rule: of what comes over HTTP.
 
     Attributes:
         topics: the Kafka topics that feed it.
+        intake: what came over HTTP and waits to be committed.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Lake:
         keyring: Keyring,
         effects: Effects,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        intake_rule: IntakeRule | None = None,
     ) -> None:
         self.warehouse = warehouse
         self.keyring = keyring
@@ -45,6 +49,13 @@ class Lake:
         self.types = TypeRegistry(types_folder)
         self.topics = TopicBook(types_folder.parent / "topics.db")
         self.events = _events_table(warehouse)
+        rule = intake_rule or IntakeRule()
+        self.intake = Intake(types_folder.parent, keyring, self.types, self.ingestor, effects, rule)
+
+    def close(self) -> None:
+        """Closes the databases of its own."""
+        self.topics.close()
+        self.intake.close()
 
     def ingestor(self) -> Ingestor:
         """A writer with a session of its own."""
@@ -61,17 +72,20 @@ def open_lake(
     effects: Effects | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     place: WarehousePlace = EMBEDDED,
+    intake_rule: IntakeRule | None = None,
 ) -> Lake:
     """The lake of a folder.
 
     Args:
         place: where its tables are; default: SQLite catalog and files in the folder.
+        intake_rule: how much may wait of what comes over HTTP, and when it is committed.
 
     Raises:
         StorageUnsuitable, CatalogUnavailable, CatalogRefused, StorageFailed: see there.
     """
     effects = effects or Effects()
-    return Lake(open_warehouse(home, place, effects), home / "types", keyring, effects, clock)
+    warehouse = open_warehouse(home, place, effects)
+    return Lake(warehouse, home / "types", keyring, effects, clock, intake_rule)
 
 
 def open_events(

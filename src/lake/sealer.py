@@ -18,6 +18,7 @@ from lake.offsets import Range, source_number
 from lake.typeregistry import TypeRegistry
 
 _SERVICE: Final = PRIMARY.purpose
+LETTER_PURPOSE: Final = _SERVICE
 
 
 @frozen
@@ -55,11 +56,17 @@ class Sealer:
         self._table_uuid = table_uuid
         self._one_each = one_each
         self._session: SealSession = keyring.session()
+        self._nobody: bytes | None = None
         self.named: set[bytes] = set()
 
-    def begin(self) -> int:
-        """Begins a batch; returns the newest fence that it is sealed after."""
+    def begin(self, nobody: bytes | None = None) -> int:
+        """Begins a batch; returns the newest fence that it is sealed after.
+
+        Args:
+            nobody: handle of the key for letters that name nobody; default: a fresh one when needed.
+        """
         epoch = self._keyring.catch_up()
+        self._nobody = nobody
         self.named = set()  # everybody this batch counts on, also who is erased meanwhile
         return epoch
 
@@ -220,7 +227,7 @@ class Sealer:
         nobody = frame.filter(pl.col("subject").is_null())
         groups = [known] if known.height else []
         if nobody.height:
-            minted = self._keyring.mint(1, _SERVICE)[0].ref
+            minted = self._nobody or self._keyring.mint(1, LETTER_PURPOSE)[0].ref
             groups.append(
                 nobody.with_columns(pl.lit("").alias("subject"), pl.lit(minted, pl.Binary).alias("ref"))
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -38,15 +39,23 @@ class TypeRegistry:
         found = parse_event_type(document)
         if found.name == DEAD_LETTER:
             raise SchemaError(f"`{DEAD_LETTER}` is a name of our own")
-        if refusal := refused(self.chain(found.name), found):
+        known = self.chain(found.name)  # looked at once: another process may register meanwhile
+        if refusal := refused(known, found):
             raise refusal
-        if found.version in self.versions(found.name):
+        if any(one.version == found.version for one in known):
             return self.get(found.name, found.version)
         path = self._path(found.name, found.version)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         draft.write_text(json.dumps(document, indent=2) + "\n")
-        draft.replace(path)
+        try:
+            os.link(draft, path)  # whole or not at all, and never over what another process registered
+        except FileExistsError:
+            if refusal := refused(self.chain(found.name), found):
+                raise refusal from None
+            return self.get(found.name, found.version)
+        finally:
+            draft.unlink()
         self._cache[found.name, found.version] = found
         return found
 

@@ -9,33 +9,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
+from datetime import date
 from typing import Final
 
 import polars as pl
 from attrs import astuple, frozen
 from pyiceberg.exceptions import ValidationException
 from pyiceberg.manifest import DataFile
-from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import SnapshotRefType
 
-from keys import Keyring
-from lake.blocks import BLOCK_COLUMNS, Opened, open_blocks, seal_events, severed_refs, uuid7s
+from lake.blocks import BLOCK_COLUMNS, severed_refs, uuid7s
 from lake.dedup import settle
 from lake.errors import ConservationBroken, EpochMoved
-from lake.events import PLAIN_COLUMNS, day_partition
-from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet
-from lake.lakehouse import Lake
-from lake.levels import Level, Origin, Sequenced, together
+from lake.eventtypes import EventType, Facet
+from lake.levels import Level, together
 from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, handle_ranges, mergeable
-from lake.offsets import EPOCH, KIND, UPKEEP, carried
-from lake.replay import EventRead, block_rows
-from lake.sealer import letter_bytes
-from lake.table import Committed, IcebergTable, summary_of
-from lake.typeregistry import TypeRegistry
+from lake.replay import block_rows
+from lake.rewriting import Rewriter
 
 L1_ROW_GROUP: Final = 16_384
-_LETTERS: Final = EventRead(DEAD_LETTER, ())
 
 
 @frozen
@@ -95,14 +87,8 @@ class _Counts:
         return _Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-class Upkeep:
+class Upkeep(Rewriter):
     """Maintenance of the events table; every step is one guarded commit and safe beside ingest."""
-
-    def __init__(self, lake: Lake) -> None:
-        self._table: IcebergTable = lake.events
-        self._keyring: Keyring = lake.keyring
-        self._types: TypeRegistry = lake.types
-        self._uuid = lake.events.metadata().table_uuid.bytes
 
     def days(self) -> dict[date, list[DataFile]]:
         """Live data files per ingest day."""
@@ -246,121 +232,6 @@ class Upkeep:
         return [
             day for day, files in self.days().items() if block_rows(self._table, files, None, refs).height
         ]
-
-    def redact_letters(self, holds: Callable[[bytes], bool]) -> int:
-        """Removes dead letters of nobody's that `holds` recognises, and destroys what sealed them.
-
-        A line without a readable subject is sealed under a key that belongs to no person. Those that
-        name an erased person are taken out, the others sealed anew, and the old key is destroyed, so
-        that they are unreadable in every old snapshot too. Returns how many were removed.
-        """
-        removed = 0
-        for day in self.days():
-            epoch = self._keyring.epoch()
-            live = self._live(day)
-            files = [file for file, _ in live]
-            letters = block_rows(self._table, files, _LETTERS)
-            if letters.height == 0:
-                continue
-            found = self._open_group(letters, self._types.get(DEAD_LETTER), PRIMARY).frame
-            nobody = found.filter((pl.col("subject") == "") & ~pl.col("shredded"))
-            hit = [holds(letter_bytes(raw)) for raw in nobody["raw"]]
-            doomed = nobody.filter(pl.Series(hit, dtype=pl.Boolean))
-            if doomed.height == 0:
-                continue
-            old = doomed["subject_ref"].unique().to_list()
-            with_them = nobody.filter(pl.col("subject_ref").is_in(old))
-            rows = block_rows(self._table, files, None)
-            rest = with_them.join(doomed.select("_tag"), on="_tag", how="anti")
-            kept = rows.filter(~pl.col("subject_ref").is_in(old))
-            parts = [kept.select(BLOCK_COLUMNS)]
-            if rest.height:
-                fresh = self._keyring.mint(1, PRIMARY.purpose)[0].ref
-                again = rest.with_columns(
-                    pl.lit(fresh, pl.Binary).alias("ref"), pl.col("occurred_on").alias("_day")
-                )
-                parts.append(self._sealed(again, self._types.get(DEAD_LETTER), PRIMARY, rows))
-            fresh_file = self._write(day, pl.concat(parts), together(Level.REWRITTEN, live))
-            self._commit([fresh_file], files, epoch)
-            removed += doomed.height
-        self._keyring.drop(self._replaced_letter_keys())
-        return removed
-
-    def _replaced_letter_keys(self) -> list[bytes]:
-        """Handles of nobody's letters that kept snapshots hold and the head does not.
-
-        Found from the table itself, so that a killed redaction is finished by its repetition.
-        """
-        live = set(block_rows(self._table, self._table.files(), _LETTERS)["subject_ref"].to_list())
-        kept = {
-            file.file_path: file
-            for snapshot in self._table.history()
-            for file in self._table.files(snapshot.snapshot_id)
-        }
-        rows = block_rows(self._table, list(kept.values()), _LETTERS)
-        rows = rows.filter(~pl.col("subject_ref").is_in(list(live)))
-        alive = [ref for ref in rows["subject_ref"].unique() if self._keyring.purposes_of(ref)]
-        left = rows.filter(pl.col("subject_ref").is_in(alive) & pl.col("sealed").is_not_null())
-        if left.height == 0:
-            return []
-        found = self._open_group(left, self._types.get(DEAD_LETTER), PRIMARY).frame
-        return found.filter(pl.col("subject") == "")["subject_ref"].unique().to_list()
-
-    def _live(self, day: date) -> list[Sequenced]:
-        return [one for one in self._table.sequenced_files() if day_of(one[0]) == day]
-
-    def _event_count(self, files: Sequence[DataFile]) -> int:
-        return int(block_rows(self._table, files, None, columns=("event_count",))["event_count"].sum())
-
-    def _write(self, day: date, rows: pl.DataFrame, what: Origin, arrange: bool = True) -> DataFile:
-        partition, folder = day_partition(day)
-        if arrange:
-            rows = rows.sort("event_type", "facet", "subject_ref", "block_id")
-        return self._table.write_file(
-            rows,
-            partition=partition,
-            folder=folder,
-            prefix=what.prefix,
-            plain=PLAIN_COLUMNS,
-            row_group_rows=L1_ROW_GROUP,
-        )
-
-    def _commit(self, fresh: Sequence[DataFile], gone: Sequence[DataFile], epoch: int) -> Committed:
-        def guard(metadata: TableMetadata) -> dict[str, str]:
-            if self._keyring.epoch() != epoch:
-                raise EpochMoved("somebody was erased while the day was rewritten")
-            head = metadata.current_snapshot()
-            kept = carried(summary_of(head)) if head is not None else {}
-            return {KIND: UPKEEP, EPOCH: str(epoch), **kept}
-
-        return self._table.commit(fresh, guard, removes=gone)
-
-    def _open_group(self, rows: pl.DataFrame, event_type: EventType, facet: Facet) -> Opened:
-        return open_blocks(
-            rows,
-            event_type,
-            facet,
-            fields=[f.name for f in event_type.fields],
-            personal=True,
-            opener=self._keyring.opener(),
-            table_uuid=self._uuid,
-        )
-
-    def _sealed(
-        self, events: pl.DataFrame, event_type: EventType, facet: Facet, rows: pl.DataFrame
-    ) -> pl.DataFrame:
-        """Events sealed again as blocks of the day that `rows` come from."""
-        earliest = rows.get_column("ingested_at").min()
-        assert isinstance(earliest, datetime)
-        return seal_events(
-            events,
-            event_type,
-            facet,
-            session=self._keyring.session(),
-            table_uuid=self._uuid,
-            ingested_at=earliest,
-            source=0,
-        )
 
     def _rewrite(self, before: pl.DataFrame) -> _Rewritten:
         parts: list[_Rewritten] = []

@@ -45,6 +45,11 @@ STORES: Final = (
     Store("events table", (f"{WAREHOUSE}/lake/*",), "sealed per person"),
     Store("view tables", (f"{WAREHOUSE}/views/*",), "sealed per person, or aggregates"),
     Store("feeding topics", _database("lake/topics.db"), "holds no personal data"),
+    Store(
+        "intake",
+        (*_database("lake/intake.db"), "lake/intake.lock"),
+        "sealed under keys of nobody, destroyed once all is committed; drained on erasure",
+    ),
     Store("event types", ("lake/types/*",), "holds no personal data"),
     Store("view states", _database("views/states.db"), "sealed per bucket; derived anew on erasure"),
     Store("publication ledger", _database("views/ledger.db"), "holds no personal data"),

@@ -21,7 +21,7 @@ import polars as pl
 from attrs import asdict, frozen
 
 from keys import ALL_PURPOSES, Fence, FieldContext, Held, Identity, Shredded, SubjectId
-from lake import Housekeeping, Lake, Upkeep, block_rows
+from lake import Housekeeping, Lake, LetterRedaction, Upkeep, block_rows
 from projections import Views
 from purge.attestation import EMBEDDED_ASSURANCE, Assurance, predicate_of
 from purge.clocks import Regime
@@ -95,6 +95,7 @@ class Purge:
         self._views = views
         self._upkeep = Upkeep(lake)
         self._housekeeping = Housekeeping(lake)
+        self._redaction = LetterRedaction(lake)
         self._verification = Verification(home, lake, views)
         self.journal = journal
         self.log = log
@@ -238,9 +239,14 @@ class Purge:
         doomed = held if request.purpose == ALL_PURPOSES else [request.purpose]
         return {"epoch": fences[-1].epoch, "key_records": len(doomed)}
 
+    def _intake_drained(self, request: Request) -> dict[str, Any]:
+        done = self._lake.intake.drain(self._fences(request)[-1].epoch)
+        return {"batches": done.batches, "events": done.events}
+
     def _letters_redacted(self, request: Request) -> dict[str, Any]:
         needle = self._subject_of(request).reveal().encode()
-        return {"letters": self._upkeep.redact_letters(lambda raw: needle in raw)}
+        in_use = self._lake.intake.letters_in_use()
+        return {"letters": self._redaction.run(lambda raw: needle in raw, in_use)}
 
     def _destroyed(self, request: Request) -> dict[str, Any]:
         assert request.ref is not None

@@ -32,10 +32,11 @@ from keys import (
     embedded_places,
     open_forensic,
 )
-from lake import ObjectStore
+from lake import ObjectStore, waiting_bodies
 from purge.inventory import elsewhere
 
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_INTAKE: Final = "intake.db"
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -145,8 +146,9 @@ def _scan(
         for how, text in _texts(path):
             for name in _hits(text, wanted):
                 findings[Finding(relative, how, name)] = None
-        if keyring is not None and path.suffix == ".parquet":
-            for body in _opened(path, keyring):
+        if keyring is not None and (path.suffix == ".parquet" or path.name == _INTAKE):
+            opening = waiting_bodies if path.name == _INTAKE else _opened
+            for body in opening(path, keyring):
                 opened += 1
                 for name in _hits(body, wanted):
                     findings[Finding(relative, "opened", name)] = None

@@ -22,6 +22,7 @@ STAGES: Final = (
     "hold_checked",
     "planned",
     "fenced",
+    "intake_drained",
     "letters_redacted",
     "destroyed",
     "unreadable",
@@ -31,9 +32,10 @@ STAGES: Final = (
     "verified",
     "attested",
 )
-"""In order. The fence is durable before anything is destroyed. The epoch is closed only when every key
-is gone, those of the views' states included, so that no backup made between opens them. Nothing is
-attested unverified."""
+"""In order. The fence is durable before anything is destroyed. What waited before it is committed before
+letters are redacted, since a broken line may be among it. The epoch is closed only when every key is gone,
+those of the views' states included, so that no backup made between opens them. Nothing is attested
+unverified."""
 
 POINT_OF_NO_RETURN: Final = "fenced"
 

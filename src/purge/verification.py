@@ -66,6 +66,9 @@ class Verification:
             "the fence log's hash chain holds": self._keyring.fences.verify() >= fence.epoch,
             "fence log and key pages agree": not gate.fence_log_behind
             and fence.epoch not in gate.pending_epochs,
+            "nothing received before the fence waits in the intake": not self._lake.intake.holds_before(
+                fence.epoch
+            ),
             "no unregistered store": not unregistered(self._home, self._lake.warehouse.objects),
         }
 

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-import orjson
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from keys import SubjectId
-from lake import HttpBatch
 from projections import utc
 from purge import verifier_key
 from service import problems
+from service.batches import batch_routes
+from service.intake import IntakeWorker
 from service.jobs import job_scheduler
 from service.models import (
     ErasureRequested,
     ErasureView,
-    EventResult,
-    EventsAccepted,
     Health,
     Named,
     PlanView,
+    QueueView,
     ViewAnswer,
     ViewSummary,
     publication_body,
@@ -38,34 +36,7 @@ from service.models import (
 from service.runtime import Runtime
 from service.worker import ErasureWorker
 
-MAX_BATCH_EVENTS: Final = 10_000
-MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 DEFAULT_ROWS: Final = 1000
-_CLOUD_EVENT: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["id", "source", "type", "subject", "time", "data"],
-    "properties": {
-        "specversion": {"const": "1.0"},
-        "id": {"type": "string", "description": "known together with source: duplicates are dropped"},
-        "source": {"type": "string"},
-        "type": {"type": "string", "description": "a registered event type"},
-        "subject": {"type": "string", "description": "id of the data subject"},
-        "time": {"type": "string", "format": "date-time"},
-        "schemaversion": {"type": "integer", "description": "default: the newest"},
-        "revision": {"type": "integer", "description": "orders corrections of one id; default 0"},
-        "data": {"type": "object"},
-    },
-}
-_EVENTS_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"oneOf": [_CLOUD_EVENT, {"type": "array", "items": _CLOUD_EVENT}]}
-            }
-        },
-    }
-}
 _BEARER: Final = HTTPBearer(auto_error=False, description="the token that `shredlake init` made")
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     code: {"description": text, "content": {problems.MEDIA_TYPE: {}}}
@@ -73,24 +44,28 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
         (401, "no or wrong token"),
         (404, "not there; the detail says what is"),
         (422, "does not fit"),
+        (429, "too much waits to be committed; try again later"),
         (503, "try again later"),
     )
 }
 
 
 def create_app(runtime: Runtime) -> FastAPI:
-    """The application over an open lake; its lifespan runs the erasure worker and the scheduler."""
+    """The application over an open lake; its lifespan runs erasures, commits and the scheduler."""
     worker = ErasureWorker(runtime.purge)
+    intake = IntakeWorker(runtime.lake.intake)
     scheduler = job_scheduler(runtime)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         runtime.keyring.converge()
         worker.start()
+        intake.start()
         ticking = threading.Thread(target=scheduler.forever, name="scheduler", daemon=True)
         ticking.start()
         yield
         scheduler.stop()
+        intake.stop()
         worker.stop()
 
     app = FastAPI(
@@ -105,7 +80,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.include_router(_health(runtime), prefix="/v1/health", tags=["health"])
     guarded = [Depends(_token_check(runtime.token))]
     for router, tag in (
-        (_events(runtime), "events"),
+        (batch_routes(runtime.lake.intake, intake), "events"),
         (_erasures(runtime, worker), "erasures"),
         (_views(runtime), "views"),
         (_log(runtime), "evidence"),
@@ -134,63 +109,14 @@ def _health(runtime: Runtime) -> APIRouter:
     def ready(response: Response) -> Health:
         """Whether it is safe to read: fence log and key pages agree."""
         gate = runtime.keyring.gate()
+        queue = QueueView.of(runtime.lake.intake.queue(), time.time())
         if gate.is_open:
-            return Health(status="ready")
+            return Health(status="ready", intake=queue)
         response.status_code = 503
-        return Health(status="not_ready", why="the restore gate is shut: run `shredlake keys converge`")
+        why = "the restore gate is shut: run `shredlake keys converge`"
+        return Health(status="not_ready", why=why, intake=queue)
 
     return router
-
-
-def _events(runtime: Runtime) -> APIRouter:
-    router = APIRouter()
-
-    @router.post("/events", status_code=202, openapi_extra=_EVENTS_BODY)
-    async def post_events(
-        request: Request, idempotency_key: Annotated[str | None, Header(max_length=200)] = None
-    ) -> EventsAccepted:
-        """Takes one CloudEvent (structured JSON) or an array of them; answers when they are durable.
-
-        The same `Idempotency-Key` with the same events lands once.
-        """
-        raw = await request.body()
-        if len(raw) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"a batch may have at most {MAX_BODY_BYTES} bytes")
-        try:
-            body = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            raise HTTPException(400, "the body is not JSON") from None
-        events = body if isinstance(body, list) else [body]
-        if not 1 <= len(events) <= MAX_BATCH_EVENTS:
-            raise HTTPException(413, f"a batch has 1 to {MAX_BATCH_EVENTS} events")
-        return await run_in_threadpool(_ingest, runtime, events, idempotency_key)
-
-    return router
-
-
-def _ingest(runtime: Runtime, events: list[Any], key: str | None) -> EventsAccepted:
-    lines = [orjson.dumps(event) for event in events]
-    digest = hashlib.sha256(b"\n".join(lines)).hexdigest()
-    batch = HttpBatch(lines, f"{key or secrets.token_hex(16)}|{digest}", runtime.lake.types)
-    done = runtime.lake.ingestor().run(batch, batch_events=MAX_BATCH_EVENTS)
-    rejected = {r.line: r.flaw for r in done.rejected}
-    suppressed = set(done.suppressed_lines)
-    results = []
-    for index in range(len(lines)):
-        if index in suppressed:
-            results.append(EventResult(index=index, status="suppressed", reason=None))
-        elif index in rejected:
-            flaw = rejected[index]
-            results.append(EventResult(index=index, status="rejected", reason=flaw.reason, field=flaw.field))
-        else:
-            results.append(EventResult(index=index, status="accepted", reason=None))
-    return EventsAccepted(
-        accepted=done.events,
-        rejected=len(rejected) - len(suppressed & rejected.keys()),
-        suppressed=done.suppressed,
-        already=done.already,
-        results=results,
-    )
 
 
 def _erasures(runtime: Runtime, worker: ErasureWorker) -> APIRouter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import packages_distributions
 from typing import Final, Literal
@@ -12,13 +13,14 @@ from typing import Final, Literal
 from attrs import frozen
 
 from keys import ShredlakeError
-from lake import ClearField, FeedingTopic, clear_fields, privacy_lint, verify
+from lake import ClearField, FeedingTopic, Queue, clear_fields, privacy_lint, verify
 from purge import unregistered
 from service.keyplaces import vault_session
 from service.runtime import Runtime
 from service.settings import Vault
 
 OUR_PACKAGES: Final = ("keys", "lake", "projections", "purge", "service")
+_LONG_WAIT_SECONDS: Final = 60.0
 _LOW_DISK_BYTES: Final = 2 * 1024**3
 
 
@@ -84,6 +86,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         "error" if checked.problems else "ok",
         "; ".join(checked.problems) or f"{checked.events} events in {checked.ranges} ranges, no gap",
     )
+    yield intake_finding(runtime.lake.intake.queue(), time.time())
     lint = privacy_lint(runtime.lake)
     yield Finding("metadata privacy", "error" if lint else "ok", "; ".join(lint) or "only allowed columns")
     strange = unregistered(home, runtime.lake.warehouse.objects)
@@ -105,6 +108,19 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         )
     free = shutil.disk_usage(home).free
     yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
+
+
+def intake_finding(queue: Queue, now: float) -> Finding:
+    """What waits, and whether it has waited for too long at a moment, in seconds since the epoch."""
+    if queue.oldest_at is None:
+        return Finding("intake", "ok", "nothing waits to be committed")
+    waited = now - queue.oldest_at
+    text = f"{queue.events:,} events of {queue.batches:,} batch(es) wait, the oldest for {waited:,.0f} s"
+    if waited < _LONG_WAIT_SECONDS:
+        return Finding("intake", "ok", text)
+    return Finding(
+        "intake", "warning", f"{text}: run `shredlake serve`, or `shredlake ingest intake`, and read the log"
+    )
 
 
 def _clear_finding(name: str, fields: Sequence[ClearField]) -> Finding:

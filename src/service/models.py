@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from keys import ALL_PURPOSES
+from lake import Batch, Queue
 from projections import Publication
 from purge import Plan, Request
 
@@ -27,14 +28,44 @@ class EventResult(Body):
     field: str | None = None
 
 
-class EventsAccepted(Body):
-    """Answer to a batch: durable before it is sent."""
+class BatchView(Body):
+    """A batch of events: durable before it is sent; counts and results once it is committed."""
 
-    accepted: int
-    rejected: int
-    suppressed: int = Field(description="events of erased people: refused and not stored")
-    already: int = Field(description="events of a batch that came before under the same key")
-    results: list[EventResult]
+    batch_id: str
+    state: Literal["waiting", "committed", "unknown"] = Field(
+        description="unknown: it waits no more, and keys or spool were restored from a copy"
+    )
+    events: int
+    received_at: datetime
+    committed_at: datetime | None = None
+    accepted: int | None = None
+    rejected: int | None = None
+    suppressed: int | None = Field(None, description="events of erased people: refused and not stored")
+    already: int = Field(0, description="always 0: a repeated key gets the answer of the first time")
+    results: list[EventResult] = []
+
+    @classmethod
+    def of(cls, batch: Batch) -> BatchView:
+        """The view of a batch in the spool."""
+        outcome, done = batch.outcome, batch.committed_at
+        notes = {note.at: note for note in outcome.notes} if outcome is not None else {}
+        results = [
+            EventResult(index=n, status=notes[n].status, reason=notes[n].reason, field=notes[n].field)
+            if n in notes
+            else EventResult(index=n, status="accepted", reason=None)
+            for n in range(batch.events if outcome is not None else 0)
+        ]
+        return cls(
+            batch_id=batch.batch_id,
+            state=batch.state,
+            events=batch.events,
+            received_at=datetime.fromtimestamp(batch.received_at, UTC),
+            committed_at=None if done is None else datetime.fromtimestamp(done, UTC),
+            accepted=None if outcome is None else outcome.accepted,
+            rejected=None if outcome is None else outcome.rejected,
+            suppressed=None if outcome is None else outcome.suppressed,
+            results=results,
+        )
 
 
 class ErasureRequested(Body):
@@ -160,11 +191,31 @@ class ViewSummary(Body):
     published: dict[str, Any] | None
 
 
+class QueueView(Body):
+    """What came over HTTP and is not in the table yet."""
+
+    batches: int
+    events: int
+    size_bytes: int = Field(description="of the bodies")
+    oldest_seconds: float = Field(description="how long the oldest has waited; 0 when nothing waits")
+
+    @classmethod
+    def of(cls, queue: Queue, now: float) -> QueueView:
+        """The view of a queue at a moment, in seconds since the epoch."""
+        return cls(
+            batches=queue.batches,
+            events=queue.events,
+            size_bytes=queue.size_bytes,
+            oldest_seconds=0.0 if queue.oldest_at is None else round(max(0.0, now - queue.oldest_at), 3),
+        )
+
+
 class Health(Body):
     """Answer of the health checks."""
 
     status: Literal["live", "ready", "not_ready"]
     why: str | None = None
+    intake: QueueView | None = Field(None, description="how much waits to be committed")
 
 
 def publication_body(publication: Publication) -> dict[str, Any]:

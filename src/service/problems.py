@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from keys import ShredlakeError
-from lake import SnapshotGone, UnknownEventType
+from lake import IntakeFull, SnapshotGone, UnknownBatch, UnknownEventType
 from projections import NotPublished, UnknownView
 from purge import (
     IdempotencyConflict,
@@ -29,6 +29,8 @@ _STATUS: Final[dict[type[ShredlakeError], int]] = {
     UnknownEventType: 404,
     NotPublished: 404,
     SnapshotGone: 404,
+    UnknownBatch: 404,
+    IntakeFull: 429,
     UnderHold: 409,
     IdempotencyConflict: 409,
     NotCancellable: 409,
@@ -38,7 +40,7 @@ _STATUS: Final[dict[type[ShredlakeError], int]] = {
 def problem(status: int, title: str, detail: str, **extra: Any) -> JSONResponse:
     """A problem+json answer."""
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **extra}
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else None
     return JSONResponse(body, status, headers, MEDIA_TYPE)
 
 

@@ -22,7 +22,7 @@ from purge import Purge, open_purge
 from service.agent import build_keys, build_lease
 from service.errors import BadSettings, NotInitialised
 from service.keyplaces import assurance, key_places
-from service.lakeplace import lake_place
+from service.lakeplace import intake_rule, lake_place
 from service.settings import CONFIG_NAME, Settings, load_settings
 
 _FIRST_CONFIG: Final = """\
@@ -59,7 +59,7 @@ class Runtime:
         """Gives the lease up and closes every database."""
         self.views.close()
         self.purge.journal.close()
-        self.lake.topics.close()
+        self.lake.close()
         self.purge.log.close()
         self.keyring.close()
 
@@ -123,7 +123,8 @@ def open_runtime(
         raise NotInitialised(f"there is no lake in {home}")
     settings = load_settings(home)
     keyring = open_keyring(home, settings, effects, clock)
-    lake = open_lake(home / "lake", keyring, effects, clock, lake_place(settings.lake))
+    place, rule = lake_place(settings.lake), intake_rule(settings.ingest)
+    lake = open_lake(home / "lake", keyring, effects, clock, place, rule)
     registry = ViewRegistry.load(settings.projections.files)
     workers = settings.projections.workers
     if executor is None and settings.keys.agent:

@@ -46,7 +46,8 @@ def make_server(
         timeout_graceful_shutdown=10,
     )
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol by name: without it asyncio leaves Nagle's algorithm on, 40 ms per answer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((address, wanted.port if port is None else port))

@@ -37,7 +37,28 @@ class Ingest(Section):
     """Reading files and batches."""
 
     batch_events: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        DEFAULT_BATCH_EVENTS, description="events per commit at the most"
+        DEFAULT_BATCH_EVENTS, description="events per commit of a file at the most"
+    )
+    commit_seconds: Annotated[float, Field(gt=0, le=300)] = Field(
+        1.0, description="commit what came over HTTP after so long"
+    )
+    commit_events: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        200_000, description="commit after so many"
+    )
+    commit_bytes: Annotated[int, Field(ge=1024)] = Field(
+        128 * 1024 * 1024, description="commit after so much"
+    )
+    queue_events: Annotated[int, Field(ge=1)] = Field(
+        1_000_000, description="answer 429 while so many events wait to be committed"
+    )
+    queue_bytes: Annotated[int, Field(ge=1024)] = Field(
+        512 * 1024 * 1024, description="answer 429 while so much waits to be committed"
+    )
+    idempotency_hours: Annotated[float, Field(gt=0, le=24 * 366)] = Field(
+        24.0, description="a committed batch and its idempotency key are remembered for so long"
+    )
+    key_seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        300.0, description="what waits is sealed under one key for so long at the most"
     )
 
 

@@ -41,6 +41,14 @@ def run(home: str, job: str, kill_at: int | None, when: str, said: Any) -> None:
         if job == "ingest":
             source = JsonLinesFile(Path(home).parent / "events.jsonl", runtime.lake.types)
             runtime.lake.ingestor().run(source, batch_events=12)
+        elif job == "intake":
+            lines = (Path(home).parent / "events.jsonl").read_text().split("\n")
+            for n in range(0, 30, 10):  # as a client that repeats what it got no answer to
+                body = f"[{','.join(lines[n : n + 10])}]".encode()
+                runtime.lake.intake.put(body, 10, f"key {n}")
+                if n == 10:
+                    runtime.lake.intake.commit()
+            runtime.lake.intake.drain()
         elif job == "publish":
             built = runtime.views.build(runtime.views.registry.names())
             runtime.views.publish(built, who="crash", why="crash")
@@ -49,9 +57,24 @@ def run(home: str, job: str, kill_at: int | None, when: str, said: Any) -> None:
         elif job == "erase":
             request = runtime.purge.submit(SECRET).request
             runtime.purge.run(request.request_id)
+        elif job == "erase_waiting":
+            request = runtime.purge.submit(SECRET).request
+            if request.stage == "received":
+                body = waiting_batch()
+                runtime.lake.intake.put(body, 3, "waiting")
+            runtime.purge.run(request.request_id)
         elif job == "close":
             runtime.keyring.close_epoch()
         said.put(killer.count)
+
+
+def waiting_batch() -> bytes:
+    """An event of the erased person, one of somebody else, and a broken one that only quotes the id."""
+    head = {"specversion": "1.0", "source": "crash", "type": "Paid", "time": "2026-03-01T12:00:00+00:00"}
+    data = {"cents": 1, "shop": "s"}
+    mine = head | {"id": "98", "subject": SECRET.reveal(), "data": data}
+    other = head | {"id": "99", "subject": "p0", "data": data}
+    return json.dumps([mine, other, {"broken": SECRET.reveal()}]).encode()
 
 
 def events_file(folder: Path) -> None:

@@ -98,6 +98,26 @@ def one_receipt(runtime: Runtime) -> None:
     assert scan(runtime.home, crashing.SECRET).findings == ()
 
 
+def nothing_waits(runtime: Runtime) -> None:
+    """The spool is empty and no key of it is left."""
+    everything_once(runtime)
+    queue = runtime.lake.intake.queue()
+    assert (queue.batches, queue.events, queue.size_bytes, queue.settled) == (0, 0, 0, 30)
+    assert not runtime.lake.intake.holds_before(2**31)
+    assert len(runtime.lake.ingestor().offsets()) == 1
+
+
+def one_receipt_of_who_waited(runtime: Runtime) -> None:
+    """What waited is in the lake without the person, and nowhere else."""
+    (request,) = runtime.purge.journal.all()
+    assert request.status is Status.COMPLETED
+    assert ids(runtime) == sorted([99, *(n for n in range(30) if n != 13 and n % 6)])
+    assert [letter.line for letter in dead_letters(runtime.lake)] == [13], "the one that quotes is redacted"
+    assert not runtime.lake.intake.holds_before(runtime.keyring.epoch())
+    assert verify(runtime.lake, deep=True).problems == ()
+    assert scan(runtime.home, crashing.SECRET).findings == ()
+
+
 def still_readable(runtime: Runtime) -> None:
     """Closing an epoch loses nobody."""
     everything_once(runtime)
@@ -109,6 +129,8 @@ def still_readable(runtime: Runtime) -> None:
     ("job", "ingested", "published", "check"),
     [
         ("ingest", False, False, everything_once),
+        ("intake", False, False, nothing_waits),
+        ("erase_waiting", True, False, one_receipt_of_who_waited),
         ("compact", True, False, everything_once),
         ("publish", True, False, one_release),
         ("close", True, False, still_readable),
@@ -118,16 +140,18 @@ def still_readable(runtime: Runtime) -> None:
 def test_a_kill_at_any_effect_changes_nothing_in_the_end(
     tmp_path: Path, job: str, ingested: bool, published: bool, check: Callable[[Runtime], None]
 ) -> None:
-    """Killed before and after the n-th effect, for all n, and resumed."""
+    """Killed before the n-th effect, for all n, and after the last, and resumed.
+
+    What is durable after one effect is what is durable before the next.
+    """
     base = _base(tmp_path, ingested=ingested, published=published)
     effects = attempt(base / "lake", job, None, "")
     assert effects, "the job has durable effects"
     with open_runtime(base / "lake") as runtime:
         check(runtime)
-    for at in range(1, effects + 1):
-        for when in ("before", "after"):
-            _restore(tmp_path, base)
-            assert attempt(base / "lake", job, at, when) is None, f"effect {at} was not reached"
-            assert attempt(base / "lake", job, None, "") is not None
-            with open_runtime(base / "lake") as runtime:
-                check(runtime)
+    for at, when in [*((n, "before") for n in range(1, effects + 1)), (effects, "after")]:
+        _restore(tmp_path, base)
+        assert attempt(base / "lake", job, at, when) is None, f"effect {at} was not reached"
+        assert attempt(base / "lake", job, None, "") is not None
+        with open_runtime(base / "lake") as runtime:
+            check(runtime)

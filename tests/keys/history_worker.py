@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from keys import InvalidTransition, KeyPlaces, Keyring, Provisioned, SubjectId, embedded_places, open_keys
-from keys.errors import SubjectErased
+from keys.errors import PageStoreUnavailable, SubjectErased
 from tests.keys.people import BLOCK, context
 
 PEOPLE = 60
@@ -70,10 +70,19 @@ def _seen(name: str, outcome: Provisioned | SubjectErased) -> dict[str, Any]:
     return {"person": name, "ref": outcome.ref.hex(), "generation": outcome.generation}
 
 
+def _opened(places: dict[str, str]) -> Keyring:
+    """Tried again, as a supervisor would: the server may be on its way back."""
+    while True:
+        try:
+            return open_history(places)
+        except PageStoreUnavailable:
+            time.sleep(0.1)
+
+
 def main() -> None:
     """Runs until killed."""
     places, seed, log = json.loads(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    keyring, chance = open_history(places), random.Random(seed)
+    keyring, chance = _opened(places), random.Random(seed)
     with log.open("a") as out:
         while True:
             began = time.monotonic()

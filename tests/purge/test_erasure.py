@@ -410,19 +410,67 @@ def test_a_state_from_before_an_erasure_is_not_saved_after_it(world: Runtime) ->
 
 def test_a_redaction_killed_before_its_key_died_is_finished_by_its_repetition(world: Runtime) -> None:
     """The key of the replaced letters is found from the kept snapshots."""
-    from lake import HttpBatch, Upkeep
+    from lake import HttpBatch, LetterRedaction
 
     fill(world)
     lines = [b'{"broken": "customer-ann-0001"', b'{"broken": "somebody else"']
     world.lake.ingestor().run(HttpBatch(lines, "k", world.lake.types))
-    upkeep = Upkeep(world.lake)
-    upkeep._replaced_letter_keys = list  # type: ignore[method-assign,assignment] # killed right here
-    assert upkeep.redact_letters(lambda raw: b"ann" in raw) == 1
+    killed = LetterRedaction(world.lake)
+    killed._replaced_keys = list  # type: ignore[method-assign,assignment] # right here
+    assert killed.run(lambda raw: b"ann" in raw) == 1
     assert scan(world.home, ANN).findings
-    assert Upkeep(world.lake).redact_letters(lambda raw: b"ann" in raw) == 0
+    assert LetterRedaction(world.lake).run(lambda raw: b"ann" in raw) == 0
     erase(world, ANN.reveal())
     assert scan(world.home, ANN).findings == ()
     assert [letter.raw for letter in dead_letters(world.lake)] == [lines[1]]
+
+
+def test_letters_of_an_ingest_that_was_killed_before_its_commit_are_reached(tmp_path: Path) -> None:
+    """Its data file belongs to no snapshot, and its letters' key would live on."""
+    from keys import Effects
+    from lake import HttpBatch
+
+    class Killed(BaseException):
+        pass
+
+    armed: list[bool] = []
+
+    def observe(when: str, name: str) -> None:
+        if armed and when == "before" and name.startswith("commit:lake"):
+            armed.clear()
+            raise Killed
+
+    broken = b'{"broken": "customer-ann-0001"'
+    with make_world(tmp_path / "lake", effects=Effects(observe)) as world:
+        fill(world)
+        armed.append(True)
+        with pytest.raises(Killed):
+            world.lake.ingestor().run(HttpBatch([broken], "k", world.lake.types))
+    with open_runtime(tmp_path / "lake") as world:
+        assert scan(world.home, ANN).findings
+        erase(world, ANN.reveal())
+        assert scan(world.home, ANN).findings == ()
+
+
+def test_letters_that_are_about_to_be_committed_are_not_lost_to_an_erasure(world: Runtime) -> None:
+    """An erasure of anybody makes the batch be sealed anew, under a key that nobody takes for abandoned."""
+    from lake import HttpBatch, LetterRedaction
+
+    fill(world)
+    ingestor = world.lake.ingestor()
+    prepare, raced = ingestor._prepare, []
+
+    def overtaken(parts: Any) -> Any:
+        prepared = prepare(parts)
+        if not raced:
+            raced.append(True)
+            shred(world, "customer-bob-0002")
+            LetterRedaction(world.lake, sleep=lambda seconds: None).run(lambda raw: False)
+        return prepared
+
+    ingestor._prepare = overtaken  # type: ignore[method-assign]
+    ingestor.run(HttpBatch([b"{broken"], "k", world.lake.types))
+    assert [letter.raw for letter in dead_letters(world.lake)][-1] == b"{broken"
 
 
 def test_a_view_whose_code_is_gone_is_withdrawn(world: Runtime) -> None:

@@ -19,6 +19,7 @@ from service.runtime import Runtime
 from tests.world import paid, publish, send
 
 CANARY = "canary-person-4711"
+WAIT = {"Prefer": "wait=30"}
 
 
 @pytest.fixture
@@ -63,19 +64,12 @@ def test_a_batch_is_answered_event_by_event(client: TestClient, world: Runtime) 
         paid("ann", event_id="2") | {"data": {"cents": "x"}},
         paid("gone", event_id="3"),
     ]
-    answer = client.post("/v1/events", json=events)
+    answer = client.post("/v1/events", json=events, headers=WAIT)
     assert answer.status_code == 202
+    assert answer.headers["preference-applied"] == "wait=30"
     assert [r["status"] for r in answer.json()["results"]] == ["accepted", "rejected", "suppressed"]
     assert answer.json()["results"][1]["reason"] == "wrong_type"
     assert len(world.lake.events.history()) == 2
-
-
-def test_an_idempotency_key_lands_once(client: TestClient, world: Runtime) -> None:
-    """The second answer says it was there already."""
-    headers = {"Idempotency-Key": "abc"}
-    first = client.post("/v1/events", json=[paid("ann", event_id="1")], headers=headers).json()
-    second = client.post("/v1/events", json=[paid("ann", event_id="1")], headers=headers).json()
-    assert (first["accepted"], second["accepted"], second["already"]) == (1, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +146,7 @@ def test_no_identifier_reaches_a_log_line_or_an_error(
 ) -> None:
     """A canary goes through every door; no log line and no problem holds it."""
     with caplog.at_level(logging.DEBUG):
-        client.post("/v1/events", json=[paid(CANARY, event_id=f"{CANARY}-1")])
+        client.post("/v1/events", json=[paid(CANARY, event_id=f"{CANARY}-1")], headers=WAIT)
         client.post("/v1/events", json=[paid(CANARY, event_id="2") | {"data": {"cents": CANARY}}])
         client.post("/v1/events", content=f'{{"broken {CANARY}'.encode())
         publish(world)

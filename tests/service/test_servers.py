@@ -88,6 +88,22 @@ def test_an_erasure_on_servers_is_one(home: Path, world: Runtime) -> None:
     world.close()
 
 
+def test_what_waits_over_http_is_sealed_by_keys_of_the_servers(home: Path, world: Runtime) -> None:
+    """And gone with them when the person is erased."""
+    send(world, [paid(ANN, event_id="1")])
+    events = [paid(ANN, event_id="2"), paid(BOB, event_id="3")]
+    batch, _ = world.lake.intake.put(json.dumps(events).encode(), 2, "a key")
+    assert world.lake.intake.put(json.dumps(events).encode(), 2, "a key") == (batch, False)
+    places = key_places(home, world.settings.keys)
+    assert scan(home, SubjectId(ANN), places=places).findings
+    erase(world, ANN)
+    assert scan(home, SubjectId(ANN), places=places).findings == ()
+    outcome = world.lake.intake.get(batch.batch_id).outcome
+    assert outcome is not None
+    assert (outcome.accepted, outcome.suppressed) == (1, 1)
+    world.close()
+
+
 def test_the_folder_holds_neither_root_nor_pages(home: Path, world: Runtime) -> None:
     """They are on the servers; the leases are this host's own."""
     send(world, [paid("ann", event_id="1")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def test_beyond_loopback_only_with_tls_or_the_flag(world: Runtime) -> None:
     assert "--allow-insecure-bind" in refused.value.next_step
     _, listener = make_server(world, port=0)
     assert listener.getsockname()[0] == "127.0.0.1"
+    assert listener.proto == socket.IPPROTO_TCP, "asyncio sends small answers at once only then"
     listener.close()
 
 

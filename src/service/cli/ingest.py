@@ -1,4 +1,4 @@
-"""`shredlake ingest FILE` and `shredlake ingest kafka`."""
+"""`shredlake ingest FILE`, `shredlake ingest kafka` and `shredlake ingest intake`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from attrs import asdict
 from typer.core import TyperGroup
 
 from lake import Ingestor, TypeRegistry
 from service.agent import agent_ingestor
-from service.cli.common import INCOMPLETE, emit, human_bytes, progress_bar, say, session
+from service.cli.common import INCOMPLETE, emit, human_bytes, opened, progress_bar, say, session
 from service.errors import BadInput
 from service.kafka import Totals, run_workers
 from service.runtime import open_runtime
@@ -34,7 +35,7 @@ app = typer.Typer(
     cls=_FileByDefault,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Seal events and append them exactly once: `ingest FILE`, or `ingest kafka`.",
+    help="Seal events and append them exactly once: `ingest FILE`, `ingest kafka` or `ingest intake`.",
 )
 
 
@@ -142,3 +143,22 @@ def ingest_kafka(
     emit(here, done.as_dict(), text)
     if done.dead:
         raise typer.Exit(INCOMPLETE)
+
+
+@app.command("intake")
+def ingest_intake(
+    context: typer.Context,
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="first drop what waits under keys that a restore has lost")
+    ] = False,
+) -> None:
+    """Commit once what came over HTTP and waits: for when no server runs."""
+    with opened(context) as (here, runtime):
+        if give_up:
+            say(f"{runtime.lake.intake.give_up()} batch(es) could not be opened and were dropped")
+        done = runtime.lake.intake.drain()
+        left = runtime.lake.intake.queue()
+        text = f"{done.events:,} events of {done.batches:,} batch(es)"
+        if left.batches:
+            text += f"; {left.batches:,} came meanwhile and wait"
+        emit(here, asdict(done) | {"waiting": left.batches}, text)

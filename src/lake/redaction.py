@@ -1,0 +1,140 @@
+"""Dead letters that name nobody and yet hold somebody: taken out, and their keys destroyed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from datetime import date
+from typing import Final
+
+import polars as pl
+from pyiceberg.exceptions import ValidationException
+
+from lake.blocks import BLOCK_COLUMNS
+from lake.errors import EpochMoved
+from lake.eventtypes import DEAD_LETTER, PRIMARY
+from lake.housekeeping import Housekeeping
+from lake.lakehouse import Lake
+from lake.levels import Level, together
+from lake.merging import day_of
+from lake.objects import collected, scan_parquet
+from lake.replay import EventRead, block_rows
+from lake.rewriting import Rewriter
+from lake.sealer import letter_bytes
+
+_LETTERS: Final = EventRead(DEAD_LETTER, ())
+_IN_FLIGHT_SECONDS: Final = 2.0
+
+
+class LetterRedaction(Rewriter):
+    """Redacts letters of nobody's.
+
+    Args:
+        sleep: waits for commits that are under way, where there may be one.
+    """
+
+    def __init__(self, lake: Lake, sleep: Callable[[float], None] = time.sleep) -> None:
+        super().__init__(lake)
+        self._housekeeping = Housekeeping(lake)
+        self._sleep = sleep
+
+    def run(self, holds: Callable[[bytes], bool], in_use: Collection[bytes] = ()) -> int:
+        """Removes dead letters of nobody's that `holds` recognises, and destroys what sealed them.
+
+        A line without a readable subject is sealed under a key that belongs to no person. Those that
+        name an erased person are taken out, the others sealed anew, and the old key is destroyed, so
+        that they are unreadable in every old snapshot too. Returns how many were removed.
+
+        Args:
+            in_use: handles that a commit which was begun will use again.
+
+        Raises:
+            KeysError: a letter could not be opened for a reason that is no erasure; run it again.
+        """
+        days = {day_of(file) for file in self._table.files()}
+        removed = sum(self._redact_day(day, holds) for day in sorted(days))
+        self._keyring.drop(self._replaced_keys())
+        self._keyring.drop(self._abandoned_keys(in_use))
+        return removed
+
+    def _redact_day(self, day: date, holds: Callable[[bytes], bool]) -> int:
+        while True:
+            epoch = self._keyring.epoch()
+            live = self._live(day)
+            files = [file for file, _ in live]
+            letters = block_rows(self._table, files, _LETTERS)
+            if letters.height == 0:
+                return 0
+            found = self._open_group(letters, self._types.get(DEAD_LETTER), PRIMARY).frame
+            nobody = found.filter((pl.col("subject") == "") & ~pl.col("shredded"))
+            hit = [holds(letter_bytes(raw)) for raw in nobody["raw"]]
+            doomed = nobody.filter(pl.Series(hit, dtype=pl.Boolean))
+            if doomed.height == 0:
+                return 0
+            old = doomed["subject_ref"].unique().to_list()
+            with_them = nobody.filter(pl.col("subject_ref").is_in(old))
+            rows = block_rows(self._table, files, None)
+            rest = with_them.join(doomed.select("_tag"), on="_tag", how="anti")
+            kept = rows.filter(~pl.col("subject_ref").is_in(old))
+            parts = [kept.select(BLOCK_COLUMNS)]
+            if rest.height:
+                fresh = self._keyring.mint(1, PRIMARY.purpose)[0].ref
+                again = rest.with_columns(
+                    pl.lit(fresh, pl.Binary).alias("ref"), pl.col("occurred_on").alias("_day")
+                )
+                parts.append(self._sealed(again, self._types.get(DEAD_LETTER), PRIMARY, rows))
+            fresh_file = self._write(day, pl.concat(parts), together(Level.REWRITTEN, live))
+            try:
+                self._commit([fresh_file], files, epoch)
+            except (EpochMoved, ValidationException):
+                continue  # upkeep or another erasure was first: look again
+            return doomed.height
+
+    def _replaced_keys(self) -> list[bytes]:
+        """Handles of nobody's letters that kept snapshots hold and the head does not.
+
+        Found from the table itself, so that a killed redaction is finished by its repetition.
+        """
+        live = set(block_rows(self._table, self._table.files(), _LETTERS)["subject_ref"].to_list())
+        kept = {
+            file.file_path: file
+            for snapshot in self._table.history()
+            for file in self._table.files(snapshot.snapshot_id)
+        }
+        return self._of_nobody(block_rows(self._table, list(kept.values()), _LETTERS), live)
+
+    def _abandoned_keys(self, in_use: Collection[bytes]) -> list[bytes]:
+        """Handles of nobody's letters in files that no snapshot refers to.
+
+        An ingest that was killed before its commit leaves such a file, and its letters' key lives on.
+        One that is still about to commit notices by the fence and seals its letters anew (see
+        `Ingestor.land`), unless it is past that look: so a file counts only when it is still abandoned
+        some seconds later.
+        """
+        found = self._abandoned_letters(in_use)
+        if not found:
+            return []
+        self._sleep(_IN_FLIGHT_SECONDS)
+        return [ref for ref in self._abandoned_letters(in_use) if ref in found]
+
+    def _abandoned_letters(self, in_use: Collection[bytes]) -> list[bytes]:
+        locations = [
+            one.location for one in self._housekeeping.orphans() if one.location.endswith(".parquet")
+        ]
+        if not locations:
+            return []
+        scan = scan_parquet(locations, self._table.load().io.properties).select(BLOCK_COLUMNS)
+        rows = collected(scan.filter(pl.col("event_type") == DEAD_LETTER))
+        placed = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_n"))
+        live = set(block_rows(self._table, self._table.files(), _LETTERS)["subject_ref"].to_list())
+        return self._of_nobody(placed, live | set(in_use))
+
+    def _of_nobody(self, rows: pl.DataFrame, kept: Collection[bytes]) -> list[bytes]:
+        """Handles with a living key, not among those kept, that sealed letters of nobody."""
+        rows = rows.filter(~pl.col("subject_ref").is_in(list(kept)))
+        alive = [ref for ref in rows["subject_ref"].unique() if self._keyring.purposes_of(ref)]
+        left = rows.filter(pl.col("subject_ref").is_in(alive) & pl.col("sealed").is_not_null())
+        if left.height == 0:
+            return []
+        found = self._open_group(left, self._types.get(DEAD_LETTER), PRIMARY).frame
+        return found.filter(pl.col("subject") == "")["subject_ref"].unique().to_list()

@@ -1,0 +1,92 @@
+"""What every rewrite of data files does: open, seal again, write, and replace in one guarded commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Final
+
+import polars as pl
+from pyiceberg.manifest import DataFile
+from pyiceberg.table.metadata import TableMetadata
+
+from keys import Keyring
+from lake.blocks import Opened, open_blocks, seal_events
+from lake.errors import EpochMoved
+from lake.events import PLAIN_COLUMNS, day_partition
+from lake.eventtypes import EventType, Facet
+from lake.lakehouse import Lake
+from lake.levels import Origin, Sequenced
+from lake.merging import day_of
+from lake.offsets import EPOCH, KIND, UPKEEP, carried
+from lake.replay import block_rows
+from lake.table import Committed, IcebergTable, summary_of
+from lake.typeregistry import TypeRegistry
+
+L1_ROW_GROUP: Final = 16_384
+
+
+class Rewriter:
+    """Base of what rewrites files of `lake.events`."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._table: IcebergTable = lake.events
+        self._keyring: Keyring = lake.keyring
+        self._types: TypeRegistry = lake.types
+        self._uuid = lake.events.metadata().table_uuid.bytes
+
+    def _live(self, day: date) -> list[Sequenced]:
+        return [one for one in self._table.sequenced_files() if day_of(one[0]) == day]
+
+    def _event_count(self, files: Sequence[DataFile]) -> int:
+        return int(block_rows(self._table, files, None, columns=("event_count",))["event_count"].sum())
+
+    def _write(self, day: date, rows: pl.DataFrame, what: Origin, arrange: bool = True) -> DataFile:
+        partition, folder = day_partition(day)
+        if arrange:
+            rows = rows.sort("event_type", "facet", "subject_ref", "block_id")
+        return self._table.write_file(
+            rows,
+            partition=partition,
+            folder=folder,
+            prefix=what.prefix,
+            plain=PLAIN_COLUMNS,
+            row_group_rows=L1_ROW_GROUP,
+        )
+
+    def _commit(self, fresh: Sequence[DataFile], gone: Sequence[DataFile], epoch: int) -> Committed:
+        def guard(metadata: TableMetadata) -> dict[str, str]:
+            if self._keyring.epoch() != epoch:
+                raise EpochMoved("somebody was erased while the day was rewritten")
+            head = metadata.current_snapshot()
+            kept = carried(summary_of(head)) if head is not None else {}
+            return {KIND: UPKEEP, EPOCH: str(epoch), **kept}
+
+        return self._table.commit(fresh, guard, removes=gone)
+
+    def _open_group(self, rows: pl.DataFrame, event_type: EventType, facet: Facet) -> Opened:
+        return open_blocks(
+            rows,
+            event_type,
+            facet,
+            fields=[f.name for f in event_type.fields],
+            personal=True,
+            opener=self._keyring.opener(),
+            table_uuid=self._uuid,
+        )
+
+    def _sealed(
+        self, events: pl.DataFrame, event_type: EventType, facet: Facet, rows: pl.DataFrame
+    ) -> pl.DataFrame:
+        """Events sealed again as blocks of the day that `rows` come from."""
+        earliest = rows.get_column("ingested_at").min()
+        assert isinstance(earliest, datetime)
+        return seal_events(
+            events,
+            event_type,
+            facet,
+            session=self._keyring.session(),
+            table_uuid=self._uuid,
+            ingested_at=earliest,
+            source=0,
+        )
