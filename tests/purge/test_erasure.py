@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -33,7 +34,7 @@ from purge import (
 )
 from purge.verifier import Refused, verify
 from service.runtime import Runtime, open_runtime
-from tests.world import erase, paid, publish, send
+from tests.world import erase, make_world, paid, publish, send, shred
 
 ANN = SubjectId("customer-ann-0001")
 
@@ -464,7 +465,7 @@ def test_letters_that_are_about_to_be_committed_are_not_lost_to_an_erasure(world
         prepared = prepare(parts)
         if not raced:
             raced.append(True)
-            shred(world, "customer-bob-0002")
+            shred(world, "bob")
             LetterRedaction(world.lake, sleep=lambda seconds: None).run(lambda raw: False)
         return prepared
 
