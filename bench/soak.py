@@ -113,10 +113,11 @@ def _plot(samples: list[dict[str, Any]], rate: int, to: Path) -> None:
         for name, label in lines:
             axis.plot(minutes, [one[name] for one in samples], label=label or None)
         axis.set_title(title, loc="left", fontsize=10)
-        axis.set_ylim(bottom=0)
+        top = max(one[name] for one in samples for name, _ in lines)
+        axis.set_ylim(0, top * (1.35 if len(lines) > 1 else 1.1))  # room for the legend
         axis.grid(alpha=0.3)
         if len(lines) > 1:
-            axis.legend(frameon=False, loc="lower right")
+            axis.legend(frameon=False, loc="upper right", ncol=2)
     axes[-1].set_xlabel("minutes")
     figure.tight_layout()
     figure.savefig(to)

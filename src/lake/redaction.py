@@ -96,12 +96,7 @@ class LetterRedaction(Rewriter):
         Found from the table itself, so that a killed redaction is finished by its repetition.
         """
         live = set(block_rows(self._table, self._table.files(), _LETTERS)["subject_ref"].to_list())
-        kept = {
-            file.file_path: file
-            for snapshot in self._table.history()
-            for file in self._table.files(snapshot.snapshot_id)
-        }
-        return self._of_nobody(block_rows(self._table, list(kept.values()), _LETTERS), live)
+        return self._of_nobody(block_rows(self._table, self._table.kept_files(), _LETTERS), live)
 
     def _abandoned_keys(self, in_use: Collection[bytes]) -> list[bytes]:
         """Handles of nobody's letters in files that no snapshot refers to.

@@ -7,6 +7,7 @@ snapshot is staged on it, and a commit whose answer was lost is looked up by its
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 import uuid
@@ -26,7 +27,13 @@ from pyiceberg.io.pyarrow import (
     parquet_path_to_id_mapping,
     schema_to_pyarrow,
 )
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestEntryStatus
+from pyiceberg.manifest import (
+    DataFile,
+    DataFileContent,
+    FileFormat,
+    ManifestEntryStatus,
+    ManifestFile,
+)
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import SnapshotRefType
@@ -141,6 +148,23 @@ class IcebergTable:
                 for manifest in snapshot.manifests(io)
                 for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
             ]
+
+    def kept_files(self) -> list[DataFile]:
+        """Data files of every kept snapshot, each once, as of one look at the metadata.
+
+        One look, because upkeep beside it may expire a snapshot between two.
+        """
+        table = self.load()
+        manifests: dict[str, ManifestFile] = {}
+        with storage_errors():
+            for snapshot in table.metadata.snapshots:
+                manifests |= {one.manifest_path: one for one in snapshot.manifests(table.io)}
+            found = {
+                entry.data_file.file_path: entry.data_file
+                for manifest in manifests.values()
+                for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+            }
+        return list(found.values())
 
     def added_files(self, snapshot: Snapshot) -> list[DataFile]:
         """Data files that this very snapshot added."""
@@ -335,7 +359,16 @@ class IcebergTable:
         with catalog_errors(), self._effects(f"commit:{self.identifier}"):
             response = self._catalog.commit_table(table, requirements, updates)
         if not isinstance(self._catalog, RestCatalog):  # such a server does that itself
-            self._catalog._delete_old_metadata(table.io, table.metadata, response.metadata)
+            _delete_old_metadata(table, response.metadata)
+
+
+def _delete_old_metadata(table: Table, newer: TableMetadata) -> None:
+    """Deletes metadata files that the table's log has let go; another process may have been first."""
+    kept = {one.metadata_file for one in newer.metadata_log}
+    for one in table.metadata.metadata_log:
+        if one.metadata_file not in kept:
+            with contextlib.suppress(OSError):
+                table.io.delete(one.metadata_file)
 
 
 def _tag_update(name: str, snapshot_id: int) -> SetSnapshotRefUpdate:

@@ -22,7 +22,7 @@ from lake.blocks import BLOCK_COLUMNS, severed_refs, uuid7s
 from lake.dedup import settle
 from lake.errors import ConservationBroken, EpochMoved
 from lake.eventtypes import EventType, Facet
-from lake.levels import Level, together
+from lake.levels import Level, Sequenced, together
 from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, handle_ranges, mergeable
 from lake.replay import block_rows
 from lake.rewriting import Rewriter
@@ -117,47 +117,61 @@ class Upkeep(Rewriter):
         """
         while True:
             live = self._live(day)
-            files = [file for file, _ in live]
-            if not files:
+            if not live:
                 return Compacted(day, None, 0, 0, 0, 0, 0, 0, 0, 0)
             epoch = self._keyring.epoch()
-            size = sum(f.file_size_in_bytes for f in files)
-            stored = self._event_count(files)
-            fresh: list[DataFile] = []
-            done = _Counts()
-            for number, span in enumerate(spans := handle_ranges(size, piece_bytes), start=1):
-                before = block_rows(self._table, files, None, ref_range=span)
-                if before.height == 0:
-                    continue
-                progress(f"piece {number} of {len(spans)}")
-                rewritten = self._rewrite(before)
-                _check_conservation(before, rewritten.rows, rewritten.superseded)
-                done += _Counts(
-                    int(before["event_count"].sum()),
-                    before.height,
-                    rewritten.rows.height,
-                    rewritten.severed,
-                    rewritten.superseded,
-                )
-                fresh.append(self._write(day, rewritten.rows, together(Level.SORTED, live)))
-            if stored != done.events:
-                raise ConservationBroken(f"{stored} events in the files, {done.events} were read")
             try:
-                landed = self._commit(fresh, files, epoch)
+                return self._compact(day, live, epoch, progress, piece_bytes)
             except (EpochMoved, ValidationException):
                 continue  # somebody was erased, or another compaction was first: look again
-            return Compacted(
-                day,
-                landed.snapshot_id,
-                len(files),
-                len(fresh),
-                done.before,
-                done.after,
-                size,
-                sum(f.file_size_in_bytes for f in fresh),
-                done.severed,
-                done.superseded,
+            except ConservationBroken:
+                if self._keyring.catch_up() == epoch:
+                    raise
+                # Somebody was erased after their blocks were opened: they are not sealed again.
+
+    def _compact(
+        self,
+        day: date,
+        live: Sequence[Sequenced],
+        epoch: int,
+        progress: Callable[[str], None],
+        piece_bytes: int,
+    ) -> Compacted:
+        files = [file for file, _ in live]
+        size = sum(f.file_size_in_bytes for f in files)
+        fresh: list[DataFile] = []
+        done = _Counts()
+        for number, span in enumerate(spans := handle_ranges(size, piece_bytes), start=1):
+            before = block_rows(self._table, files, None, ref_range=span)
+            if before.height == 0:
+                continue
+            progress(f"piece {number} of {len(spans)}")
+            rewritten = self._rewrite(before)
+            _check_conservation(before, rewritten.rows, rewritten.superseded)
+            done += _Counts(
+                int(before["event_count"].sum()),
+                before.height,
+                rewritten.rows.height,
+                rewritten.severed,
+                rewritten.superseded,
             )
+            fresh.append(self._write(day, rewritten.rows, together(Level.SORTED, live)))
+        stored = self._event_count(files)
+        if stored != done.events:
+            raise ConservationBroken(f"{stored} events in the files, {done.events} were read")
+        landed = self._commit(fresh, files, epoch)
+        return Compacted(
+            day,
+            landed.snapshot_id,
+            len(files),
+            len(fresh),
+            done.before,
+            done.after,
+            size,
+            sum(f.file_size_in_bytes for f in fresh),
+            done.severed,
+            done.superseded,
+        )
 
     def merge(self, day: date, at_least: int = MERGE_FILES, piece_bytes: int = L0_FILE_BYTES) -> Merged:
         """Puts a day's small L0 files together, row by row as they are; opens nothing.

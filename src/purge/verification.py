@@ -30,19 +30,13 @@ class Verification:
 
     def checks(self, purpose: str, ref: bytes, fence: Fence) -> dict[str, bool]:
         """Checks of one erased handle, for one purpose or `*`: name → passed."""
-        replay = self._lake.replay()
         opener = self._keyring.opener()
         whole = purpose == ALL_PURPOSES
-        kept = {
-            file.file_path: file
-            for snapshot in self._lake.events.history()
-            for file in replay.files(snapshot.snapshot_id)
-        }
-        old = block_rows(self._lake.events, list(kept.values()), None, [ref]).filter(
-            pl.col("sealed").is_not_null()
+        events = self._lake.events
+        old, live = (
+            block_rows(events, files, None, [ref]).filter(pl.col("sealed").is_not_null())
+            for files in (events.kept_files(), events.files())
         )
-        live = block_rows(self._lake.events, self._lake.events.files(), None, [ref])
-        live = live.filter(pl.col("sealed").is_not_null())
         if not whole:
             old = old.filter(pl.col("facet").str.ends_with(f"/{purpose}"))
             live = live.filter(pl.col("facet").str.ends_with(f"/{purpose}"))

@@ -22,7 +22,7 @@ from lake.merging import handle_ranges, mergeable
 from lake.retention import DEFAULT_LADDER, build_tag, expendable, ladder
 from service.runtime import Runtime, open_runtime
 from tests.lake.test_tables import head_frame
-from tests.world import Clock, erase, make_world, paid, publish, send, shred
+from tests.world import Clock, compact_all, erase, make_world, paid, publish, send, shred
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 EAGER = UpkeepPolicy(merge_files=4, keep_snapshots=1, keep_seconds=0, grace_seconds=0)
@@ -262,20 +262,23 @@ def test_an_erasure_checks_snapshots_that_only_a_tag_keeps(
 ) -> None:
     """A person who could be opened there would be found, whatever was expired in between."""
     commits(world, 2)
-    tagged = world.lake.events.history()[1].snapshot_id
-    world.lake.events.set_tags({"audit": tagged})
+    world.lake.events.set_tags({"audit": world.lake.events.history()[1].snapshot_id})
+    (tagged,) = world.lake.events.files(world.lake.events.history()[1].snapshot_id)
     commits(world, 4, start=2)
+    compact_all(world)
     Housekeeping(world.lake).expire(keep=1)
-    read: list[int | None] = []
-    original = type(world.lake.events).sequenced_files
+    assert tagged.file_path not in [file.file_path for file in world.lake.events.files()]
+    assert tagged.file_path in [file.file_path for file in world.lake.events.kept_files()]
+    looked: list[str] = []
+    original = type(world.lake.events).kept_files
 
-    def watched(self: Any, snapshot_id: int | None = None) -> Any:
-        read.append(snapshot_id)
-        return original(self, snapshot_id)
+    def watched(self: Any) -> list[DataFile]:
+        looked.extend(file.file_path for file in original(self))
+        return original(self)
 
-    monkeypatch.setattr(type(world.lake.events), "sequenced_files", watched)
+    monkeypatch.setattr(type(world.lake.events), "kept_files", watched)
     erase(world, "person-1")
-    assert tagged in read
+    assert tagged.file_path in looked
 
 
 def test_a_build_keeps_its_input_while_it_reads(world: Runtime) -> None:
@@ -389,3 +392,24 @@ def test_explain_says_what_is_and_what_comes(world: Runtime) -> None:
     assert found.next_merge_minutes is not None
     tomorrow = explain(world.lake, datetime.now(UTC) + timedelta(days=1))
     assert (tomorrow.closed_days, tomorrow.l1_files, tomorrow.commits_per_hour) == (1, 1, 0)
+
+
+def test_an_erasure_between_opening_and_sealing_makes_a_compaction_look_again(world: Runtime) -> None:
+    """Who was opened and then erased is not sealed again; the day is rewritten without them."""
+    commits(world, 5)
+    upkeep = Upkeep(world.lake)
+    sealing, erased = upkeep._sealed, []
+
+    def overtaken(*given: Any) -> Any:
+        if not erased:
+            erased.append(True)
+            shred(world, "person-1")
+            world.keyring.catch_up()
+        return sealing(*given)
+
+    upkeep._sealed = overtaken  # type: ignore[method-assign]
+    (day,) = upkeep.days()
+    done = upkeep.compact(day)
+    assert done.severed_blocks > 0
+    assert head_frame(world).height == 10
+    assert verify(world.lake, deep=True).problems == ()
