@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import polars as pl
 from attrs import field, frozen
 
 from lake.eventtypes import DEAD_LETTER, EventType
+from lake.typedevents import MAX_LINE_BYTES, parse_typed
 from lake.typeregistry import TypeRegistry
 from lake.validate import (
     Flaw,
-    Flaws,
     parse_time,
+    role_flaws,
     rule_flaws,
     schema_flaws,
     subject_flaw,
     typed_columns,
+    without,
 )
-
-MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-HEAD_COLUMNS: Final = ("subject", "source", "event_id", "occurred_at", "revision", "position")
 
 
 @frozen
@@ -41,7 +40,8 @@ class Parsed:
     """Lines [start, end) of a source.
 
     Attributes:
-        accepted: per event type a frame of `HEAD_COLUMNS` and its fields.
+        accepted: per event type a frame of `subject`, `source`, `event_id`, `occurred_at`, `revision`,
+            `position` (the line) and its fields.
         rejected: what goes to the dead letters.
         blank: empty lines and the header: neither events nor errors.
         sealed: block rows that a producer has sealed, `source_from` being their line.
@@ -82,6 +82,13 @@ def parse_cloud_events(
     lines: Sequence[tuple[int, bytes]], types: TypeRegistry, start: int, end: int
 ) -> Parsed:
     """CloudEvents 1.0 in structured JSON, one per line."""
+    typed, left = parse_typed(lines, types)
+    quick = Parsed(start, end, tuple(typed), (), 0)
+    return joined([quick, parse_with_care(left, types, start, end)]) if left else quick
+
+
+def parse_with_care(lines: Sequence[tuple[int, bytes]], types: TypeRegistry, start: int, end: int) -> Parsed:
+    """The same an event at a time, so that it can be said of each what is wrong with it."""
     rejected: list[Rejected] = []
     groups: dict[tuple[str, int], list[_Candidate]] = {}
     versions_of = functools.cache(types.versions)  # the registry is a folder: asked once a batch
@@ -167,7 +174,7 @@ def _group(event_type: EventType, candidates: list[_Candidate]) -> tuple[pl.Data
     for row, moment in enumerate(times):
         if moment is None:
             flaws.setdefault(row, Flaw("invalid_time", "time"))
-    _check_roles(event_type, frame, flaws)
+    flaws = {**role_flaws(event_type, frame), **flaws}
     head = pl.DataFrame(
         {
             "subject": [c.event["subject"] for c in candidates],
@@ -183,23 +190,3 @@ def _group(event_type: EventType, candidates: list[_Candidate]) -> tuple[pl.Data
         for row, flaw in flaws.items()
     ]
     return without(pl.concat([head, frame], how="horizontal"), flaws), refused
-
-
-def _check_roles(event_type: EventType, frame: pl.DataFrame, flaws: Flaws) -> None:
-    """Whoever a facet belongs to must be named where the facet has a value."""
-    for facet in event_type.facets:
-        name = event_type.subject_field(facet.role)
-        if name is not None:
-            column = frame.get_column(name)
-            odd = [v for v in column.unique().to_list() if v is not None and subject_flaw(v) is not None]
-            for row in column.is_in(odd).arg_true().to_list() if odd else ():
-                flaws.setdefault(row, Flaw("invalid_subject", name))
-
-
-def without(frame: pl.DataFrame, flaws: Flaws) -> pl.DataFrame:
-    """The frame without its flawed rows."""
-    if not flaws:
-        return frame
-    keep = pl.Series([True] * frame.height)
-    keep = keep.scatter(list(flaws), False)
-    return frame.filter(keep)

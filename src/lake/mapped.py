@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import orjson
 import polars as pl
 
-from lake.cloudevents import Parsed, Rejected, without
+from lake.cloudevents import Parsed, Rejected
 from lake.mapping import Mapping, template_parts
-from lake.validate import Flaw, Flaws, parse_time, rule_flaws, subject_flaw
+from lake.validate import Flaw, Flaws, parse_time, rule_flaws, subject_flaw, without
 
 Row = tuple[int, bytes, "list[str] | Flaw"]
 """A line's number, what it was, and its cells or why it has none."""

@@ -33,6 +33,23 @@ _OWN_KEYWORDS: Final = frozenset(
         "because",
     }
 )
+_SIMPLE_TOP: Final = frozenset(
+    {
+        "$schema",
+        "$id",
+        "name",
+        "version",
+        "dedup_window_days",
+        "type",
+        "properties",
+        "required",
+        "title",
+        "description",
+        "additionalProperties",
+        "compatibility",
+        "upcast",
+    }
+)
 _PYTHON_TYPES: Final[dict[str, frozenset[type]]] = {
     "string": frozenset({str}),
     "integer": frozenset({int}),
@@ -77,7 +94,7 @@ def typed_columns(event_type: EventType, records: Sequence[dict[str, Any]]) -> t
                 if value is not None and value not in _INT64:
                     flaws.setdefault(row, Flaw("out_of_range", field.name))
                     values[row] = None
-        columns.append(_column(event_type, field, values, flaws))
+        columns.append(column_of(event_type, field, values, flaws))
     if seen != sum(map(len, records)):
         known = {field.name for field in event_type.fields}
         for row, record in enumerate(records):
@@ -109,9 +126,9 @@ def rule_flaws(event_type: EventType, frame: pl.DataFrame) -> Flaws:
 
 def schema_flaws(event_type: EventType, records: Iterable[tuple[int, dict[str, Any]]]) -> Flaws:
     """Rows that break what only `jsonschema` can check; empty at once where the type has no such rule."""
-    validator = _full_validator(event_type)
-    if validator is None:
+    if not needs_whole_schema(event_type):
         return {}
+    validator = jsonschema.Draft202012Validator(event_type.document)
     flaws: Flaws = {}
     for row, record in records:
         error = next(iter(validator.iter_errors(record)), None)
@@ -119,6 +136,36 @@ def schema_flaws(event_type: EventType, records: Iterable[tuple[int, dict[str, A
             path = str(error.path[0]) if error.path else None
             flaws[row] = Flaw(str(error.validator), path)
     return flaws
+
+
+def needs_whole_schema(event_type: EventType) -> bool:
+    """Whether the type uses more of JSON Schema than columns can be checked for."""
+    document = event_type.document
+    return not document.keys() <= _SIMPLE_TOP or any(
+        not body.keys() <= VECTOR_RULES | _OWN_KEYWORDS or body.get("type") in ("object", "array")
+        for body in document["properties"].values()
+    )
+
+
+def role_flaws(event_type: EventType, frame: pl.DataFrame) -> Flaws:
+    """Rows where a facet's person is named by what cannot name one."""
+    flaws: Flaws = {}
+    for facet in event_type.facets:
+        name = event_type.subject_field(facet.role)
+        if name is not None:
+            column = frame.get_column(name)
+            odd = [v for v in column.unique().to_list() if v is not None and subject_flaw(v) is not None]
+            for row in column.is_in(odd).arg_true().to_list() if odd else ():
+                flaws.setdefault(row, Flaw("invalid_subject", name))
+    return flaws
+
+
+def without(frame: pl.DataFrame, flaws: Flaws) -> pl.DataFrame:
+    """The frame without its flawed rows."""
+    if not flaws:
+        return frame
+    keep = pl.Series([True] * frame.height)
+    return frame.filter(keep.scatter(list(flaws), False))
 
 
 def parse_time(text: object) -> datetime | None:
@@ -141,13 +188,15 @@ def subject_flaw(value: object) -> str | None:
     return None if is_subject_id(value) else "invalid_subject"
 
 
-def _column(event_type: EventType, field: Field, values: list[Any], flaws: Flaws) -> pl.Series:
+def column_of(event_type: EventType, field: Field, values: list[Any], flaws: Flaws) -> pl.Series:
+    """Values of the field's type as its column; adds a flaw where a date is none."""
     if field.is_json:
         texts = [None if v is None else orjson.dumps(v, option=orjson.OPT_SORT_KEYS).decode() for v in values]
         return pl.Series(field.name, texts, dtype=pl.String)
     if field.dtype == pl.Date:
         text = pl.Series(field.name, values, dtype=pl.String)
         column = text.str.to_date("%Y-%m-%d", strict=False)
+        column = column.set(~column.dt.year().is_between(1, 9999), None)  # what RFC 3339 can write
         for row in (column.is_null() & text.is_not_null()).arg_true().to_list():
             flaws.setdefault(row, Flaw("format", field.name))
         return column
@@ -159,19 +208,6 @@ def _column(event_type: EventType, field: Field, values: list[Any], flaws: Flaws
 def _kind(event_type: EventType, field: Field) -> str:
     kind: str = event_type.document["properties"][field.name].get("type", "string")
     return kind
-
-
-def _full_validator(event_type: EventType) -> jsonschema.Draft202012Validator | None:
-    document = event_type.document
-    top = {"name", "version", "dedup_window_days", "type", "properties", "required", "title", "description"}
-    simple = top | {"$schema", "$id", "additionalProperties", "compatibility", "upcast"}
-    plain = VECTOR_RULES | _OWN_KEYWORDS
-    if document.keys() <= simple and all(
-        body.keys() <= plain and body.get("type") not in ("object", "array")
-        for body in document["properties"].values()
-    ):
-        return None
-    return jsonschema.Draft202012Validator(document)
 
 
 _RULES: Final[dict[str, Callable[[pl.Series, Any], pl.Series]]] = {

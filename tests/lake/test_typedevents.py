@@ -1,0 +1,195 @@
+"""The quick half of parsing decides nothing: what it takes is what the careful half would have taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from lake.cloudevents import Parsed, parse_cloud_events, parse_with_care
+from lake.typedevents import parse_typed
+from lake.typeregistry import TypeRegistry
+
+_RIDE = {
+    "name": "Ridden",
+    "version": 1,
+    "type": "object",
+    "properties": {
+        "class": {"type": "string", "anonymous": True, "maxLength": 8},
+        "metres": {"type": "integer", "anonymous": True, "minimum": 0},
+        "price": {"type": "number"},
+        "shared": {"type": "boolean"},
+        "day": {"type": "string", "format": "date"},
+        "driver": {"type": "string", "subject_of": "driver"},
+    },
+    "required": ["metres"],
+}
+_NESTED = {
+    "name": "Nested",
+    "version": 1,
+    "type": "object",
+    "properties": {"items": {"type": "array"}, "n": {"type": "integer"}},
+}
+_GOOD: dict[str, Any] = {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "app",
+    "type": "Ridden",
+    "subject": "anna",
+    "time": "2026-03-01T10:00:00Z",
+    "data": {"class": "eco", "metres": 5, "price": 2.5, "shared": True, "day": "2026-03-01", "driver": "bob"},
+}
+
+
+@pytest.fixture(scope="module")
+def types(tmp_path_factory: pytest.TempPathFactory) -> TypeRegistry:
+    folder: Path = tmp_path_factory.mktemp("types")
+    registry = TypeRegistry(folder)
+    for document in (_RIDE, {**_RIDE, "version": 2}, _NESTED):
+        registry.register(document)
+    return registry
+
+
+_TIMES = [
+    "2026-03-01T10:00:00.123456Z",
+    "2026-03-01T10:00:00.1234567Z",
+    "2026-03-01T10:00:60Z",
+    "2026-03-01T24:00:00Z",
+    "2026-02-30T10:00:00Z",
+    "2026-03-01T10:00:00+02:00",
+    "2026-03-01T10:00:00",
+    "2026-03-01 10:00:00Z",
+    "0000-01-01T00:00:00Z",
+    "0001-01-01T00:00:00Z",
+    "9999-12-31T23:59:59Z",
+    "2026-3-1T1:2:3Z",
+    "20260301T100000Z",
+    "2026-03-01T10:00:00.Z",
+    "2026-03-01T10:00:00z",
+    "\u0662026-03-01T10:00:00Z",
+    "",
+]
+_WHOLE = [0, 1, -1, 2**31 - 1, 2**31, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**30]
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from(_WHOLE),
+    st.floats(allow_nan=False),
+    st.text(max_size=12),
+    st.sampled_from(_TIMES),
+    st.sampled_from(["", " anna", "a" * 600, "2026-02-30", "2026-2-3", "\x00", "Ridden", "Nested", "1.0"]),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.sampled_from(["class", "metres", "n"]), st.integers(), max_size=2),
+)
+_PLACES = st.sampled_from(
+    [
+        *(*_GOOD, "revision", "schemaversion", "traceparent", "data.unheard_of"),
+        *(f"data.{name}" for name in _RIDE["properties"]),
+    ]
+)
+
+
+@st.composite
+def _lines(draw: st.DrawFn) -> bytes:
+    event = json.loads(json.dumps(_GOOD))
+    for place in draw(st.lists(_PLACES, max_size=2)):
+        holder = event
+        if place.startswith("data.") and isinstance(event.get("data"), dict):
+            holder, place = event["data"], place[5:]
+        if draw(st.integers(0, 3)) == 0:
+            holder.pop(place, None)
+        else:
+            holder[place] = draw(_VALUES)
+    raw = json.dumps(event, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
+    if draw(st.integers(0, 4)) == 0:  # a flipped, lost or added byte anywhere
+        at = draw(st.integers(0, len(raw)))
+        raw = raw[:at] + draw(st.binary(max_size=2)) + raw[at + draw(st.integers(0, 2)) :]
+    if draw(st.integers(0, 9)) == 0:  # a name that stands twice
+        raw = raw.replace(b'"data":', b'"data": {"metres": 7}, "data":', 1)
+    return raw.replace(b"\n", b" ")
+
+
+def _as_dict(parsed: Parsed) -> dict[tuple[str, int], pl.DataFrame]:
+    return {(kind.name, kind.version): frame.sort("position") for kind, frame in parsed.accepted}
+
+
+@settings(max_examples=500, deadline=None)
+@given(raws=st.lists(_lines(), min_size=1, max_size=6))
+@example(
+    raws=[
+        b'{"id":"1","source":"s","type":"Ridden","subject":"a","time":"2026-03-01T10:00:00Z","z":"\xff",'
+        b'"data":{"metres":1}}'
+    ]
+)
+@example(raws=[b"[" * 100_000])
+@example(raws=[b"", b"  ", b"null"])
+def test_both_halves_together_say_what_the_careful_one_says_alone(
+    raws: list[bytes], types: TypeRegistry
+) -> None:
+    _check_same(raws, types)
+
+
+def test_both_halves_draw_the_same_bounds(types: TypeRegistry) -> None:
+    """One event for each value at the edge of what a place takes."""
+    edges = [{"time": time} for time in _TIMES]
+    edges += [{name: number} for name in ("revision", "schemaversion") for number in _WHOLE]
+    edges += [{"data": {"metres": number}} for number in _WHOLE]
+    edges += [{"data": {"metres": 1, "price": number}} for number in (*_WHOLE, 0.1, -0.0)]
+    edges += [{"data": {"metres": 1, "class": text}} for text in ("12345678", "123456789", "ääääääää")]
+    for raw in [json.dumps({**_GOOD, **changed}).encode() for changed in edges]:
+        _check_same([raw], types)
+
+
+def _check_same(raws: list[bytes], types: TypeRegistry) -> None:
+    lines = list(enumerate(raws))
+
+    together = parse_cloud_events(lines, types, 0, len(raws))
+    careful = parse_with_care(lines, types, 0, len(raws))
+
+    assert together.rejected == careful.rejected
+    assert together.blank == careful.blank
+    ours, theirs = _as_dict(together), _as_dict(careful)
+    assert ours.keys() == theirs.keys()
+    for key, frame in ours.items():
+        assert_frame_equal(frame, theirs[key], check_exact=True)
+
+
+def test_what_fits_is_taken_by_the_quick_half_and_nothing_else(types: TypeRegistry) -> None:
+    def raw(**changed: Any) -> bytes:
+        return json.dumps({**_GOOD, **changed}).encode()
+
+    fits = [
+        raw(),
+        raw(subject="änne", data={"metres": 0}),
+        raw(time="2026-03-01T10:00:00+02:00"),
+        raw(schemaversion=1, revision=3),
+        raw(traceparent="00-1-2-3"),
+        raw(data={"metres": 1, "price": 3}),
+    ]
+    does_not = [
+        raw(data={"metres": -1}),
+        raw(data={}),
+        raw(data={"metres": 1, "colour": "red"}),
+        raw(data={"metres": 1.0}),
+        raw(subject="a" * 2000),
+        raw(id=""),
+        raw(specversion="0.3"),
+        raw(type="Unheard"),
+        raw(type="Nested", data={"items": [1]}),
+        raw(data={"metres": 1, "driver": ""}),
+        raw(data={"metres": 1, "day": "2026-02-30"}),
+        raw(data={"metres": 1, "day": "0000-01-01"}),
+        b"",
+        b"{",
+    ]
+
+    accepted, left = parse_typed(list(enumerate([*fits, *does_not])), types)
+
+    assert sorted(n for _, frame in accepted for n in frame["position"]) == list(range(len(fits)))
+    assert [number for number, _ in left] == list(range(len(fits), len(fits) + len(does_not)))
