@@ -44,6 +44,10 @@ class OpenKeys(Protocol):
         """The subkey that each header asks for. Raises as `Opener.open` does."""
         ...
 
+    def catch_up(self) -> int:
+        """Evicts at once whatever was erased meanwhile; the epoch that holds from here on."""
+        ...
+
     def renew_lease(self) -> int:
         """Renews where due, evicting first; the epoch acknowledged."""
         ...
@@ -130,6 +134,13 @@ class Opener:
     def __init__(self, keys: OpenKeys) -> None:
         self._keys = keys
         self._decompressor = zstandard.ZstdDecompressor()
+
+    def catch_up(self) -> int:
+        """Nobody who was fenced before this call is opened after it; returns the newest epoch.
+
+        A lease alone is renewed once a second: a result that says of which epoch it is must ask first.
+        """
+        return self._keys.catch_up()
 
     def open(
         self,

@@ -59,7 +59,7 @@ class LetterRedaction(Rewriter):
 
     def _redact_day(self, day: date, holds: Callable[[bytes], bool]) -> int:
         while True:
-            epoch = self._keyring.epoch()
+            epoch = self._keyring.catch_up()
             live = self._live(day)
             files = [file for file, _ in live]
             letters = block_rows(self._table, files, _LETTERS)

@@ -152,6 +152,8 @@ class Replay:
             raise UnknownEventType(f"event type `{read.event_type}` is not registered")
         newest = chain[-1]
         personal = read.is_personal(newest)
+        if personal:
+            self._opener.catch_up()
         rows = block_rows(self._table, files, read, refs, ref_range)
         parts: list[Opened] = []
         for (version,), group in rows.group_by("schema_version", maintain_order=True):

@@ -119,13 +119,13 @@ class Upkeep(Rewriter):
             live = self._live(day)
             if not live:
                 return Compacted(day, None, 0, 0, 0, 0, 0, 0, 0, 0)
-            epoch = self._keyring.epoch()
+            epoch = self._keyring.catch_up()
             try:
                 return self._compact(day, live, epoch, progress, piece_bytes)
             except (EpochMoved, ValidationException):
                 continue  # somebody was erased, or another compaction was first: look again
             except ConservationBroken:
-                if self._keyring.catch_up() == epoch:
+                if self._keyring.epoch() == epoch:
                     raise
                 # Somebody was erased after their blocks were opened: they are not sealed again.
 
@@ -218,7 +218,7 @@ class Upkeep(Rewriter):
             ConservationBroken: counts would change; nothing was committed.
         """
         while True:
-            epoch = self._keyring.epoch()
+            epoch = self._keyring.catch_up()
             live = [one for one in self._live(day) if block_rows(self._table, [one[0]], None, refs).height]
             files = [file for file, _ in live]
             rows = block_rows(self._table, files, None)

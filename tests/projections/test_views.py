@@ -234,6 +234,22 @@ def test_a_build_whose_lease_an_erasure_ended_is_done_again(world: Runtime) -> N
     assert world.views.as_reported("people_per_day").rows["people"].to_list() == [1]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_build_that_begins_after_a_fence_never_counts_who_is_behind_it(
+    world: Runtime, workers: int
+) -> None:
+    """Also within the second in which the keys of before are still at hand: its states say the newer epoch."""
+    send(world, [paid("ann", 5, event_id="1"), paid("bob", 7, event_id="2")])
+    pool = ProcessPool(lambda: functools.partial(open_deriver, world.home), workers) if workers else None
+    with open_runtime(world.home, executor=pool) as builder, open_runtime(world.home) as eraser:
+        publish(builder, "people_per_day")
+        bob = eraser.keyring.ref_of(SubjectId("bob"))
+        assert bob is not None
+        eraser.keyring.fence([(SubjectId("bob"), bob)], "req-1")
+        publish(builder, "people_per_day", rebuild=True)
+        assert builder.views.as_reported("people_per_day").rows["people"].to_list() == [1]
+
+
 @pytest.mark.parametrize(
     ("checks", "what"),
     [
