@@ -33,7 +33,7 @@ from lake.offsets import OFFSETS
 from service.kafka import run_workers
 from service.runtime import Runtime, initialise, open_runtime
 
-EVENTS: Final = 600_000
+EVENTS: Final = 2_000_000
 PEOPLE: Final = 100_000
 PARTITIONS: Final = 8
 RUNS: Final = 3
@@ -76,7 +76,7 @@ def _broker(folder: Path) -> Iterator[str]:
 
 
 def _fill(bootstrap: str) -> None:
-    """Events of 300 bytes, six a person, keyed by the person."""
+    """Events of 300 bytes, twenty a person, keyed by the person."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     admin.create_topics([NewTopic("clicks", PARTITIONS)])["clicks"].result(30)
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 50, "batch.size": 1_000_000})

@@ -203,6 +203,8 @@ class FenceLog:
         """Whether any of these handles has a fence newer than `epoch`."""
         self.refresh()
         tags = {tag for tag, fences in self._by_ref.items() if fences[-1].epoch > epoch}
+        if not tags:  # nearly always
+            return False
         heads = {tag[:2] for tag in tags}
         return any(_head(ref) in heads and self.ref_tag(ref) in tags for ref in refs)
 

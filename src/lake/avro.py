@@ -15,14 +15,11 @@ from typing import Any, Final
 import numpy as np
 import orjson
 import polars as pl
-import zstandard
 
 from lake.errors import CorruptBlock
 
 Schema = dict[str, pl.DataType]
 
-COMPRESS_ABOVE_BYTES: Final = 256
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"  # never the start of a record: its first byte is a union index
 _SYNC: Final = bytes(range(16))
 _TYPES: Final[dict[type[pl.DataType], Any]] = {
     pl.String: "string",
@@ -81,19 +78,6 @@ def decode(
     if frame.height != total:
         raise CorruptBlock(f"{frame.height} records where {total} were promised")
     return frame.select(columns)
-
-
-def pack(body: bytes, compressor: zstandard.ZstdCompressor) -> bytes:
-    """The stored form of an open body: zstd where it helps."""
-    if len(body) <= COMPRESS_ABOVE_BYTES:
-        return body
-    packed = compressor.compress(body)
-    return packed if len(packed) < len(body) else body
-
-
-def unpack(stored: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
-    """Undoes `pack`."""
-    return decompressor.decompress(stored) if stored.startswith(_ZSTD_MAGIC) else stored
 
 
 def _sizes(column: pl.Series) -> Any:

@@ -1,17 +1,26 @@
-"""What was read from partitions and is not in the table yet, and when it is time to commit it. Pure."""
+"""What was read from partitions and is not in the table yet, and when it is time to commit it. Pure.
+
+Messages are parsed a piece at a time while more are read: columns are smaller than messages, and pieces
+of a few thousand stay in the processor's caches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from attrs import define, field, frozen
 
+from keys.quiet import no_collections
+from lake.cloudevents import Parsed, joined
 from lake.messages import Message
 
 Partition = tuple[str, int]
 """Topic and number."""
-_MESSAGE_BYTES: Final = 200  # what a message costs beyond its value
+Parse = Callable[[str, int, int, Sequence[Message]], Parsed]
+"""`MessageFormat.parse`."""
+PIECE_EVENTS: Final = 10_000
+_EVENT_BYTES: Final = 200  # what an event costs beyond its value
 
 
 @frozen
@@ -20,28 +29,38 @@ class CommitRule:
 
     Attributes:
         idle_seconds: how long after the last commit the end of all partitions makes one due.
+        behind_events, behind_seconds: while the broker has more than so many events for us, time means
+            `behind_seconds`: nobody waits for the newest events then, and large commits are cheaper.
     """
 
     seconds: float = 1.0
-    events: int = 200_000
-    memory_bytes: int = 128 * 1024 * 1024
+    events: int = 500_000
+    memory_bytes: int = 256 * 1024 * 1024
     idle_seconds: float = 0.2
+    behind_events: int = 100_000
+    behind_seconds: float = 5.0
 
 
 @define
 class Pending:
-    """Messages of one partition.
+    """What was read of one partition.
 
     Attributes:
         source: what the table knows the partition by.
-        start: where the table stands; `end` is the next offset to read.
+        start: where the table stands; `end` is the next offset to read, `parsed_end` the next to parse.
+        messages: not parsed yet; `pieces` is what was.
+        count: messages read; `size_bytes` is about what they take.
         at_end: whether the broker had nothing more when it was last asked.
     """
 
     source: str
     start: int
     end: int
+    parsed_end: int
     messages: list[Message] = field(factory=list, repr=False)
+    pieces: list[Parsed] = field(factory=list, repr=False)
+    count: int = 0
+    size_bytes: int = 0
     at_end: bool = False
 
 
@@ -50,24 +69,25 @@ class Backlog:
 
     Args:
         rule: when a commit is due.
+        parse: turns messages of one partition into events.
     """
 
-    def __init__(self, rule: CommitRule) -> None:
+    def __init__(self, rule: CommitRule, parse: Parse) -> None:
         self._rule = rule
+        self._parse = parse
         self._pending: dict[Partition, Pending] = {}
         self._since: float | None = None
-        self._bytes = 0
 
     def own(self, partition: Partition, source: str, start: int) -> None:
         """Begins anew at the table's offset."""
         self.disown([partition])
-        self._pending[partition] = Pending(source, start, start)
+        self._pending[partition] = Pending(source, start, start, start)
 
     def disown(self, partitions: Iterable[Partition]) -> None:
         """Forgets what was read; whoever owns them next reads it again."""
         for partition in partitions:
             self._pending.pop(partition, None)
-        self._count()
+        self._look()
 
     def owned(self) -> Mapping[Partition, Pending]:
         """Every partition of ours."""
@@ -84,9 +104,12 @@ class Backlog:
         pending.messages.extend(fresh)
         pending.end = fresh[-1].offset + 1
         pending.at_end = False
-        self._bytes += sum(len(one.value or b"") + _MESSAGE_BYTES for one in fresh)
+        pending.count += len(fresh)
+        pending.size_bytes += sum(len(one.value or b"") for one in fresh) + _EVENT_BYTES * len(fresh)
         if self._since is None:
             self._since = now
+        if len(pending.messages) >= PIECE_EVENTS:
+            self._digest(pending)
 
     def reached_end(self, partition: Partition, offset: int, now: float) -> None:
         """The broker has nothing before `offset`: what lies between are markers and holes."""
@@ -97,34 +120,53 @@ class Backlog:
             if pending.end > pending.start and self._since is None:
                 self._since = now
 
-    def is_due(self, now: float) -> bool:
-        """Whether to commit now."""
+    def is_due(self, now: float, unread: Callable[[], int] = lambda: 0) -> bool:
+        """Whether to commit now.
+
+        Args:
+            unread: how many events the broker has for us that were not read; asked only where it matters.
+        """
         if self._since is None:
             return False
         waited = now - self._since
+        pending = self._pending.values()
         return (
-            waited >= self._rule.seconds
-            or self._bytes >= self._rule.memory_bytes
+            sum(one.size_bytes for one in pending) >= self._rule.memory_bytes
             or self.events() >= self._rule.events
-            or (waited >= self._rule.idle_seconds and all(p.at_end for p in self._pending.values()))
+            or (waited >= self._rule.idle_seconds and all(one.at_end for one in pending))
+            or (
+                waited >= self._rule.seconds
+                and (waited >= self._rule.behind_seconds or unread() <= self._rule.behind_events)
+            )
         )
 
     def events(self) -> int:
         """Messages that wait."""
-        return sum(len(pending.messages) for pending in self._pending.values())
+        return sum(pending.count for pending in self._pending.values())
 
-    def ready(self) -> list[Pending]:
-        """Every partition with something to commit."""
-        return [pending for pending in self._pending.values() if pending.end > pending.start]
+    def ready(self) -> list[tuple[str, Parsed]]:
+        """(source, what to commit) of every partition with something to commit."""
+        found = []
+        for pending in self._pending.values():
+            if pending.end > pending.start:
+                if pending.end > pending.parsed_end:
+                    self._digest(pending)
+                pending.pieces = [joined(pending.pieces)]
+                found.append((pending.source, pending.pieces[0]))
+        return found
 
     def landed(self) -> None:
         """All of `ready` is in the table."""
         for pending in self._pending.values():
-            pending.start, pending.messages = pending.end, []
-        self._count()
+            pending.start, pending.pieces, pending.count, pending.size_bytes = pending.end, [], 0, 0
+        self._look()
 
-    def _count(self) -> None:
-        waiting = [one for pending in self._pending.values() for one in pending.messages]
-        self._bytes = sum(len(one.value or b"") + _MESSAGE_BYTES for one in waiting)
-        if not self.ready():
+    def _digest(self, pending: Pending) -> None:
+        messages, pending.messages = pending.messages, []
+        with no_collections():
+            pending.pieces.append(self._parse(pending.source, pending.parsed_end, pending.end, messages))
+        pending.parsed_end = pending.end
+
+    def _look(self) -> None:
+        if all(pending.end == pending.start for pending in self._pending.values()):
             self._since = None

@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import os
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -18,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
-import zstandard
 from attrs import frozen
 
 from keys import Held, Opener, SealSession, Shredded
@@ -47,18 +45,16 @@ BLOCK_COLUMNS: Final = (
     "open",
     "sealed",
 )
-_LOCAL = threading.local()
 
 
 def uuid7s(count: int, now_ms: int, random_bytes: Callable[[int], bytes] = os.urandom) -> list[bytes]:
     """`count` UUIDs of version 7 (RFC 9562) of one millisecond, 16 bytes each."""
-    head = struct.pack(">Q", now_ms)[2:]
-    noise = random_bytes(10 * count)
-    ids = []
-    for at in range(0, 10 * count, 10):
-        tail = noise[at : at + 10]
-        ids.append(head + bytes((0x70 | tail[0] & 0x0F, tail[1], 0x80 | tail[2] & 0x3F)) + tail[3:])
-    return ids
+    ids = np.frombuffer(random_bytes(16 * count), dtype=np.uint8).reshape(count, 16).copy()
+    ids[:, :6] = np.frombuffer(struct.pack(">Q", now_ms)[2:], dtype=np.uint8)
+    ids[:, 6] = 0x70 | ids[:, 6] & 0x0F
+    ids[:, 8] = 0x80 | ids[:, 8] & 0x3F
+    packed = ids.tobytes()
+    return [packed[at : at + 16] for at in range(0, 16 * count, 16)]
 
 
 def event_tags(frame: pl.DataFrame, refs: Sequence[bytes], tag_keys: dict[bytes, bytes]) -> pl.Series:
@@ -116,10 +112,7 @@ def seal_events(
     sealed = session.seal(
         sealing_context(table_uuid, event_type, facet), refs, block_ids, _bodies(sealed_part, cuts)
     )
-    compressor = _compressor()
-    opened = [
-        avro.pack(body, compressor) for body in _bodies(frame.select(list(event_type.open_schema)), cuts)
-    ]
+    opened = _bodies(frame.select(list(event_type.open_schema)), cuts)
     spans = _spans(frame, counts)
     rows = pl.DataFrame(
         {
@@ -200,8 +193,7 @@ def open_blocks(
         CorruptBlock: a body does not hold what its columns promise.
     """
     counts = rows.get_column("event_count").to_numpy()
-    decompressor = _decompressor()
-    opens = [avro.unpack(body, decompressor) for body in rows.get_column("open").to_list()]
+    opens = rows.get_column("open").to_list()
     open_fields = [f.name for f in event_type.fields if f.anonymous and f.name in fields]
     base = avro.decode(opens, counts.tolist(), event_type.open_schema, [*OPEN_HEAD, *open_fields])
     block_of = pl.Series(np.repeat(np.arange(rows.height, dtype=np.int64), counts))
@@ -316,17 +308,3 @@ def _spans(frame: pl.DataFrame, counts: Any) -> pl.DataFrame:
             source_to=pl.col("position").max() + 1,
         )
     )
-
-
-def _compressor() -> zstandard.ZstdCompressor:
-    if not hasattr(_LOCAL, "compressor"):
-        _LOCAL.compressor = zstandard.ZstdCompressor(level=3)
-    found: zstandard.ZstdCompressor = _LOCAL.compressor
-    return found
-
-
-def _decompressor() -> zstandard.ZstdDecompressor:
-    if not hasattr(_LOCAL, "decompressor"):
-        _LOCAL.decompressor = zstandard.ZstdDecompressor()
-    found: zstandard.ZstdDecompressor = _LOCAL.decompressor
-    return found

@@ -49,7 +49,8 @@ EVENTS_SCHEMA: Final = Schema(
 EVENTS_SPEC: Final = PartitionSpec(
     PartitionField(source_id=9, field_id=1000, transform=DayTransform(), name="ingested_at_day")
 )
-PLAIN_COLUMNS: Final = ("block_id", "open", "sealed")
+RANDOM_COLUMNS: Final = ("block_id", "sealed")
+BODY_COLUMNS: Final = ("open",)
 METRIC_COLUMNS: Final = (
     "subject_ref",
     "ingested_at",

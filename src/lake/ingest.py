@@ -15,7 +15,7 @@ from keys import WritingKeys
 from keys.quiet import no_collections
 from lake.cloudevents import Parsed, Rejected
 from lake.errors import EpochMoved, Fenced
-from lake.events import PLAIN_COLUMNS, day_partition
+from lake.events import BODY_COLUMNS, RANDOM_COLUMNS, day_partition
 from lake.offsets import AlreadyLanded, Range, ingest_summary, offsets_of
 from lake.sealer import Sealer
 from lake.sources import DEFAULT_BATCH_EVENTS, Source
@@ -213,7 +213,10 @@ class Ingestor:
         if blocks_made:
             rows = pl.concat(blocks)
             partition, folder = day_partition(at.date())
-            files = (self._table.write_file(rows, partition=partition, folder=folder, plain=PLAIN_COLUMNS),)
+            written = self._table.write_file(
+                rows, partition=partition, folder=folder, random=RANDOM_COLUMNS, bodies=BODY_COLUMNS
+            )
+            files = (written,)
         stored_bytes = sum(f.file_size_in_bytes for f in files)
         return Prepared(
             files,

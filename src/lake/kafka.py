@@ -18,8 +18,7 @@ from attrs import field, frozen
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from keys import ShredlakeError
-from lake.backlog import Backlog, CommitRule, Partition, Pending
-from lake.cloudevents import Parsed
+from lake.backlog import Backlog, CommitRule, Partition
 from lake.errors import Fenced, TopicGap, TopicGone, TopicUnavailable
 from lake.ingest import Ingestor
 from lake.kafkatopics import ASK_SECONDS, KafkaTopics, asking
@@ -120,9 +119,8 @@ class KafkaIngest:
         clock_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wanted = subscription
-        self._format = message_format
         self._ingestor = ingestor
-        self._backlog = Backlog(rule or CommitRule())
+        self._backlog = Backlog(rule or CommitRule(), message_format.parse)
         self._clock = clock_seconds
         common: dict[str, Any] = {
             **subscription.client,
@@ -172,7 +170,7 @@ class KafkaIngest:
                 self._read()
                 self._begin_anew()
                 now = self._clock()
-                committed = self._backlog.is_due(now) and self._commit()
+                committed = self._backlog.is_due(now, self._unread) and self._commit()
                 if committed or now - reported_at >= 1.0:
                     reported_at = now
                     report(self.progress())
@@ -191,27 +189,39 @@ class KafkaIngest:
 
     def progress(self) -> Progress:
         """How it stands, by what the client knows."""
-        lag = 0
-        for (topic, number), pending in self._backlog.owned().items():
-            with contextlib.suppress(KafkaException):
-                _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
-                lag += max(0, high - pending.start)
+        lag = self._behind({one: pending.start for one, pending in self._backlog.owned().items()})
         return Progress(
             partitions=len(self._backlog.owned()), lag=lag, committed_at=self._committed_at, **self._counts
         )
+
+    def _unread(self) -> int:
+        return self._behind({one: pending.end for one, pending in self._backlog.owned().items()})
+
+    def _behind(self, places: Mapping[Partition, int]) -> int:
+        """Messages that the broker has behind these offsets, as far as the client knows."""
+        found = 0
+        for (topic, number), offset in places.items():
+            with contextlib.suppress(KafkaException):
+                _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
+                found += max(0, high - offset)
+        return found
 
     # -- reading -----------------------------------------------------------------------------------
 
     def _read(self) -> None:
         found: dict[Partition, list[Message]] = {}
         messages: list[Any] = self._consumer.consume(_AT_ONCE, _POLL_SECONDS)  # their types say None to all
+        last: Partition | None = None
         for message in messages:
             partition = (message.topic(), message.partition())
             error = message.error()
             if error is None:
-                one = Message(message.offset(), message.value(), tuple(message.headers() or ()))
-                found.setdefault(partition, []).append(one)
-            elif error.code() == KafkaError._PARTITION_EOF:
+                if partition != last:  # they come in runs
+                    last, here = partition, found.setdefault(partition, [])
+                here.append(Message(message.offset(), message.value(), message.headers()))
+                continue
+            last = None
+            if error.code() == KafkaError._PARTITION_EOF:
                 self._backlog.add(partition, found.pop(partition, ()), self._clock())
                 self._backlog.reached_end(partition, message.offset(), self._clock())
             else:
@@ -328,7 +338,7 @@ class KafkaIngest:
                 # Whose offsets these are is not certain any more: read again under the new name.
                 self._leave(self._assigned())
                 return False
-            landed = self._ingestor.land([(one.source, self._parsed(one)) for one in ready])
+            landed = self._ingestor.land(ready)
         except Fenced:
             self._leave(self._assigned())
             return False
@@ -346,9 +356,6 @@ class KafkaIngest:
             self._counts["commits"] += 1
             self._committed_at = time.time()
         return True
-
-    def _parsed(self, pending: Pending) -> Parsed:
-        return self._format.parse(pending.source, pending.start, pending.end, pending.messages)
 
     def _wait(self, now: float, error: ShredlakeError) -> None:
         """Stops reading for a while; what was read stays."""

@@ -28,7 +28,7 @@ class Message(NamedTuple):
 
     offset: int
     value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
+    headers: Sequence[tuple[str, bytes | None]] | None = None
 
 
 class MessageFormat(Protocol):
@@ -46,7 +46,10 @@ class CloudEventMessages:
         self._types = types
 
     def parse(self, source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
-        lines = [(one.offset, structured(one)) for one in messages]
+        lines = [
+            (one.offset, structured(one) if one.headers or one.value is None else one.value)
+            for one in messages
+        ]
         parsed = parse_cloud_events(lines, self._types, start, end)
         return evolve(parsed, blank=parsed.blank + end - start - len(messages))
 
@@ -77,7 +80,7 @@ def structured(message: Message) -> bytes:
         return b""
     attributes = {
         name[len(_PREFIX) :]: _attribute(name[len(_PREFIX) :], raw)
-        for name, raw in message.headers
+        for name, raw in message.headers or ()
         if name.startswith(_PREFIX)
     }
     if "specversion" not in attributes:

@@ -13,7 +13,7 @@ from pyiceberg.table.metadata import TableMetadata
 from keys import Keyring
 from lake.blocks import Opened, open_blocks, seal_events
 from lake.errors import EpochMoved
-from lake.events import PLAIN_COLUMNS, day_partition
+from lake.events import BODY_COLUMNS, RANDOM_COLUMNS, day_partition
 from lake.eventtypes import EventType, Facet
 from lake.lakehouse import Lake
 from lake.levels import Origin, Sequenced
@@ -50,7 +50,8 @@ class Rewriter:
             partition=partition,
             folder=folder,
             prefix=what.prefix,
-            plain=PLAIN_COLUMNS,
+            random=RANDOM_COLUMNS,
+            bodies=BODY_COLUMNS,
             row_group_rows=L1_ROW_GROUP,
         )
 

@@ -191,7 +191,8 @@ class IcebergTable:
         partition: Record | None = None,
         folder: str = "",
         prefix: str = "",
-        plain: Collection[str] = (),
+        random: Collection[str] = (),
+        bodies: Collection[str] = (),
         row_group_rows: int = 65_536,
     ) -> DataFile:
         """Writes one Parquet file of the table's schema; it is not part of the table before a commit.
@@ -199,7 +200,8 @@ class IcebergTable:
         Args:
             frame: columns by name; cast to the table's types.
             prefix: what the file's name begins with.
-            plain: columns stored uncompressed and without dictionary (they hold ciphertext).
+            random: columns stored as they are; they hold ciphertext and the like.
+            bodies: columns stored without a dictionary, because hardly a value comes twice.
 
         Raises:
             StorageFailed: the store refused.
@@ -212,12 +214,12 @@ class IcebergTable:
         names = {f.field_id: f.name for f in schema.fields}
         kept = [names[i] for i, plan in stats_plan.items() if plan.mode.type.value != "none"]
         path = f"{table.location()}/data/{folder}{prefix}{uuid.uuid4().hex}.parquet"
-        coded = [n for n in arrow_schema.names if n not in plain]
+        coded = [n for n in arrow_schema.names if n not in random and n not in bodies]
         with storage_errors(), self._effects("write-file"), table.io.new_output(path).create() as sink:
             writer = pq.ParquetWriter(
                 pa.PythonFile(sink, mode="w"),
                 arrow_schema,
-                compression={n: "NONE" if n in plain else "ZSTD" for n in arrow_schema.names},
+                compression={n: "NONE" if n in random else "ZSTD" for n in arrow_schema.names},
                 use_dictionary=coded,
                 write_statistics=kept,
                 store_schema=False,

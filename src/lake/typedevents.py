@@ -35,6 +35,7 @@ MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 Line = tuple[int, bytes]
 """Number and content."""
 _UTC_TIME: Final = r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,6})?Z$"
+_USUAL_SUBJECT: Final = r"^[!-~]{1,512}$"
 _KNOWN_TYPES: Final = 256
 _TYPES: Final[dict[str, Any]] = {
     "string": str,
@@ -153,7 +154,8 @@ def _typed(group: _Group) -> tuple[pl.DataFrame, Flaws]:
         ]
     )
     people = frame.get_column("subject")
-    odd = [one for one in people.unique().to_list() if subject_flaw(one) is not None]
+    unusual = people.filter(~people.str.contains(_USUAL_SUBJECT)).unique().to_list()
+    odd = [one for one in unusual if subject_flaw(one) is not None]
     incomplete = (
         frame.get_column("occurred_at").is_null()
         | (frame.get_column("event_id") == "")

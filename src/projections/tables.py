@@ -111,7 +111,7 @@ class ViewTables:
         found = _landed(table, build_id)
         if found is None:
             plain = ("sealed",) if subject_grain else ()
-            fresh = table.write_file(stored, plain=plain)
+            fresh = table.write_file(stored, random=plain)
             old = table.files()
 
             def guard(_: TableMetadata) -> dict[str, str]:

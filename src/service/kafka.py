@@ -182,7 +182,13 @@ def open_consumer(runtime: Runtime, number: int = 0, *, accept_gaps: bool = Fals
         accept_gaps,
         settings.delete_committed,
     )
-    rule = CommitRule(settings.commit_seconds, settings.commit_events, settings.commit_bytes)
+    rule = CommitRule(
+        settings.commit_seconds,
+        settings.commit_events,
+        settings.commit_bytes,
+        behind_events=settings.behind_events,
+        behind_seconds=settings.behind_seconds,
+    )
     lake = runtime.lake
     # What a sealed topic keeps of a person dies with the key, as in the lake: it is no open store.
     note = (lambda _: None) if settings.format == "sealed" else lake.topics.note

@@ -78,10 +78,17 @@ class Kafka(Section):
     )
     commit_seconds: Annotated[float, Field(gt=0, le=300)] = Field(1.0, description="commit after so long")
     commit_events: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        200_000, description="commit after so many"
+        500_000, description="commit after so many"
     )
     commit_bytes: Annotated[int, Field(ge=1024)] = Field(
-        128 * 1024 * 1024, description="commit after so much in memory"
+        256 * 1024 * 1024, description="commit after so much in memory"
+    )
+    behind_events: Annotated[int, Field(ge=0)] = Field(
+        100_000,
+        description="while the brokers have more than so many for us, commit_seconds is behind_seconds",
+    )
+    behind_seconds: Annotated[float, Field(gt=0, le=300)] = Field(
+        5.0, description="commit after so long while far behind: large commits are cheaper"
     )
     delete_committed: bool = Field(
         False, description="let the brokers delete messages that are in the table (DeleteRecords)"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lake.backlog import Backlog, CommitRule
+from lake.backlog import PIECE_EVENTS, Backlog, CommitRule
+from lake.cloudevents import Parsed, Rejected
 from lake.messages import Message
+from lake.validate import Flaw
 
 A, B = ("topic", 0), ("topic", 1)
 HAPPENINGS = st.lists(
@@ -23,6 +26,19 @@ HAPPENINGS = st.lists(
 )
 
 
+def parse(source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
+    """Every message as a letter, so that it can be seen what was parsed."""
+    assert all(start <= one.offset < end for one in messages)
+    letters = tuple(Rejected(one.offset, Flaw("seen"), one.value or b"") for one in messages)
+    return Parsed(start, end, (), letters, end - start - len(messages))
+
+
+def offsets_of(parsed: Parsed) -> list[int]:
+    """What was parsed."""
+    assert parsed.blank == parsed.end - parsed.start - len(parsed.rejected)
+    return [one.line for one in parsed.rejected]
+
+
 def message(offset: int, size: int = 10) -> Message:
     """A message of some size."""
     return Message(offset, b"x" * size)
@@ -31,7 +47,7 @@ def message(offset: int, size: int = 10) -> Message:
 @given(HAPPENINGS)
 def test_what_is_committed_has_no_gap_and_no_overlap(happenings: list[tuple[Any, ...]]) -> None:
     """Whatever is read twice, skipped, taken away and given back."""
-    backlog = Backlog(CommitRule())
+    backlog = Backlog(CommitRule(), parse)
     table = {A: 0, B: 0}
     broker = {A: 0, B: 0}  # next offset that the broker would give
     seen: dict[Any, list[int]] = {A: [], B: []}
@@ -53,14 +69,14 @@ def test_what_is_committed_has_no_gap_and_no_overlap(happenings: list[tuple[Any,
             backlog.own(place, str(place), table[place])
             broker[place] = table[place]
         else:
+            parts = dict(backlog.ready())
+            assert dict(backlog.ready()) == parts, "a commit that failed is tried again with the same"
             for place in (A, B):
-                pending = backlog.owned()[place]
-                assert pending.start == table[place]
-                offsets = [m.offset for m in pending.messages]
-                assert offsets == sorted(set(offsets))
-                assert all(pending.start <= offset < pending.end for offset in offsets)
-                seen[place] += offsets
-                table[place] = pending.end
+                if (parsed := parts.get(str(place))) is not None:
+                    assert parsed.start == table[place]
+                    seen[place] += offsets_of(parsed)
+                    table[place] = parsed.end
+                assert backlog.owned()[place].end == table[place]
             backlog.landed()
             assert backlog.ready() == []
             assert not backlog.is_due(1e9)
@@ -70,7 +86,7 @@ def test_what_is_committed_has_no_gap_and_no_overlap(happenings: list[tuple[Any,
 
 def filled(rule: CommitRule, count: int, size: int = 10) -> Backlog:
     """A backlog with messages that were read at second 10."""
-    backlog = Backlog(rule)
+    backlog = Backlog(rule, parse)
     backlog.own(A, "a", 0)
     backlog.add(A, [message(n, size) for n in range(count)], 10.0)
     return backlog
@@ -89,7 +105,7 @@ def test_a_commit_is_due_by_time_events_bytes_or_at_the_end() -> None:
     assert caught_up.is_due(10.5)
     caught_up.add(A, [message(5)], 10.45)
     assert not caught_up.is_due(10.5)
-    assert not Backlog(rule).is_due(1e9)
+    assert not Backlog(rule, parse).is_due(1e9)
 
 
 def test_time_counts_from_the_first_message_that_waits() -> None:
@@ -104,8 +120,8 @@ def test_markers_behind_the_last_message_are_committed_too() -> None:
     """Otherwise a topic of transactions would never be caught up."""
     backlog = filled(CommitRule(), 0)
     backlog.reached_end(A, 3, 10.0)
-    (pending,) = backlog.ready()
-    assert (pending.start, pending.end, pending.messages) == (0, 3, [])
+    ((source, parsed),) = backlog.ready()
+    assert (source, parsed.start, parsed.end, offsets_of(parsed)) == ("a", 0, 3, [])
     assert backlog.is_due(11.0)
 
 
@@ -115,3 +131,27 @@ def test_what_comes_for_a_partition_that_was_taken_away_is_dropped() -> None:
     backlog.disown([A])
     backlog.add(A, [message(3)], 10.0)
     assert (backlog.ready(), backlog.events(), backlog.is_due(1e9)) == ([], 0, False)
+
+
+def test_while_the_broker_has_much_for_us_time_means_longer() -> None:
+    """Nobody waits for the newest events then; bytes and events count as ever."""
+    rule = CommitRule(seconds=2.0, events=100, behind_events=50, behind_seconds=6.0)
+    assert not filled(rule, 5).is_due(12.0, lambda: 51)
+    assert filled(rule, 5).is_due(12.0, lambda: 50)
+    assert filled(rule, 5).is_due(16.0, lambda: 51)
+    assert filled(rule, 100).is_due(10.0, lambda: 51)
+
+
+def test_pieces_are_parsed_while_more_is_read_and_join_to_what_one_parse_gives() -> None:
+    """Only what is not a whole piece yet waits as messages."""
+    backlog = filled(CommitRule(), PIECE_EVENTS - 1)
+    assert len(backlog.owned()[A].messages) == PIECE_EVENTS - 1
+    backlog.add(A, [message(PIECE_EVENTS - 1), message(PIECE_EVENTS + 5)], 10.0)
+    assert backlog.owned()[A].messages == []
+    backlog.add(A, [message(PIECE_EVENTS + 6)], 10.0)
+    ((_, parsed),) = backlog.ready()
+    assert (parsed.start, parsed.end) == (0, PIECE_EVENTS + 7)
+    assert offsets_of(parsed) == [*range(PIECE_EVENTS), PIECE_EVENTS + 5, PIECE_EVENTS + 6]
+    assert backlog.events() == PIECE_EVENTS + 2
+    backlog.landed()
+    assert (backlog.events(), backlog.ready()) == (0, [])
