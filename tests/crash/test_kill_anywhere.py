@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import polars as pl
@@ -17,16 +21,21 @@ from service.runtime import Runtime, open_runtime
 from tests.crash import crashing
 from tests.world import make_world, publish
 
+LANES = min(len(os.sched_getaffinity(0)), 4)
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(crashing.PRELOAD)
+STARTING = threading.Lock()
 
 
 def attempt(home: Path, job: str, kill_at: int | None, when: str) -> int | None:
     """Runs a job in a process of its own; the number of its effects, or None where it was killed."""
     said = CONTEXT.SimpleQueue()
     process = CONTEXT.Process(target=crashing.run, args=(str(home), job, kill_at, when, said))
-    process.start()
-    process.join(120)
+    with STARTING:  # a start looks after all other children, too
+        process.start()
+    wait([process.sentinel], 120)
+    with STARTING:
+        process.join(0)
     if process.exitcode == -signal.SIGKILL:
         return None
     assert process.exitcode == 0
@@ -34,14 +43,15 @@ def attempt(home: Path, job: str, kill_at: int | None, when: str) -> int | None:
     return count
 
 
-def _restore(tmp_path: Path, base: Path) -> None:
+def _restore(base: Path) -> None:
     shutil.rmtree(base)
-    shutil.copytree(tmp_path / "pristine", base)
+    shutil.copytree(base.with_name("pristine"), base)
 
 
-def _base(tmp_path: Path, *, ingested: bool, published: bool) -> Path:
-    base = tmp_path / "base"
-    base.mkdir()
+def _base(folder: Path, *, ingested: bool, published: bool) -> Path:
+    """A lake before the job, and a copy of it beside; tables know their place, so each lane has its own."""
+    base = folder / "base"
+    base.mkdir(parents=True)
     crashing.events_file(base)
     runtime = make_world(base / "lake")
     runtime.close()
@@ -52,7 +62,7 @@ def _base(tmp_path: Path, *, ingested: bool, published: bool) -> Path:
     if published:
         with open_runtime(base / "lake") as again:
             publish(again)
-    shutil.copytree(base, tmp_path / "pristine")
+    shutil.copytree(base, folder / "pristine")
     return base
 
 
@@ -144,14 +154,22 @@ def test_a_kill_at_any_effect_changes_nothing_in_the_end(
 
     What is durable after one effect is what is durable before the next.
     """
-    base = _base(tmp_path, ingested=ingested, published=published)
-    effects = attempt(base / "lake", job, None, "")
+    homes = [_base(tmp_path / str(lane), ingested=ingested, published=published) for lane in range(LANES)]
+    effects = attempt(homes[0] / "lake", job, None, "")
     assert effects, "the job has durable effects"
-    with open_runtime(base / "lake") as runtime:
+    with open_runtime(homes[0] / "lake") as runtime:
         check(runtime)
-    for at, when in [*((n, "before") for n in range(1, effects + 1)), (effects, "after")]:
-        _restore(tmp_path, base)
-        assert attempt(base / "lake", job, at, when) is None, f"effect {at} was not reached"
-        assert attempt(base / "lake", job, None, "") is not None
-        with open_runtime(base / "lake") as runtime:
-            check(runtime)
+    moments = [*((n, "before") for n in range(1, effects + 1)), (effects, "after")]
+
+    def kill_at_each(base: Path, mine: list[tuple[int, str]]) -> None:
+        for at, when in mine:
+            _restore(base)
+            assert attempt(base / "lake", job, at, when) is None, f"effect {at} was not reached"
+            assert attempt(base / "lake", job, None, "") is not None
+            with open_runtime(base / "lake") as runtime:
+                check(runtime)
+
+    with ThreadPoolExecutor(LANES) as pool:
+        lanes = [pool.submit(kill_at_each, home, moments[n::LANES]) for n, home in enumerate(homes)]
+        for lane in lanes:
+            lane.result()
