@@ -94,17 +94,17 @@ def check(world: Runtime, numbers: range) -> None:
 # -- what messages are ------------------------------------------------------------------------------
 
 
-def test_a_topic_is_in_the_table_once_also_when_it_is_read_again(topic: Topic, world: Runtime) -> None:
+def test_a_topic_is_in_the_table_once_also_when_it_is_read_again(topic: Topic, anywhere: Runtime) -> None:
     """By whatever group; Kafka's own offsets do not matter."""
     topic.send(range(500))
-    first = topic.consumer(world).run(until_caught_up=True)
+    first = topic.consumer(anywhere).run(until_caught_up=True)
     assert (first.events, first.lag) == (500, 0)
-    again = topic.consumer(world, group="another").run(until_caught_up=True)
+    again = topic.consumer(anywhere, group="another").run(until_caught_up=True)
     assert again.events == 0
     topic.send(range(500, 620))
-    assert topic.consumer(world).run(until_caught_up=True).events == 120
-    check(world, range(620))
-    head = world.lake.events.snapshot()
+    assert topic.consumer(anywhere).run(until_caught_up=True).events == 120
+    check(anywhere, range(620))
+    head = anywhere.lake.events.snapshot()
     assert head is not None
     offsets = offsets_of(summary_of(head))
     assert len(offsets) == PARTITIONS
@@ -159,19 +159,21 @@ def test_what_does_not_fit_is_kept_and_a_tombstone_is_no_event(topic: Topic, wor
     assert verify(world.lake).problems == ()
 
 
-def test_events_of_an_erased_person_are_refused(topic: Topic, world: Runtime) -> None:
+def test_events_of_an_erased_person_are_refused(topic: Topic, anywhere: Runtime) -> None:
     """Also those that wait in the topic."""
     topic.send(range(20))
-    topic.consumer(world).run(until_caught_up=True)
-    shred(world, "person-0")
+    topic.consumer(anywhere).run(until_caught_up=True)
+    shred(anywhere, "person-0")
     topic.send(range(5))
     topic.send(range(20, 25))
-    done = topic.consumer(world).run(until_caught_up=True)
+    done = topic.consumer(anywhere).run(until_caught_up=True)
     assert (done.events, done.suppressed) == (5, 5)
-    assert verify(world.lake).problems == ()
+    assert verify(anywhere.lake).problems == ()
 
 
-def test_only_committed_transactions_count_and_their_markers_are_no_gap(topic: Topic, world: Runtime) -> None:
+def test_only_committed_transactions_count_and_their_markers_are_no_gap(
+    topic: Topic, anywhere: Runtime
+) -> None:
     """read_committed; aborted messages and markers leave holes."""
     settings = {"bootstrap.servers": topic.bootstrap, "transactional.id": uuid.uuid4().hex}
     producer = Producer(settings)
@@ -182,66 +184,66 @@ def test_only_committed_transactions_count_and_their_markers_are_no_gap(topic: T
             topic.put(producer, json.dumps(event(number)).encode(), partition=at % 2)
         producer.flush()
         producer.abort_transaction(30) if at in (1, 4) else producer.commit_transaction(30)
-    topic.consumer(world).run(until_caught_up=True)
+    topic.consumer(anywhere).run(until_caught_up=True)
     wanted = [n for n in range(60) if n // 10 not in (1, 4)]
-    assert held(world) == exactly(wanted)
-    assert verify(world.lake, deep=True).problems == ()
-    assert topic.consumer(world, group="again").run(until_caught_up=True).events == 0
+    assert held(anywhere) == exactly(wanted)
+    assert verify(anywhere.lake, deep=True).problems == ()
+    assert topic.consumer(anywhere, group="again").run(until_caught_up=True).events == 0
 
 
 # -- who owns a partition ---------------------------------------------------------------------------
 
 
-def test_two_owners_of_every_partition_write_each_event_once(topic: Topic, world: Runtime) -> None:
+def test_two_owners_of_every_partition_write_each_event_once(topic: Topic, anywhere: Runtime) -> None:
     """A zombie and its successor: two groups that know nothing of each other, on one table."""
     topic.send(range(300))
-    with open_runtime(world.home) as other:
-        with running(topic.consumer(world, group="one")), running(topic.consumer(other, group="two")):
+    with open_runtime(anywhere.home) as other:
+        with running(topic.consumer(anywhere, group="one")), running(topic.consumer(other, group="two")):
             topic.send(range(300, 1500))
-            wait_until(lambda: ingested(world) >= 1500)
-        check(world, range(1500))
+            wait_until(lambda: ingested(anywhere) >= 1500)
+        check(anywhere, range(1500))
 
 
-def test_consumers_come_and_go_in_mid_batch(topic: Topic, world: Runtime) -> None:
+def test_consumers_come_and_go_in_mid_batch(topic: Topic, anywhere: Runtime) -> None:
     """Cooperative rebalancing: whoever gets a partition goes on at the table's offset."""
     slow = CommitRule(seconds=0.6, events=10_000, idle_seconds=0.5)
     sent = threading.Thread(target=lambda: [topic.send(range(at, at + 100)) for at in range(0, 2000, 100)])
-    with running(topic.consumer(world, rule=slow)):
+    with running(topic.consumer(anywhere, rule=slow)):
         sent.start()
         for _ in range(2):
-            with open_runtime(world.home) as other, running(topic.consumer(other, rule=slow)):
+            with open_runtime(anywhere.home) as other, running(topic.consumer(other, rule=slow)):
                 time.sleep(1.5)
         sent.join()
-        wait_until(lambda: ingested(world) >= 2000)
-    check(world, range(2000))
+        wait_until(lambda: ingested(anywhere) >= 2000)
+    check(anywhere, range(2000))
 
 
-def test_killed_consumers_lose_and_double_nothing(topic: Topic, world: Runtime) -> None:
+def test_killed_consumers_lose_and_double_nothing(topic: Topic, anywhere: Runtime) -> None:
     """SIGKILL at random moments; the next one goes on."""
     topic.send(range(800))
     chance = random.Random(3)
     for attempt in range(4):
-        worker = start_worker(world, topic)
+        worker = start_worker(anywhere, topic)
         time.sleep(chance.uniform(1.2, 2.4))
         worker.send_signal(signal.SIGKILL)
         worker.wait()
         topic.send(range(800 + 100 * attempt, 900 + 100 * attempt))
-    assert start_worker(world, topic).wait(60) == 0
-    check(world, range(1200))
+    assert start_worker(anywhere, topic).wait(60) == 0
+    check(anywhere, range(1200))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_consumer_killed_at_any_effect_is_followed_by_one_that_completes(
-    topic: Topic, world: Runtime, when: str
+    topic: Topic, anywhere: Runtime, when: str
 ) -> None:
     """The key pages, the data file, the commit: each may be the last thing it did."""
     killed = 0
     for kill_at in range(1, 6):
         topic.send(range(40 * (kill_at - 1), 40 * kill_at))
-        killed += start_worker(world, topic, str(kill_at), when).wait(60) == -signal.SIGKILL
+        killed += start_worker(anywhere, topic, str(kill_at), when).wait(60) == -signal.SIGKILL
     assert killed >= 3
-    assert start_worker(world, topic).wait(60) == 0
-    check(world, range(200))
+    assert start_worker(anywhere, topic).wait(60) == 0
+    check(anywhere, range(200))
 
 
 def start_worker(world: Runtime, topic: Topic, *kill: str) -> subprocess.Popen[bytes]:
@@ -253,28 +255,28 @@ def start_worker(world: Runtime, topic: Topic, *kill: str) -> subprocess.Popen[b
 # -- topics that change -----------------------------------------------------------------------------
 
 
-def test_a_topic_deleted_and_made_again_is_another_one(topic: Topic, world: Runtime) -> None:
+def test_a_topic_deleted_and_made_again_is_another_one(topic: Topic, anywhere: Runtime) -> None:
     """Its offsets begin anew, and so do ours."""
     topic.send(range(100))
-    topic.consumer(world).run(until_caught_up=True)
+    topic.consumer(anywhere).run(until_caught_up=True)
     topic.remove()
     topic.make()
     topic.send(range(100, 150))
-    assert topic.consumer(world).run(until_caught_up=True).events == 50
-    check(world, range(150))
+    assert topic.consumer(anywhere).run(until_caught_up=True).events == 50
+    check(anywhere, range(150))
 
 
-def test_a_topic_made_again_under_a_running_consumer_is_noticed(topic: Topic, world: Runtime) -> None:
+def test_a_topic_made_again_under_a_running_consumer_is_noticed(topic: Topic, anywhere: Runtime) -> None:
     """Neither stalled nor mixed up."""
     topic.send(range(100))
-    with running(topic.consumer(world)):
-        wait_until(lambda: ingested(world) == 100)
+    with running(topic.consumer(anywhere)):
+        wait_until(lambda: ingested(anywhere) == 100)
         topic.remove()
         time.sleep(0.5)
         topic.make()
         topic.send(range(100, 300))
-        wait_until(lambda: ingested(world) == 300)
-    check(world, range(300))
+        wait_until(lambda: ingested(anywhere) == 300)
+    check(anywhere, range(300))
 
 
 def test_new_partitions_are_read_from_their_beginning(topic: Topic, world: Runtime) -> None:
@@ -291,23 +293,23 @@ def test_new_partitions_are_read_from_their_beginning(topic: Topic, world: Runti
 
 
 def test_messages_dropped_before_they_were_read_are_an_error_until_it_is_accepted(
-    topic: Topic, world: Runtime
+    topic: Topic, anywhere: Runtime
 ) -> None:
     """And what was dropped before the lake began is none."""
     topic.send(range(40), in_turn=True)
     drop(topic, 5)
-    topic.consumer(world).run(until_caught_up=True)
-    before = ingested(world)
+    topic.consumer(anywhere).run(until_caught_up=True)
+    before = ingested(anywhere)
     assert before == 20
     topic.send(range(40, 200), in_turn=True)
     drop(topic, 30)
     with pytest.raises(TopicGap, match="begins at offset 30"):
-        topic.consumer(world).run(until_caught_up=True)
-    assert ingested(world) == before
-    topic.consumer(world, accept_gaps=True).run(until_caught_up=True)
-    assert verify(world.lake, deep=True).problems == ()
-    assert ingested(world) == before + 80
-    assert topic.consumer(world).run(until_caught_up=True).events == 0
+        topic.consumer(anywhere).run(until_caught_up=True)
+    assert ingested(anywhere) == before
+    topic.consumer(anywhere, accept_gaps=True).run(until_caught_up=True)
+    assert verify(anywhere.lake, deep=True).problems == ()
+    assert ingested(anywhere) == before + 80
+    assert topic.consumer(anywhere).run(until_caught_up=True).events == 0
 
 
 def drop(topic: Topic, before: int) -> None:
@@ -327,50 +329,50 @@ def test_a_topic_that_is_not_there_is_said_so(kafka: Kafka, world: Runtime, topi
 # -- what else can fail -----------------------------------------------------------------------------
 
 
-def test_a_broker_killed_and_restarted_is_waited_for(topic: Topic, kafka: Kafka, world: Runtime) -> None:
+def test_a_broker_killed_and_restarted_is_waited_for(topic: Topic, kafka: Kafka, farthest: Runtime) -> None:
     """What it had acknowledged is ingested once."""
     topic.send(range(200))
-    with running(topic.consumer(world)):
-        wait_until(lambda: ingested(world) == 200)
+    with running(topic.consumer(farthest)):
+        wait_until(lambda: ingested(farthest) == 200)
         kafka.process.kill()
         time.sleep(1)
         kafka.start()
         topic.send(range(200, 500))
-        wait_until(lambda: ingested(world) == 500, 90)
-    check(world, range(500))
+        wait_until(lambda: ingested(farthest) == 500, 90)
+    check(farthest, range(500))
 
 
-def test_one_of_three_brokers_may_be_lost(three_brokers: Kafka, world: Runtime) -> None:
+def test_one_of_three_brokers_may_be_lost(three_brokers: Kafka, farthest: Runtime) -> None:
     """Writing and reading go on; when it is back they still do."""
     topic = Topic(three_brokers.address()["KAFKA_BOOTSTRAP"], copies=3)
     safe = {"acks": "all", "enable.idempotence": True}
     topic.send(range(100), **safe)
-    with running(topic.consumer(world)):
-        wait_until(lambda: ingested(world) == 100)
+    with running(topic.consumer(farthest)):
+        wait_until(lambda: ingested(farthest) == 100)
         three_brokers.brokers[1].process.kill()
         topic.send(range(100, 300), **safe)
-        wait_until(lambda: ingested(world) == 300, 90)
+        wait_until(lambda: ingested(farthest) == 300, 90)
         three_brokers.start()
         topic.send(range(300, 400), **safe)
-        wait_until(lambda: ingested(world) == 400, 90)
-    check(world, range(400))
+        wait_until(lambda: ingested(farthest) == 400, 90)
+    check(farthest, range(400))
 
 
-def test_a_custodian_that_is_away_is_waited_for(topic: Topic, world: Runtime) -> None:
+def test_a_custodian_that_is_away_is_waited_for(topic: Topic, anywhere: Runtime) -> None:
     """What was read stays in memory, nothing more is read, nothing is lost."""
     topic.send(range(50))
-    root = world.home / "keys" / "root.key"
-    with running(topic.consumer(world)):
-        wait_until(lambda: ingested(world) == 50)
+    root = anywhere.home / "keys" / "root.key"
+    with running(topic.consumer(anywhere)):
+        wait_until(lambda: ingested(anywhere) == 50)
         root.rename(root.with_name("away"))
-        world.keyring.tree.forget_cached()
-        world.keyring.resident.forget_all()
+        anywhere.keyring.tree.forget_cached()
+        anywhere.keyring.resident.forget_all()
         topic.send(range(50, 150))
         time.sleep(2)
-        assert ingested(world) == 50
+        assert ingested(anywhere) == 50
         root.with_name("away").rename(root)
-        wait_until(lambda: ingested(world) == 150)
-    check(world, range(150))
+        wait_until(lambda: ingested(anywhere) == 150)
+    check(anywhere, range(150))
 
 
 def test_a_full_disk_is_waited_for(topic: Topic, tmp_path: Path) -> None:
@@ -389,10 +391,10 @@ def test_a_full_disk_is_waited_for(topic: Topic, tmp_path: Path) -> None:
     check(world, range(60))
 
 
-def test_upkeep_beside_ingest_changes_no_count(topic: Topic, world: Runtime) -> None:
+def test_upkeep_beside_ingest_changes_no_count(topic: Topic, anywhere: Runtime) -> None:
     """L0 files are compacted and old snapshots forgotten while new ones come."""
     sender = threading.Thread(target=lambda: [topic.send(range(at, at + 50)) for at in range(0, 1000, 50)])
-    with open_runtime(world.home) as keeper, running(topic.consumer(world)):
+    with open_runtime(anywhere.home) as keeper, running(topic.consumer(anywhere)):
         sender.start()
         upkeep = Upkeep(keeper.lake)
         for _ in itertools.repeat(None, 4):
@@ -400,8 +402,8 @@ def test_upkeep_beside_ingest_changes_no_count(topic: Topic, world: Runtime) -> 
             for day in sorted(upkeep.days()):
                 upkeep.compact(day)
         sender.join()
-        wait_until(lambda: ingested(world) == 1000)
-    check(world, range(1000))
+        wait_until(lambda: ingested(anywhere) == 1000)
+    check(anywhere, range(1000))
 
 
 def test_progress_says_how_far_behind_it_is(topic: Topic, world: Runtime) -> None:

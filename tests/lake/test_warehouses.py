@@ -11,9 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-import tomli_w
 
 from infra.kafka import Kafka
 from infra.s3 import BUCKET
@@ -34,86 +32,23 @@ from lake import (
 from lake.objects import S3Objects, local_path, open_objects
 from purge import payload_of, scan
 from service.doctor import examine
-from service.runtime import Runtime, initialise, open_runtime
+from service.runtime import Runtime, open_runtime
+from tests.lake.far import forget_tables, lake_at, make, s3_properties, settings
 from tests.lake.faulty import Faults, faulty
 from tests.lake.test_tables import head_frame
 from tests.lake.topics import Topic, exactly, held
 from tests.servers import Stores
-from tests.world import PAID, VIEWS, compact_all, erase, paid, publish, send
+from tests.world import compact_all, erase, paid, publish, send
 
 CATALOGS = ("sqlite", "postgres", "rest")
 PLACES = ("folder", "bucket")
 
 
-@pytest.fixture(scope="session")
-def versions(stores: Stores) -> Any:
-    """A client of the store, whose bucket keeps versions from now on: the harder case for a sweep."""
-    where = stores.s3.address()
-    client = boto3.client(
-        "s3",
-        endpoint_url=where["S3_ENDPOINT"],
-        aws_access_key_id=where["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=where["AWS_SECRET_ACCESS_KEY"],
-        region_name=where["AWS_REGION"],
-    )
-    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    return client
-
-
-def settings(stores: Stores, catalog: str, place: str, tmp_path: Path) -> dict[str, Any]:
-    """What an operator writes under [lake]."""
-    name = f"lake-{uuid.uuid4().hex[:8]}"
-    found: dict[str, Any] = {"catalog_name": name, "properties": s3_properties(stores)}
-    if catalog == "postgres":
-        found["uri"] = stores.postgres.address()["POSTGRES_DSN"]
-    if catalog == "rest":
-        found |= {"catalog": "rest", "uri": stores.catalog.address()["CATALOG_URI"]}
-    folder = tmp_path / "elsewhere" / "warehouse"
-    folder.mkdir(parents=True)
-    found["warehouse"] = f"s3://{BUCKET}/{name}" if place == "bucket" else folder.as_uri()
-    return found
-
-
-def s3_properties(stores: Stores) -> dict[str, str]:
-    """How the store is reached."""
-    where = stores.s3.address()
-    return {
-        "s3.endpoint": where["S3_ENDPOINT"],
-        "s3.access-key-id": where["AWS_ACCESS_KEY_ID"],
-        "s3.secret-access-key": where["AWS_SECRET_ACCESS_KEY"],
-        "s3.region": where["AWS_REGION"],
-    }
-
-
-def make(home: Path, lake: dict[str, Any]) -> Runtime:
-    """An open lake with such settings."""
-    home.mkdir()
-    document = {"projections": {"files": [str(VIEWS)]}, "lake": lake}
-    (home / "shredlake.toml").write_text(tomli_w.dumps(document))
-    initialise(home)
-    runtime = open_runtime(home)
-    runtime.lake.types.register(PAID)
-    return runtime
-
-
-def forget_tables(stores: Stores) -> None:
-    """The REST catalog has one namespace for everybody: emptied between tests."""
-    import httpx
-
-    base = f"{stores.catalog.address()['CATALOG_URI']}/v1/namespaces"
-    for space in ("lake", "views"):
-        for one in httpx.get(f"{base}/{space}/tables").json().get("identifiers", ()):
-            httpx.delete(f"{base}/{space}/tables/{one['name']}")
-
-
 @pytest.fixture(params=[(c, p) for c in CATALOGS for p in PLACES], ids="-".join)
 def far(request: pytest.FixtureRequest, stores: Stores, versions: Any, tmp_path: Path) -> Iterator[Runtime]:
     """A lake on one of the combinations."""
-    catalog, place = request.param
-    runtime = make(tmp_path / "lake", settings(stores, catalog, place, tmp_path))
-    yield runtime
-    runtime.close()
-    forget_tables(stores)
+    with lake_at(stores, *request.param, tmp_path) as runtime:
+        yield runtime
 
 
 @pytest.fixture
