@@ -27,9 +27,10 @@ from infra.kafka import Kafka
 from lake import Ingestor
 from lake.backlog import CommitRule
 from lake.ingest import Part
-from lake.kafka import KafkaIngest, Subscription
+from lake.kafka import KafkaIngest
 from lake.messages import CloudEventMessages
 from lake.offsets import OFFSETS
+from lake.subscription import Subscription
 from service.kafka import run_workers
 from service.runtime import Runtime, initialise, open_runtime
 

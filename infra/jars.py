@@ -6,13 +6,15 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from infra.cache import cached, sha256_of
 from infra.errors import NotAvailable
 
-_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
+_COPY, _COPY_ONE = f"{_PLUGIN}:copy-dependencies", f"{_PLUGIN}:copy"
 _MAVEN_SECONDS = 900
 MINIMUM_JAVA = 17
 
@@ -24,7 +26,29 @@ def jars(name: str, version: str, pom: Path) -> Path:
         NotAvailable: says what to install, or why they cannot be fetched.
     """
     java()
-    return cached(name, f"{version}-{sha256_of(pom)[:8]}", lambda draft: _fetch(name, pom, draft))
+
+    def make(draft: Path) -> None:
+        _maven(name, draft, "*.jar", "-f", pom, _COPY, "-DincludeScope=runtime")
+
+    return cached(name, f"{version}-{sha256_of(pom)[:8]}", make)
+
+
+def distribution(name: str, version: str, artifact: str) -> Path:
+    """The folder of what an archive holds: `group:name:version:type:classifier` of Maven.
+
+    Raises:
+        NotAvailable: says what to install, or why they cannot be fetched.
+    """
+
+    def make(draft: Path) -> None:
+        _maven(name, draft, "*.tar.gz", _COPY_ONE, f"-Dartifact={artifact}", "-Dtransitive=false")
+        for archive in draft.glob("*.tar.gz"):
+            with tarfile.open(archive) as packed:
+                packed.extractall(draft, filter="data")
+            archive.unlink()
+
+    java()
+    return cached(name, version, make)
 
 
 def java() -> str:
@@ -51,11 +75,12 @@ def java_command(
     return [java(), f"-Xmx{heap_mb}m", "-cp", path, main, *arguments]
 
 
-def _fetch(name: str, pom: Path, draft: Path) -> None:
+def _maven(name: str, draft: Path, wanted: str, *arguments: str | Path) -> None:
+    """Lets Maven fill a folder."""
     maven = shutil.which("mvn")
     if maven is None:
         raise NotAvailable(f"{name}: install Maven (`mvn`), which fetches its jars")
-    command = [maven, "-q", "-B", "-f", pom, _COPY, "-DincludeScope=runtime", f"-DoutputDirectory={draft}"]
+    command = [maven, "-q", "-B", *arguments, f"-DoutputDirectory={draft}"]
     try:
         done = subprocess.run(
             command,
@@ -68,6 +93,6 @@ def _fetch(name: str, pom: Path, draft: Path) -> None:
     except subprocess.TimeoutExpired:
         shutil.rmtree(draft, ignore_errors=True)
         raise NotAvailable(f"{name}: Maven did not fetch its jars in {_MAVEN_SECONDS} s") from None
-    if done.returncode or not any(draft.glob("*.jar")):
+    if done.returncode or not any(draft.glob(wanted)):
         shutil.rmtree(draft, ignore_errors=True)
         raise NotAvailable(f"{name}: Maven could not fetch its jars:\n{done.stdout[-600:]}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from infra import catalog, kafka, postgres, s3, spark, vault
+from infra import catalog, kafka, postgres, registry, s3, spark, vault
 from infra.process import ServerProcess
 
 
@@ -27,6 +27,7 @@ SERVERS: dict[str, Callable[[Path], Server]] = {
     kafka.NAME: kafka.Kafka,
     s3.NAME: s3.S3,
     catalog.NAME: catalog.RestCatalog,
+    registry.NAME: registry.Registry,
 }
 PROGRAMS: dict[str, Callable[[], Path]] = {
     vault.NAME: vault.find_binary,
@@ -34,6 +35,7 @@ PROGRAMS: dict[str, Callable[[], Path]] = {
     kafka.NAME: kafka.find_jars,
     s3.NAME: s3.find_program,
     catalog.NAME: catalog.find_jars,
+    registry.NAME: registry.find_program,
     spark.NAME: spark.find_jars,
 }
 

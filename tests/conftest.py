@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from service.runtime import Runtime
-from tests.servers import kafka, postgres, secured_kafka, stores, three_brokers, vault
+from tests.servers import kafka, postgres, registry, secured_kafka, stores, three_brokers, vault
 from tests.world import Clock, make_world
 
 __all__ = [
     "clock",
     "kafka",
     "postgres",
+    "registry",
     "secured_kafka",
     "slow_world",
     "stores",

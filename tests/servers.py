@@ -16,6 +16,7 @@ from infra.catalog import RestCatalog
 from infra.errors import NotAvailable
 from infra.kafka import Kafka
 from infra.postgres import Postgres
+from infra.registry import Registry
 from infra.s3 import S3
 from infra.vault import Vault
 
@@ -88,6 +89,13 @@ def stores() -> Iterator[Stores]:
     """S3, PostgreSQL and a REST catalog."""
     with running(Stores, "s3", "postgres", "catalog") as servers:
         yield servers
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[Registry]:
+    """A schema registry."""
+    with running(Registry, "registry") as server:
+        yield server
 
 
 @pytest.fixture

@@ -108,8 +108,16 @@ class Backlog:
         pending.size_bytes += sum(len(one.value or b"") for one in fresh) + _EVENT_BYTES * len(fresh)
         if self._since is None:
             self._since = now
-        if len(pending.messages) >= PIECE_EVENTS:
-            self._digest(pending)
+
+    def parse_pieces(self) -> None:
+        """Parses what has come together.
+
+        Raises:
+            LakeError: the format could not; nothing is lost, and it can be tried again.
+        """
+        for pending in self._pending.values():
+            if len(pending.messages) >= PIECE_EVENTS:
+                self._digest(pending)
 
     def reached_end(self, partition: Partition, offset: int, now: float) -> None:
         """The broker has nothing before `offset`: what lies between are markers and holes."""
@@ -145,7 +153,7 @@ class Backlog:
         return sum(pending.count for pending in self._pending.values())
 
     def ready(self) -> list[tuple[str, Parsed]]:
-        """(source, what to commit) of every partition with something to commit."""
+        """(source, what to commit) of every partition with something to commit. Raises as `parse_pieces`."""
         found = []
         for pending in self._pending.values():
             if pending.end > pending.start:
@@ -162,10 +170,10 @@ class Backlog:
         self._look()
 
     def _digest(self, pending: Pending) -> None:
-        messages, pending.messages = pending.messages, []
         with no_collections():
-            pending.pieces.append(self._parse(pending.source, pending.parsed_end, pending.end, messages))
-        pending.parsed_end = pending.end
+            parsed = self._parse(pending.source, pending.parsed_end, pending.end, pending.messages)
+        pending.pieces.append(parsed)
+        pending.parsed_end, pending.messages = pending.end, []
 
     def _look(self) -> None:
         if all(pending.end == pending.start for pending in self._pending.values()):

@@ -107,6 +107,19 @@ class CatalogRefused(LakeError):
     default_next_step = "Check the log-in in `lake.properties` and what it may do."
 
 
+class RegistryUnavailable(LakeError):
+    """The schema registry does not answer, or answers with an error of its own."""
+
+    retry_helps = True
+    default_next_step = "Check the registry's address and health; what was read waits and is tried again."
+
+
+class RegistryRefused(LakeError):
+    """The schema registry does not let us in, or does not give what we can read."""
+
+    default_next_step = "Check the log-in in `kafka.registry.client` and what it may read."
+
+
 class SnapshotGone(LakeError):
     """The snapshot was expired, or never was."""
 

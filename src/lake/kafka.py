@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import frozen
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from keys import ShredlakeError
@@ -23,6 +23,7 @@ from lake.errors import Fenced, TopicGap, TopicGone, TopicUnavailable
 from lake.ingest import Ingestor
 from lake.kafkatopics import ASK_SECONDS, KafkaTopics, asking
 from lake.messages import Message, MessageFormat
+from lake.subscription import Subscription
 from lake.topicbook import FeedingTopic
 
 _log = logging.getLogger("shredlake.kafka")
@@ -34,16 +35,6 @@ _GONE_SECONDS: Final = 60.0
 _DELETE_SECONDS: Final = 60.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 10.0
-_OUR_SETTINGS: Final = {
-    "enable.auto.commit": False,
-    "auto.offset.reset": "error",  # the table says where to read, nobody else
-    "enable.partition.eof": True,
-    "isolation.level": "read_committed",
-    "partition.assignment.strategy": "cooperative-sticky",
-    "queued.max.messages.kbytes": 65_536,
-    "fetch.queue.backoff.ms": 50,
-    "check.crcs": True,
-}
 _START_ANEW: Final = {
     KafkaError._AUTO_OFFSET_RESET,
     KafkaError.OFFSET_OUT_OF_RANGE,
@@ -54,26 +45,6 @@ _START_ANEW: Final = {
 }
 
 _REFUSED: Final = {KafkaError._AUTHENTICATION, KafkaError.TOPIC_AUTHORIZATION_FAILED}
-
-
-@frozen
-class Subscription:
-    """What to read.
-
-    Attributes:
-        client: further settings of librdkafka: security.protocol, sasl.*, ssl.*; may hold secrets.
-        member: a name of this consumer that stays the same over restarts (static membership), or None.
-        accept_gaps: go on behind messages that the broker has dropped before we read them.
-        delete_committed: let the broker delete what is in the table.
-    """
-
-    bootstrap: str
-    topics: tuple[str, ...]
-    group: str = "shredlake"
-    client: Mapping[str, str] = field(factory=dict, repr=False)
-    member: str | None = None
-    accept_gaps: bool = False
-    delete_committed: bool = False
 
 
 @frozen
@@ -122,14 +93,8 @@ class KafkaIngest:
         self._ingestor = ingestor
         self._backlog = Backlog(rule or CommitRule(), message_format.parse)
         self._clock = clock_seconds
-        common: dict[str, Any] = {
-            **subscription.client,
-            "bootstrap.servers": subscription.bootstrap,
-            "log_level": 2,
-        }
-        self._topics = KafkaTopics(common, subscription.topics)
-        member = {} if subscription.member is None else {"group.instance.id": subscription.member}
-        self._consumer = Consumer({**common, "group.id": subscription.group, **member, **_OUR_SETTINGS})
+        self._topics = KafkaTopics(subscription.client_settings(), subscription.topics)
+        self._consumer = Consumer(subscription.consumer_settings())
         self._failure: ShredlakeError | None = None
         self._anew: set[Partition] = set()
         self._anew_at = -math.inf
@@ -169,6 +134,7 @@ class KafkaIngest:
             while not should_stop():
                 self._read()
                 self._begin_anew()
+                self._parse_ahead()
                 now = self._clock()
                 committed = self._backlog.is_due(now, self._unread) and self._commit()
                 if committed or now - reported_at >= 1.0:
@@ -231,6 +197,15 @@ class KafkaIngest:
             self._backlog.add(partition, read, now)
         if self._failure is not None:
             raise self._failure
+
+    def _parse_ahead(self) -> None:
+        if self._again_at is None:
+            try:
+                self._backlog.parse_pieces()
+            except ShredlakeError as error:
+                if not error.retry_helps:
+                    raise
+                self._wait(self._clock(), error)
 
     def _mend(self, error: KafkaError, partition: Partition) -> None:
         """Goes on where it can; what the client itself retries is left to it."""
@@ -330,10 +305,10 @@ class KafkaIngest:
         now = self._clock()
         if self._again_at is not None and now < self._again_at:
             return False
-        ready = self._backlog.ready()
-        if not ready:
-            return False
         try:
+            ready = self._backlog.ready()
+            if not ready:
+                return False
             if self._topics.look():
                 # Whose offsets these are is not certain any more: read again under the new name.
                 self._leave(self._assigned())

@@ -170,7 +170,8 @@ def open_consumer(runtime: Runtime, number: int = 0, *, accept_gaps: bool = Fals
         raise BadSettings("the settings have no [kafka]")
     try:
         from lake.backlog import CommitRule
-        from lake.kafka import KafkaIngest, Subscription
+        from lake.kafka import KafkaIngest
+        from lake.subscription import Subscription
     except ImportError:
         raise BadSettings("[kafka] needs confluent-kafka", next_step="Install `shredlake[kafka]`.") from None
     subscription = Subscription(
@@ -196,6 +197,26 @@ def open_consumer(runtime: Runtime, number: int = 0, *, accept_gaps: bool = Fals
 
 
 def _format(runtime: Runtime, settings: Kafka) -> MessageFormat:
+    found = _plain_format(runtime, settings)
+    if settings.registry is None:
+        return found
+    if settings.format == "sealed":
+        raise BadSettings("kafka.format = sealed takes no kafka.registry: its values have no schema there")
+    try:
+        from lake.wireformat import FramedMessages, SchemaRegistry
+    except ImportError:
+        raise BadSettings(
+            "[kafka.registry] needs the registry client", next_step="Install `shredlake[registry]`."
+        ) from None
+    client = {name: value.get_secret_value() for name, value in settings.registry.client.items()}
+    try:
+        registry = SchemaRegistry(settings.registry.url, client)
+    except (TypeError, ValueError) as error:  # the client's checks; they name settings, not values
+        raise BadSettings(f"kafka.registry: {error}") from None
+    return FramedMessages(registry, found)
+
+
+def _plain_format(runtime: Runtime, settings: Kafka) -> MessageFormat:
     if settings.format == "cloudevents":
         return CloudEventMessages(runtime.lake.types)
     if settings.format == "sealed":

@@ -62,6 +62,16 @@ class Ingest(Section):
     )
 
 
+class Registry(Section):
+    """A schema registry."""
+
+    url: str = Field(description="its address, with the path of its interface")
+    client: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="further settings of the registry client: basic.auth.user.info, ssl.ca.location …",
+    )
+
+
 class Kafka(Section):
     """Topics that the lake follows."""
 
@@ -72,6 +82,9 @@ class Kafka(Section):
         "cloudevents", description="CloudEvents in either mode, JSON by a mapping, or sealed by a producer"
     )
     mapping: Path | None = Field(None, description="mapping of kind `json`, for format = mapping")
+    registry: Registry | None = Field(
+        None, description="set where values are in Confluent's wire format: the registry of their schemas"
+    )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="consumer processes")
     member: str | None = Field(
         None, description="name of this host in the group: a restart then moves no partition"

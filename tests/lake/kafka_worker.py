@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from keys import Effects
-from lake.kafka import KafkaIngest, Subscription
+from lake.kafka import KafkaIngest
 from lake.messages import CloudEventMessages
+from lake.subscription import Subscription
 from service.runtime import open_runtime
 from tests.crash.crashing import Killer
 from tests.lake.topics import SOON

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lake.backlog import PIECE_EVENTS, Backlog, CommitRule
 from lake.cloudevents import Parsed, Rejected
+from lake.errors import RegistryUnavailable
 from lake.messages import Message
 from lake.validate import Flaw
 
@@ -145,8 +147,10 @@ def test_while_the_broker_has_much_for_us_time_means_longer() -> None:
 def test_pieces_are_parsed_while_more_is_read_and_join_to_what_one_parse_gives() -> None:
     """Only what is not a whole piece yet waits as messages."""
     backlog = filled(CommitRule(), PIECE_EVENTS - 1)
+    backlog.parse_pieces()
     assert len(backlog.owned()[A].messages) == PIECE_EVENTS - 1
     backlog.add(A, [message(PIECE_EVENTS - 1), message(PIECE_EVENTS + 5)], 10.0)
+    backlog.parse_pieces()
     assert backlog.owned()[A].messages == []
     backlog.add(A, [message(PIECE_EVENTS + 6)], 10.0)
     ((_, parsed),) = backlog.ready()
@@ -155,3 +159,23 @@ def test_pieces_are_parsed_while_more_is_read_and_join_to_what_one_parse_gives()
     assert backlog.events() == PIECE_EVENTS + 2
     backlog.landed()
     assert (backlog.events(), backlog.ready()) == (0, [])
+
+
+def test_what_could_not_be_parsed_yet_is_parsed_the_next_time() -> None:
+    """A registry may be away; nothing is lost by that."""
+    away = [True]
+
+    def sometimes(source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
+        if away:
+            raise RegistryUnavailable("away")
+        return parse(source, start, end, messages)
+
+    backlog = Backlog(CommitRule(), sometimes)
+    backlog.own(A, "a", 0)
+    backlog.add(A, [message(n) for n in range(PIECE_EVENTS)], 10.0)
+    for failing in (backlog.parse_pieces, backlog.ready):
+        with pytest.raises(RegistryUnavailable):
+            failing()
+    away.clear()
+    ((_, parsed),) = backlog.ready()
+    assert offsets_of(parsed) == list(range(PIECE_EVENTS))

@@ -27,10 +27,11 @@ from keys import Effects, SubjectId
 from lake import Upkeep, dead_letters, privacy_lint, verify
 from lake.backlog import CommitRule
 from lake.errors import TopicGap, TopicUnavailable
-from lake.kafka import KafkaIngest, Progress, Subscription
+from lake.kafka import KafkaIngest, Progress
 from lake.mapping import parse_mapping
 from lake.messages import CloudEventMessages, MappedMessages
 from lake.offsets import offsets_of
+from lake.subscription import Subscription
 from lake.table import summary_of
 from purge import payload_of
 from service.doctor import examine

@@ -13,8 +13,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from lake import EventRead
 from lake.backlog import CommitRule
-from lake.kafka import KafkaIngest, Subscription
+from lake.kafka import KafkaIngest
 from lake.messages import CloudEventMessages, MessageFormat
+from lake.subscription import Subscription
 from service.runtime import Runtime
 from tests.world import paid
 

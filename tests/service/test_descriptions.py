@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import catalog, kafka, s3, vault
+from infra import catalog, kafka, registry, s3, vault
 from infra.servers import SERVERS
 
 INFRA = Path(__file__).parents[2] / "infra"
@@ -28,6 +28,7 @@ def test_compose_and_helm_describe_the_same_images_as_the_scripts() -> None:
         f"hashicorp/vault:{vault.VERSION}",
         f"apache/kafka:{kafka.VERSION}",
         f"versity/versitygw:v{s3.VERSION}",
+        f"apicurio/apicurio-registry-mem:{registry.VERSION}",
         f"apache/iceberg-rest-fixture:{catalog.VERSION}",
     } <= described
     assert len(described) == len(SERVERS)

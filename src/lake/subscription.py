@@ -1,0 +1,48 @@
+"""What a consumer reads, and the client settings that this takes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import field, frozen
+
+_OUR_SETTINGS: Final = {
+    "enable.auto.commit": False,
+    "auto.offset.reset": "error",  # the table says where to read, nobody else
+    "enable.partition.eof": True,
+    "isolation.level": "read_committed",
+    "partition.assignment.strategy": "cooperative-sticky",
+    "queued.max.messages.kbytes": 65_536,
+    "fetch.queue.backoff.ms": 50,
+    "check.crcs": True,
+}
+
+
+@frozen
+class Subscription:
+    """What to read.
+
+    Attributes:
+        client: further settings of librdkafka: security.protocol, sasl.*, ssl.*; may hold secrets.
+        member: a name of this consumer that stays the same over restarts (static membership), or None.
+        accept_gaps: go on behind messages that the broker has dropped before we read them.
+        delete_committed: let the broker delete what is in the table.
+    """
+
+    bootstrap: str
+    topics: tuple[str, ...]
+    group: str = "shredlake"
+    client: Mapping[str, str] = field(factory=dict, repr=False)
+    member: str | None = None
+    accept_gaps: bool = False
+    delete_committed: bool = False
+
+    def client_settings(self) -> dict[str, Any]:
+        """For librdkafka: how the cluster is reached."""
+        return {**self.client, "bootstrap.servers": self.bootstrap, "log_level": 2}
+
+    def consumer_settings(self) -> dict[str, Any]:
+        """For librdkafka's consumer; what exactly-once rests on is not up to anybody."""
+        member = {} if self.member is None else {"group.instance.id": self.member}
+        return {**self.client_settings(), "group.id": self.group, **member, **_OUR_SETTINGS}

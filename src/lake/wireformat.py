@@ -1,0 +1,213 @@
+"""Messages in Confluent's wire format: a zero byte, the id of a schema in a registry, and a body in it.
+
+The registry client's own deserializers read Avro, Protobuf and JSON Schema; what they find goes on as JSON
+to the format behind (CloudEvents with `ce_` headers, or a mapping). Written as JSON: times as RFC 3339,
+decimals as text, bytes as base64, enumerations by name.
+
+Format: Confluent's "Wire format" (schema id in the message's prefix). Encryption rules of a registry are not
+applied.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import httpx2
+import orjson
+from attrs import evolve
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
+from confluent_kafka.schema_registry.json_schema import JSONDeserializer
+from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer
+from confluent_kafka.schema_registry.serde import SchemaId
+from google.protobuf import json_format
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message as ProtobufMessage
+from google.protobuf.message_factory import GetMessageClass
+
+from lake.cloudevents import Parsed, Rejected
+from lake.errors import RegistryRefused, RegistryUnavailable
+from lake.messages import Message, MessageFormat
+from lake.validate import Flaw
+
+_PREFIX_BYTES: Final = 5
+_ASK_SECONDS: Final = 10
+_REFUSED: Final = (401, 403)
+_NOT_FOUND: Final = 404
+_RETRIES: Final = 1  # whoever reads the topic waits and tries again
+_SUBJECTS: Final = {"subject.name.strategy": lambda *_: None}  # a value names its schema by number alone
+_Decode = Callable[[bytes], Any]
+
+
+class SchemaRegistry:
+    """Turns values in wire format into JSON.
+
+    Args:
+        url: of the registry, with the path of its interface.
+        client: further settings of the registry client: basic.auth.user.info, ssl.ca.location …
+    """
+
+    def __init__(self, url: str, client: Mapping[str, str] | None = None) -> None:
+        settings = {"url": url, "timeout": _ASK_SECONDS, "max.retries": _RETRIES, **(client or {})}
+        self._client = SchemaRegistryClient(settings)
+        self._decoders: dict[int, _Decode] = {}
+
+    def as_json(self, values: Sequence[bytes]) -> list[bytes | Flaw]:
+        """Each value as JSON, or why it cannot be read.
+
+        Raises:
+            RegistryUnavailable: it does not answer; a retry helps.
+            RegistryRefused: it does not let us in.
+        """
+        unknown: set[int] = set()  # of this call: somebody may register it later
+        return [self._one(value, unknown) for value in values]
+
+    def _one(self, value: bytes, unknown: set[int]) -> bytes | Flaw:
+        if len(value) < _PREFIX_BYTES or value[0]:
+            return Flaw("not_in_wire_format")
+        number = int.from_bytes(value[1:_PREFIX_BYTES], "big")
+        if number in unknown:
+            return Flaw("unknown_schema")
+        try:
+            decode = self._decoders.get(number) or self._decoders.setdefault(number, self._decoder(number))
+            found = decode(value)
+        except SchemaRegistryError as error:
+            if error.http_status_code == _NOT_FOUND:
+                unknown.add(number)
+                return Flaw("unknown_schema")
+            if error.http_status_code in _REFUSED:
+                raise RegistryRefused("the schema registry does not let us in") from None
+            raise RegistryUnavailable(f"the schema registry answers {error.http_status_code}") from None
+        except (httpx2.HTTPError, OAuthTokenError) as error:
+            raise RegistryUnavailable(f"the schema registry: {type(error).__name__}") from None
+        except RegistryRefused:
+            raise
+        except Exception:  # whatever a decoder makes of broken bytes
+            return Flaw("undecodable")
+        try:
+            return orjson.dumps(found, default=_as_json)
+        except TypeError:
+            return Flaw("undecodable")
+
+    def _decoder(self, number: int) -> _Decode:
+        kind = self._client.get_schema(number).schema_type
+        found: _Decode = (
+            _Protobuf(self._client)
+            if kind == "PROTOBUF"
+            else JSONDeserializer(None, None, self._client, _SUBJECTS)
+            if kind == "JSON"
+            else AvroDeserializer(self._client, conf=_SUBJECTS)
+        )
+        return found
+
+
+class FramedMessages:
+    """The format of a topic whose values are in wire format.
+
+    Args:
+        registry: reads the values.
+        inner: takes them as JSON.
+    """
+
+    def __init__(self, registry: SchemaRegistry, inner: MessageFormat) -> None:
+        self._registry = registry
+        self._inner = inner
+
+    def parse(self, source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
+        """See `MessageFormat.parse`. Dead letters hold the message as it was.
+
+        Raises:
+            RegistryUnavailable, RegistryRefused: see `SchemaRegistry.as_json`.
+        """
+        framed = [one for one in messages if one.value]
+        found = self._registry.as_json([one.value or b"" for one in framed])
+        raws = {one.offset: one.value or b"" for one in framed}
+        flaws = {one.offset: flaw for one, flaw in zip(framed, found, strict=True) if isinstance(flaw, Flaw)}
+        read = [
+            one._replace(value=json)
+            for one, json in zip(framed, found, strict=True)
+            if not isinstance(json, Flaw)
+        ]
+        parsed = self._inner.parse(source, start, end, read)
+        rejected = [
+            *(evolve(one, raw=raws[one.line]) for one in parsed.rejected),
+            *(Rejected(offset, flaw, raws[offset]) for offset, flaw in flaws.items()),
+        ]
+        return evolve(
+            parsed,
+            rejected=tuple(sorted(rejected, key=lambda one: one.line)),
+            blank=parsed.blank - len(flaws),
+        )
+
+
+class _Protobuf:
+    """Reads messages of any type: the client's own deserializer wants the type's generated class."""
+
+    def __init__(self, client: SchemaRegistryClient) -> None:
+        self._client = client
+        self._types = ProtobufDeserializer(Empty, {}, client)
+        self._classes: dict[tuple[int, ...], type[ProtobufMessage]] = {}
+
+    def __call__(self, value: bytes) -> dict[str, Any]:
+        place = SchemaId("PROTOBUF")
+        body = place.from_bytes(io.BytesIO(value)).read()
+        at = tuple(place.message_indexes or ())
+        message = (self._classes.get(at) or self._classes.setdefault(at, self._class(place.id or 0, at)))()
+        message.ParseFromString(body)
+        return _fields_of(message)
+
+    def _class(self, number: int, at: tuple[int, ...]) -> type[ProtobufMessage]:
+        schema = self._client.get_schema(number, fmt="serialized")
+        try:
+            base64.b64decode(schema.schema_str or "", validate=True)
+        except ValueError:
+            raise RegistryRefused(
+                "the schema registry gives a Protobuf schema as text, not as a descriptor",
+                next_step="Let the registry answer `format=serialized`, or register the schemas by their"
+                " descriptors, as the Python client does.",
+            ) from None
+        file, pool = self._types._get_parsed_schema(schema)
+        return GetMessageClass(self._types._get_message_desc(pool, pool.FindFileByName(file.name), list(at)))
+
+
+def _fields_of(message: ProtobufMessage) -> dict[str, Any]:
+    """Every field by its name in the schema; those without a value that have no presence by their default."""
+    return {
+        field.name: _value_of(field, getattr(message, field.name))
+        for field in message.DESCRIPTOR.fields
+        if not field.has_presence or message.HasField(field.name)
+    }
+
+
+def _value_of(field: Any, value: Any) -> Any:
+    kind = field.message_type
+    if kind is not None and kind.GetOptions().map_entry:
+        inner = kind.fields_by_name["value"]
+        return {str(key): _single(inner, value[key]) for key in value}
+    if field.is_repeated:
+        return [_single(field, one) for one in value]
+    return _single(field, value)
+
+
+def _single(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        known = field.message_type.full_name.startswith("google.protobuf.")
+        return json_format.MessageToDict(value) if known else _fields_of(value)
+    if field.enum_type is not None:
+        name = field.enum_type.values_by_number.get(value)
+        return value if name is None else name.name
+    return value
+
+
+def _as_json(value: object) -> str:
+    """What JSON has no form of."""
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    raise TypeError
