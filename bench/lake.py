@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,14 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from pyiceberg.catalog.sql import SqlCatalog
 
+from bench.accepted import accepted
+from bench.asof import as_of
+from bench.clicks import CLICKED, clicked, person_of
 from bench.measure import Figure, at_least, seconds
-from bench.tables import steady, table_figures
+from bench.peers import connectsink
+from bench.replays import replays
+from bench.tables import commits, steady
+from infra.errors import NotAvailable
 from infra.kafka import Kafka
 from lake import Ingestor
 from lake.backlog import CommitRule
@@ -38,18 +45,6 @@ EVENTS: Final = 2_000_000
 PEOPLE: Final = 100_000
 PARTITIONS: Final = 8
 RUNS: Final = 3
-_TYPE: Final[dict[str, Any]] = {
-    "name": "Clicked",
-    "version": 1,
-    "type": "object",
-    "properties": {
-        "page": {"type": "string", "anonymous": True},
-        "milliseconds": {"type": "integer", "anonymous": True},
-        "query": {"type": "string"},
-        "address": {"type": "string"},
-    },
-    "required": ["page"],
-}
 
 
 def run() -> list[Figure]:
@@ -58,11 +53,13 @@ def run() -> list[Figure]:
     try:
         with _broker(folder) as bootstrap:
             _fill(bootstrap)
-            return [
-                *_kafka(folder, bootstrap),
+            kafka = _kafka(folder, bootstrap)
+            found = [
+                *kafka,
+                *_sink(folder, bootstrap, kafka[1]),
                 *steady(folder, bootstrap, lambda *given: _follow(bootstrap, *given)),
-                *table_figures(),
             ]
+        return [*found, *commits(folder), *replays(folder), *as_of(folder), *accepted(folder)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -82,22 +79,8 @@ def _fill(bootstrap: str) -> None:
     admin.create_topics([NewTopic("clicks", PARTITIONS)])["clicks"].result(30)
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 50, "batch.size": 1_000_000})
     for number in range(EVENTS):
-        person = f"person-{number * 7919 % PEOPLE}"
-        event = {
-            "specversion": "1.0",
-            "id": f"{number:09d}",
-            "source": "web",
-            "type": "Clicked",
-            "subject": person,
-            "time": f"2026-03-01T{number % 24:02d}:{number % 60:02d}:00Z",
-            "data": {
-                "page": f"/shop/{number % 500}",
-                "milliseconds": number % 4000,
-                "query": f"what {person} looked for, number {number % 1000}",
-                "address": f"10.{number % 256}.{number // 256 % 256}.7",
-            },
-        }
-        producer.produce("clicks", json.dumps(event).encode(), key=person)
+        person = person_of(number, PEOPLE)
+        producer.produce("clicks", clicked(number, PEOPLE), key=person)
         if number % 10_000 == 0:
             producer.poll(0)
             producer.flush()
@@ -124,13 +107,27 @@ def _kafka(folder: Path, bootstrap: str) -> list[Figure]:
     ]
 
 
+def _sink(folder: Path, bootstrap: str, ours: Figure) -> list[Figure]:
+    """The peer, once a run of the suite: its worker takes half a minute."""
+    try:
+        done = connectsink.sink(folder / "sink", bootstrap, "clicks", EVENTS)
+    except NotAvailable as missing:
+        sys.stderr.write(f"the Iceberg Kafka Connect sink is left out: {missing}\n")
+        return []
+    rate = done.records / done.seconds
+    return [
+        Figure("Iceberg Kafka Connect sink, two tasks, its start left out", rate, "events/s"),
+        at_least("sealed, two consumers / Connect sink", ours.value / rate, "×", 3.0, "the same topic"),
+    ]
+
+
 @contextmanager
 def _lake(home: Path, bootstrap: str) -> Iterator[Runtime]:
     initialise(home)
     config = home / "shredlake.toml"
     config.write_text(config.read_text() + f'\n[kafka]\nbootstrap = "{bootstrap}"\ntopics = ["clicks"]\n')
     with open_runtime(home) as runtime:
-        runtime.lake.types.register(_TYPE)
+        runtime.lake.types.register(CLICKED)
         yield runtime
 
 

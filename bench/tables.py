@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import statistics
-import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,9 +15,9 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from pyiceberg.catalog.sql import SqlCatalog
 
-from bench.measure import Figure, at_least, at_most, median_seconds, seconds
-from keys import SubjectId
-from lake import EventRead, HttpBatch, Maintenance, Upkeep, UpkeepPolicy
+from bench.clicks import CLICKED, clicked
+from bench.measure import Figure, at_most, seconds
+from lake import HttpBatch, Maintenance, UpkeepPolicy
 from lake.offsets import ranges_of
 from lake.table import summary_of
 from service.runtime import Runtime, initialise, open_runtime
@@ -29,42 +26,14 @@ COMMITS: Final = 5000
 STOCK_COMMITS: Final = 500
 ROUND: Final = 50
 PEOPLE: Final = 100_000
-EVENTS: Final = 2_000_000
 STEADY_RATE: Final = 20_000
 STEADY_SECONDS: Final = 30
-CLICK: Final[dict[str, Any]] = {
-    "name": "Clicked",
-    "version": 1,
-    "type": "object",
-    "properties": {
-        "page": {"type": "string", "anonymous": True},
-        "milliseconds": {"type": "integer", "anonymous": True},
-        "query": {"type": "string"},
-    },
-    "required": ["page"],
-}
-
-
-def click(number: int, people: int) -> bytes:
-    """A CloudEvent of some 250 bytes."""
-    person = number * 7919 % people
-    return json.dumps(
-        {
-            "specversion": "1.0",
-            "id": f"{number:09d}",
-            "source": "web",
-            "type": "Clicked",
-            "subject": f"person-{person}",
-            "time": f"2026-03-01T{number % 24:02d}:{number % 60:02d}:00Z",
-            "data": {"page": f"/shop/{number % 500}", "milliseconds": number % 4000, "query": f"q {number}"},
-        }
-    ).encode()
 
 
 def _world(home: Path) -> Runtime:
     initialise(home)
     runtime = open_runtime(home)
-    runtime.lake.types.register(CLICK)
+    runtime.lake.types.register(CLICKED)
     return runtime
 
 
@@ -76,7 +45,7 @@ def commits(folder: Path) -> list[Figure]:
         policy = UpkeepPolicy(merge_files=ROUND, keep_seconds=0, grace_seconds=0)
         upkeep = Maintenance(runtime.lake, policy)
         for number in range(COMMITS):
-            batch = HttpBatch([click(number, 7)], f"k{number}", runtime.lake.types)
+            batch = HttpBatch([clicked(number, 7)], f"k{number}", runtime.lake.types)
             took.append(seconds(lambda batch=batch: ingestor.run(batch)))  # type: ignore[misc]
             if number % ROUND == ROUND - 1:
                 upkeep.run(datetime.now(UTC))
@@ -104,35 +73,6 @@ def _stock(folder: Path) -> list[float]:
     return [seconds(lambda: table.append(rows)) for _ in range(STOCK_COMMITS)]
 
 
-def replay(folder: Path) -> list[Figure]:
-    """Two million events of a hundred thousand people, compacted: an access request, and full reads."""
-    with _world(folder / "replay") as runtime:
-        ingestor = runtime.lake.ingestor()
-        size = 100_000
-        for start in range(0, EVENTS, size):
-            lines = [click(number, PEOPLE) for number in range(start, start + size)]
-            ingestor.run(HttpBatch(lines, f"b{start}", runtime.lake.types))
-        upkeep = Upkeep(runtime.lake)
-        (day, *_) = upkeep.days()
-        compaction = seconds(lambda: upkeep.compact(day, piece_bytes=32 * 1024 * 1024))
-        ref = runtime.keyring.ref_of(SubjectId("person-7"))
-        assert ref is not None
-        reader = runtime.lake.replay()
-        files = runtime.lake.events.files()
-        personal = EventRead("Clicked", ("page", "query", "occurred_at"))
-        clear = EventRead("Clicked", ("page", "milliseconds"))
-        assert reader.events(files, personal, refs=[ref]).frame.height == EVENTS // PEOPLE
-        one = median_seconds(lambda: reader.events(files, personal, refs=[ref]), 7)
-        with_keys = median_seconds(lambda: reader.events(files, personal), 3)
-        without = median_seconds(lambda: reader.events(files, clear), 3)
-    return [
-        Figure("L1 of 2 M events of 100 k people", compaction, "s"),
-        at_most("one person's events out of 2 M", one, "s", 0.5),
-        at_least("replay from L1, three personal columns", EVENTS / with_keys, "events/s", 1_000_000),
-        Figure("replay from L1, anonymous fields only", EVENTS / without, "events/s"),
-    ]
-
-
 def steady(folder: Path, bootstrap: str, follow: Any) -> list[Figure]:
     """Accepted by the broker → committed, at a steady rate.
 
@@ -150,7 +90,7 @@ def steady(folder: Path, bootstrap: str, follow: Any) -> list[Figure]:
     def produce() -> None:
         began = time.monotonic()
         for number in range(STEADY_RATE * STEADY_SECONDS):
-            producer.produce("steady", click(number, PEOPLE), on_delivery=noted)
+            producer.produce("steady", clicked(number, PEOPLE), on_delivery=noted)
             if number % 200 == 0:
                 producer.poll(0)
                 ahead = number / STEADY_RATE - (time.monotonic() - began)
@@ -195,9 +135,3 @@ def _waits(runtime: Runtime, accepted: dict[tuple[int, int], float]) -> list[flo
                 if (partition, offset) in accepted
             ]
     return found
-
-
-def table_figures() -> Sequence[Figure]:
-    """What needs no broker."""
-    with tempfile.TemporaryDirectory(prefix="shredlake-bench-") as folder:
-        return [*commits(Path(folder)), *replay(Path(folder))]

@@ -1,0 +1,202 @@
+"""Figures of L1: its size, replays beside the codec alone and beside Polars on plaintext, one person's events.
+
+The yardstick is one zstd Parquet file of the same events, sorted by type and person, written and read by Polars
+in this process with the same number of threads. BENCH_REPLAY_EVENTS says how many events (default 2,000,000),
+twenty of each person on ten days.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+from attrs import frozen
+
+from bench.clicks import CLICKED, clicked
+from bench.measure import Figure, at_least, at_most, median_seconds, seconds
+from keys import Opener, SubjectId
+from lake import EventRead, HttpBatch, Upkeep, avro, block_rows
+from lake.events import sealing_context
+from lake.eventtypes import PRIMARY
+from service.runtime import Runtime, initialise, open_runtime
+
+EVENTS: Final = int(os.environ.get("BENCH_REPLAY_EVENTS", "2000000"))
+PER_PERSON: Final = 20
+PEOPLE: Final = EVENTS // PER_PERSON
+RUNS: Final = 5
+_BATCH: Final = 100_000
+_PIECE_BYTES: Final = 32 * 1024 * 1024
+_PERSONAL: Final = EventRead("Clicked", ("page", "query", "occurred_at", "milliseconds"))
+_CLEAR: Final = EventRead("Clicked", ("page", "milliseconds", "occurred_on"))
+_ALL: Final = EventRead(
+    "Clicked", ("subject", "source", "event_id", "occurred_at", "page", "milliseconds", "query", "address")
+)
+_MEASURES: Final = (pl.len(), pl.col("milliseconds").sum(), pl.col("query").str.len_bytes().sum())
+
+
+def replays(folder: Path) -> list[Figure]:
+    """All figures of this module."""
+    with _filled(folder / "replay") as runtime:
+        upkeep = Upkeep(runtime.lake)
+        compaction = seconds(lambda: [upkeep.compact(day, piece_bytes=_PIECE_BYTES) for day in upkeep.days()])
+        plain = folder / "plain.parquet"
+        _write_plain(runtime, plain)
+        label = f"{EVENTS / 1e6:g} M"
+        return [
+            Figure(f"L1 of {label} events of {PEOPLE:,} people", compaction, "s"),
+            _size(runtime, plain),
+            at_most(f"one person's events out of {label}", _one_person(runtime), "s", 0.5),
+            *_personal(runtime, plain),
+            *_anonymous(runtime, plain),
+        ]
+
+
+def _filled(home: Path) -> Runtime:
+    initialise(home)
+    runtime = open_runtime(home)
+    runtime.lake.types.register(CLICKED)
+    ingestor = runtime.lake.ingestor()
+    for start in range(0, EVENTS, _BATCH):
+        lines = [clicked(number, PEOPLE) for number in range(start, min(start + _BATCH, EVENTS))]
+        ingestor.run(HttpBatch(lines, f"b{start}", runtime.lake.types))
+    return runtime
+
+
+def _write_plain(runtime: Runtime, to: Path) -> None:
+    """The same events in the clear, as the replay gives them back: none is missing, none twice."""
+    found = runtime.lake.replay().events(runtime.lake.events.files(), _ALL)
+    assert found.frame.height == EVENTS == found.frame["event_id"].n_unique()
+    rows = found.frame.select(pl.lit("Clicked").alias("type"), *_ALL.fields)
+    rows.sort("type", "subject", maintain_order=True).write_parquet(to, compression="zstd")
+
+
+def _size(runtime: Runtime, plain: Path) -> Figure:
+    sealed = sum(file.file_size_in_bytes for file in runtime.lake.events.files())
+    clear = plain.stat().st_size
+    name = f"bytes after L1 / plaintext, {PER_PERSON} events a person"
+    return at_most(name, sealed / clear, "×", 2.0, "zstd Parquet by Polars, sorted by type and person")
+
+
+def _one_person(runtime: Runtime) -> float:
+    """An access request: seconds, with the snapshot's files at hand."""
+    reader, files = runtime.lake.replay(), runtime.lake.events.files()
+    ref = runtime.keyring.ref_of(SubjectId("person-7"))
+    assert ref is not None
+    assert reader.events(files, _ALL, refs=[ref]).frame.height == PER_PERSON
+    return median_seconds(lambda: reader.events(files, _ALL, refs=[ref]), 7)
+
+
+def _personal(runtime: Runtime, plain: Path) -> list[Figure]:
+    reader, files = runtime.lake.replay(), runtime.lake.events.files()
+    codec = _codec_alone(runtime)
+    day = pl.col("occurred_at").dt.date().alias("day")
+
+    def grouped() -> pl.DataFrame:
+        return reader.events(files, _PERSONAL).frame.group_by("subject_ref", day).agg(_MEASURES)
+
+    def plainly() -> pl.DataFrame:
+        return pl.scan_parquet(plain).group_by("subject", day).agg(_MEASURES).collect()
+
+    assert _totals(grouped()) == _totals(plainly())
+    took = _together(
+        replay=lambda: reader.events(files, _PERSONAL), codec=codec, grouped=grouped, plainly=plainly
+    )
+    people_days = grouped().height
+    return [
+        at_least(
+            "replay from L1, personal fields, one core", EVENTS / took["replay"].cpu, "events/s", 1_000_000
+        ),
+        Figure("replay from L1, personal fields, wall", EVENTS / took["replay"].wall, "events/s"),
+        at_most(
+            "replay from L1 / the codec alone",
+            took["replay"].wall / took["codec"].wall,
+            "×",
+            1.5,
+            "open + unzstd + decode of the same blocks in memory",
+        ),
+        Figure(f"{people_days:,} people-days out of L1", took["grouped"].wall, "s"),
+        at_most(
+            "personal fields by person and day: replay / plaintext",
+            took["grouped"].wall / took["plainly"].wall,
+            "×",
+            4,
+            "Polars on zstd Parquet",
+        ),
+    ]
+
+
+def _anonymous(runtime: Runtime, plain: Path) -> list[Figure]:
+    reader, files = runtime.lake.replay(), runtime.lake.events.files()
+    measures = (pl.len(), pl.col("milliseconds").sum())
+    day = pl.col("occurred_at").dt.date().alias("occurred_on")
+
+    def ours() -> pl.DataFrame:
+        return reader.events(files, _CLEAR).frame.group_by("page", "occurred_on").agg(measures)
+
+    def theirs() -> pl.DataFrame:
+        return pl.scan_parquet(plain).group_by("page", day).agg(measures).collect()
+
+    assert _totals(ours()) == _totals(theirs())
+    took = _together(ours=ours, theirs=theirs)
+    return [
+        Figure("replay from L1, anonymous fields only, grouped", EVENTS / took["ours"].wall, "events/s"),
+        at_most(
+            "anonymous fields by page and day: replay / plaintext",
+            took["ours"].wall / took["theirs"].wall,
+            "×",
+            2,
+            "Polars on zstd Parquet",
+        ),
+    ]
+
+
+def _codec_alone(runtime: Runtime) -> Callable[[], object]:
+    """Opens, decompresses and decodes what the replay does (Parquet has decompressed the open parts), from lists in memory, and nothing else.
+
+    The opener knows the people's keys already, as the replay's does after its first run.
+    """
+    table = runtime.lake.events
+    rows = block_rows(table, table.files(), _PERSONAL)
+    event_type = runtime.lake.types.get("Clicked")
+    context = sealing_context(table.metadata().table_uuid.bytes, event_type, PRIMARY)
+    refs, ids, sealed, opens = (rows[c].to_list() for c in ("subject_ref", "block_id", "sealed", "open"))
+    counts = rows["event_count"].to_list()
+    opener: Opener = runtime.keyring.opener()
+    clear_names = ["_tag", "_rev", "_day", "page", "milliseconds"]
+
+    def run() -> None:
+        bodies: Any = opener.open(context, refs, ids, sealed)
+        avro.decode(bodies, counts, event_type.sealed_schema(PRIMARY), ["_time", "query"])
+        avro.decode(opens, counts, event_type.open_schema, clear_names)
+
+    return run
+
+
+@frozen
+class _Took:
+    wall: float
+    cpu: float
+
+
+def _together(**works: Callable[[], object]) -> dict[str, _Took]:
+    """Medians of works that are run in turns, so that what else the machine does meets all of them."""
+    took: dict[str, list[_Took]] = {name: [] for name in works}
+    for _ in range(RUNS):
+        for name, work in works.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            work()
+            took[name].append(_Took(time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        name: _Took(statistics.median(o.wall for o in ones), statistics.median(o.cpu for o in ones))
+        for name, ones in took.items()
+    }
+
+
+def _totals(frame: pl.DataFrame) -> tuple[Any, ...]:
+    """Of every measure, and how many groups there are."""
+    return (frame.height, *frame.select(pl.selectors.numeric().sum()).row(0))
