@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from keys import Keyring, LeaseBook
+from keys import Keyring, LeaseBook, WritingKeys
 from keys.agentclient import AgentLink, BuildKeys, IngestKeys
 from keys.agentserver import AgentServer, KeyAgent, make_tokens
 from keys.hardening import harden
-from lake import Ingestor, TypeRegistry, open_events
+from lake import IcebergTable, Ingestor, TypeRegistry, open_events
 from service.errors import NotInitialised
 from service.lakeplace import lake_place
 from service.settings import load_settings
@@ -44,7 +44,14 @@ def serve_agent(home: Path, keyring: Keyring, ready: Callable[[dict[str, bool]],
 
 @contextmanager
 def agent_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
-    """(event types, an ingestor whose keys stay with the agent): this process can seal and open nothing.
+    """(event types, an ingestor whose keys stay with the agent). Raises as `agent_writer`."""
+    with agent_writer(home) as (types, events, keys):
+        yield types, Ingestor(events, keys, types, lambda: datetime.now(UTC))
+
+
+@contextmanager
+def agent_writer(home: Path) -> Iterator[tuple[TypeRegistry, IcebergTable, WritingKeys]]:
+    """(event types, the events table, keys that stay with the agent): this process can seal and open nothing.
 
     Raises:
         NotInitialised: no lake, or its agent never ran.
@@ -53,7 +60,7 @@ def agent_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
     keys = IngestKeys(AgentLink(socket_of(home), {"token": _token(home, "ingest")}), leases)
     try:
         events, types = open_events(home / "lake", place=lake_place(load_settings(home).lake))
-        yield types, Ingestor(events, keys, types, lambda: datetime.now(UTC))
+        yield types, events, keys
     finally:
         keys.close()
         leases.close()
@@ -63,7 +70,7 @@ def build_lease(home: Path) -> bytes:
     """What a build gives its workers instead of the token; dead with the next erasure.
 
     Raises:
-        NotInitialised, AgentUnavailable: see `agent_ingestor`.
+        NotInitialised, AgentUnavailable: see `agent_writer`.
     """
     coordinator = BuildKeys(AgentLink(socket_of(home), {"token": _token(home, "build")}), _lease_book(home))
     try:

@@ -17,6 +17,7 @@ import tomli_w
 from infra.kafka import Kafka
 from lake import verify
 from service.runtime import Runtime, open_runtime
+from tests.keys.test_agent import start_agent
 from tests.lake.topics import Topic, event, exactly, held
 from tests.world import VIEWS
 
@@ -149,3 +150,21 @@ def test_a_sealed_topic_is_no_open_store_and_an_opened_copy_is_one(topic: Topic,
     assert shredlake(home, "lake", "republish", copy.name, "--opened")["already"] == 100
     plan = shredlake(home, "erase", "plan", "person-1")
     assert [one["store"] for one in plan["open_stores"]] == [f"Kafka topic {copy.name}"]
+
+
+def test_a_producer_whose_keys_stay_with_the_agent_seals_and_opens_nothing(topic: Topic, home: Path) -> None:
+    """What it sent is followed like any other; the agent counts what it gave."""
+    path = home.parent / "events.jsonl"
+    path.write_text("\n".join(json.dumps(event(number)) for number in range(50)))
+    agent = start_agent(home)
+    try:
+        assert shredlake(home, "lake", "send", str(path), topic.name, "--agent")["events"] == 50
+    finally:
+        agent.terminate()
+        counts, _ = agent.communicate(timeout=20)
+    assert "ingest: provision items" in counts
+    assert "opening" not in counts
+    sealed = {"SHREDLAKE_KAFKA__FORMAT": "sealed"}
+    assert shredlake(home, "ingest", "kafka", "--until-caught-up", **sealed)["events"] == 50
+    with open_runtime(home) as runtime:
+        assert held(runtime) == exactly(range(50))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from attrs import asdict
 
-from lake import JsonLinesFile, MappedFile, Source, load_mapping
-from service.cli.common import INCOMPLETE, emit, opened, progress_bar, say
+from keys import WritingKeys
+from lake import IcebergTable, JsonLinesFile, MappedFile, Source, TypeRegistry, load_mapping
+from service.agent import agent_writer
+from service.cli.common import INCOMPLETE, emit, opened, progress_bar, say, session
 from service.cli.lake_commands import app as app
 from service.errors import BadInput, BadSettings
-from service.runtime import Runtime
+from service.runtime import open_runtime
+from service.settings import load_settings
 
 if TYPE_CHECKING:
     from lake.kafkaoutlet import KafkaOutlet
@@ -23,7 +28,13 @@ if TYPE_CHECKING:
 Topic = Annotated[str, typer.Argument(help="topic; it must exist")]
 
 
-def open_outlet(runtime: Runtime, topic: str) -> KafkaOutlet:
+@contextmanager
+def _own_writer(home: Path) -> Iterator[tuple[TypeRegistry, IcebergTable, WritingKeys]]:
+    with open_runtime(home) as runtime:
+        yield runtime.lake.types, runtime.lake.events, runtime.keyring
+
+
+def open_outlet(home: Path, topic: str) -> KafkaOutlet:
     """A topic of the settings' cluster.
 
     Raises:
@@ -31,7 +42,7 @@ def open_outlet(runtime: Runtime, topic: str) -> KafkaOutlet:
         BadSettings: no client library.
         TopicUnavailable: see `KafkaOutlet`.
     """
-    settings = runtime.settings.kafka
+    settings = load_settings(home).kafka
     if settings is None:
         raise BadInput("the settings name no Kafka cluster", next_step="Add [kafka] (docs/kafka.md).")
     try:
@@ -49,17 +60,18 @@ def send(
     topic: Topic,
     mapping: Annotated[Path | None, typer.Option(help="field mapping (TOML) of a CSV file")] = None,
     batch_events: Annotated[int, typer.Option(min=1, max=100_000, help="events sealed at a time")] = 5000,
+    agent: Annotated[bool, typer.Option("--agent", help="leave the keys with this host's key agent")] = False,
 ) -> None:
     """Seal a file's events and send them to a topic; the broker sees nobody's name or data."""
-    with opened(context) as (here, runtime):
+    here = session(context)
+    with agent_writer(here.home) if agent else _own_writer(here.home) as (types, events, keys):
         from lake.sealingproducer import SealingProducer, Sent
 
-        types = runtime.lake.types
         source: Source = (
             JsonLinesFile(file, types) if mapping is None else MappedFile(file, load_mapping(mapping, types))
         )
-        uuid = runtime.lake.events.metadata().table_uuid.bytes
-        producer = SealingProducer(runtime.keyring, types, uuid, open_outlet(runtime, topic))
+        uuid = events.metadata().table_uuid.bytes
+        producer = SealingProducer(keys, types, uuid, open_outlet(here.home, topic))
         done = Sent()
         with progress_bar(here, "sealing", None) as update:
             for parsed in source.read(0, batch_events):
@@ -99,7 +111,7 @@ def republish(
     with opened(context) as (here, runtime):
         for name in wanted.types:
             runtime.lake.types.get(name)
-        outlet = open_outlet(runtime, topic)
+        outlet = open_outlet(here.home, topic)
         if in_clear:
             # From now on the topic is a place where people can be read: receipts say so.
             runtime.lake.topics.note(outlet.retention())
