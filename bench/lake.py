@@ -11,7 +11,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +56,7 @@ def run() -> list[Figure]:
             found = [
                 *kafka,
                 *_sink(folder, bootstrap, kafka[1]),
-                *steady(folder, bootstrap, lambda *given: _follow(bootstrap, *given)),
+                *steady(folder, bootstrap),
             ]
         return [*found, *commits(folder), *replays(folder), *as_of(folder), *accepted(folder)]
     finally:
@@ -141,17 +140,6 @@ def _consume(bootstrap: str, runtime: Runtime, ingestor: Any) -> None:
         CommitRule(),
     )
     consumer.run(until_caught_up=True)
-
-
-def _follow(bootstrap: str, runtime: Runtime, topic: str, stop: threading.Event) -> None:
-    consumer = KafkaIngest(
-        Subscription(bootstrap, (topic,), "follow"),
-        CloudEventMessages(runtime.lake.types),
-        runtime.lake.ingestor(),
-        runtime.lake.topics.note,
-        CommitRule(),
-    )
-    consumer.run(should_stop=stop.is_set)
 
 
 def _crew(home: Path) -> None:

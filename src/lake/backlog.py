@@ -33,7 +33,7 @@ class CommitRule:
             `behind_seconds`: nobody waits for the newest events then, and large commits are cheaper.
     """
 
-    seconds: float = 1.0
+    seconds: float = 0.5
     events: int = 500_000
     memory_bytes: int = 256 * 1024 * 1024
     idle_seconds: float = 0.2

@@ -78,15 +78,20 @@ def structured(message: Message) -> bytes:
     value = message.value
     if value is None:
         return b""
-    attributes = {
-        name[len(_PREFIX) :]: _attribute(name[len(_PREFIX) :], raw)
-        for name, raw in message.headers or ()
-        if name.startswith(_PREFIX)
-    }
+    attributes = attributes_of(message)
     if "specversion" not in attributes:
         return value
     head = orjson.dumps(attributes)[:-1]
     return head + b',"data":' + (value or b"null") + b"}"
+
+
+def attributes_of(message: Message) -> dict[str, str | int]:
+    """The attributes of a CloudEvent that come in headers; none where there are no such headers."""
+    return {
+        name[len(_PREFIX) :]: _attribute(name[len(_PREFIX) :], raw)
+        for name, raw in message.headers or ()
+        if name.startswith(_PREFIX)
+    }
 
 
 def _attribute(name: str, raw: bytes | None) -> str | int:

@@ -32,8 +32,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from lake.cloudevents import Parsed, Rejected
 from lake.errors import RegistryRefused, RegistryUnavailable
-from lake.messages import Message, MessageFormat
-from lake.validate import Flaw
+from lake.messages import Message, MessageFormat, attributes_of
+from lake.validate import Flaw, subject_flaw
 
 _PREFIX_BYTES: Final = 5
 _ASK_SECONDS: Final = 10
@@ -119,30 +119,40 @@ class FramedMessages:
         self._inner = inner
 
     def parse(self, source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
-        """See `MessageFormat.parse`. Dead letters hold the message as it was.
+        """See `MessageFormat.parse`. Letters hold the value as it was, or a CloudEvent with its attributes.
 
         Raises:
             RegistryUnavailable, RegistryRefused: see `SchemaRegistry.as_json`.
         """
         framed = [one for one in messages if one.value]
         found = self._registry.as_json([one.value or b"" for one in framed])
-        raws = {one.offset: one.value or b"" for one in framed}
-        flaws = {one.offset: flaw for one, flaw in zip(framed, found, strict=True) if isinstance(flaw, Flaw)}
+        unread = [
+            _letter(one, flaw) for one, flaw in zip(framed, found, strict=True) if isinstance(flaw, Flaw)
+        ]
+        bare = {one.offset: one.value or b"" for one in framed if not attributes_of(one)}
         read = [
             one._replace(value=json)
             for one, json in zip(framed, found, strict=True)
             if not isinstance(json, Flaw)
         ]
         parsed = self._inner.parse(source, start, end, read)
-        rejected = [
-            *(evolve(one, raw=raws[one.line]) for one in parsed.rejected),
-            *(Rejected(offset, flaw, raws[offset]) for offset, flaw in flaws.items()),
-        ]
+        rejected = [*unread, *(evolve(one, raw=bare.get(one.line, one.raw)) for one in parsed.rejected)]
         return evolve(
             parsed,
             rejected=tuple(sorted(rejected, key=lambda one: one.line)),
-            blank=parsed.blank - len(flaws),
+            blank=parsed.blank - len(unread),
         )
+
+
+def _letter(message: Message, flaw: Flaw) -> Rejected:
+    """Attributes in headers say whose it is; they are kept beside the bytes, as CloudEvents writes them."""
+    value, attributes = message.value or b"", attributes_of(message)
+    if not attributes:
+        return Rejected(message.offset, flaw, value)
+    whole = orjson.dumps({**attributes, "data_base64": base64.b64encode(value).decode()})
+    subject = attributes.get("subject")
+    usable = subject if isinstance(subject, str) and subject_flaw(subject) is None else None
+    return Rejected(message.offset, flaw, whole, usable)
 
 
 class _Protobuf:

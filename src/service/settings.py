@@ -89,7 +89,7 @@ class Kafka(Section):
     member: str | None = Field(
         None, description="name of this host in the group: a restart then moves no partition"
     )
-    commit_seconds: Annotated[float, Field(gt=0, le=300)] = Field(1.0, description="commit after so long")
+    commit_seconds: Annotated[float, Field(gt=0, le=300)] = Field(0.5, description="commit after so long")
     commit_events: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         500_000, description="commit after so many"
     )

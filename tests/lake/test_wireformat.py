@@ -25,6 +25,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, ti
 
 from infra.kafka import Kafka
 from infra.registry import Registry
+from keys import SubjectId
 from lake import dead_letters, verify
 from lake.errors import RegistryRefused, RegistryUnavailable
 from lake.mapping import parse_mapping
@@ -32,7 +33,7 @@ from lake.messages import CloudEventMessages, MappedMessages
 from lake.wireformat import FramedMessages, SchemaRegistry
 from service.runtime import Runtime
 from tests.lake.topics import Topic, exactly, held
-from tests.world import make_world
+from tests.world import erase, make_world
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MAPPING = {
@@ -196,6 +197,30 @@ def test_what_cannot_be_read_is_kept_as_it_was(
     assert (done.events, done.dead) == (1, 4)
     assert {letter.reason: letter.raw for letter in dead_letters(world.lake)} == bad
     assert verify(world.lake, deep=True).problems == ()
+
+
+def test_what_cannot_be_read_is_sealed_for_whom_its_headers_name(
+    topic: Topic, world: Runtime, registry: Registry
+) -> None:
+    """The attributes stay with the bytes, and die with that person's key."""
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": "1",
+        "ce_source": "s",
+        "ce_type": "Paid",
+        "ce_subject": "ann",
+    }
+    producer = Producer({"bootstrap.servers": topic.bootstrap})
+    topic.put(producer, b"\0\0\x0f\xff\xffx", headers=headers)
+    producer.flush()
+    url = registry.address()["SCHEMA_REGISTRY_URL"]
+    form = FramedMessages(SchemaRegistry(url), CloudEventMessages(world.lake.types))
+    assert topic.consumer(world, message_format=form).run(until_caught_up=True).dead == 1
+    (letter,) = dead_letters(world.lake)
+    assert letter.ref == world.keyring.ref_of(SubjectId("ann"))
+    assert json.loads(letter.raw)["data_base64"] == "AAAP//94"
+    erase(world, "ann")
+    assert list(dead_letters(world.lake)) == []
 
 
 def test_values_that_json_has_no_form_of_are_written_as_text(
