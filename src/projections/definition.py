@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Final
@@ -15,6 +13,7 @@ from attrs import frozen
 from lake import PERSONAL_HEAD, PRIMARY, EventRead, EventType, Facet, TypeRegistry
 from projections.aggregates import Aggregate, Distinct, First, Max, Min
 from projections.errors import DefinitionError
+from projections.source import syntax_tree
 
 SUBJECT: Final = "subject_ref"
 _IMPURE_CALLS: Final = {"now", "today", "utcnow", "random", "randint", "shuffle", "sample", "open", "time"}
@@ -221,7 +220,7 @@ def check_definition(view: View) -> None:
 
 
 def _refuse_impure(view: View) -> None:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(type(view))))
+    tree = syntax_tree(type(view))
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue

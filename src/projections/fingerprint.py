@@ -7,7 +7,6 @@ import hashlib
 import inspect
 import json
 import sys
-import textwrap
 import types as pytypes
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from typing import Any
 
 from lake import EventType
 from projections.definition import View
+from projections.source import syntax_tree
 
 ENGINES = ("polars", "pyarrow", "pyiceberg", "shredlake")
 
@@ -44,7 +44,7 @@ def _visit(thing: Any, parts: dict[str, str]) -> None:
     name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
     if name in parts:
         return
-    tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    tree = syntax_tree(thing)
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Module)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -291,6 +294,27 @@ def version(tmp_path: Path, body: str, document: dict[str, Any] = PAID) -> str:
     from lake import parse_event_type
 
     return fingerprint(registry(tmp_path, body).get("v"), {"Paid": parse_event_type(document)})
+
+
+def test_several_threads_read_the_definitions_at_once() -> None:
+    files = [Path(__file__).parents[1] / "views_for_tests.py"]
+
+    def collector_callback(_phase: str, _info: dict[str, int]) -> None:
+        for _ in range(50):  # long enough for the interpreter to switch threads in the middle of a parse
+            pass
+
+    before, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(collector_callback)
+    gc.set_threshold(50, 2, 2)
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            names = list(pool.map(lambda _: ViewRegistry.load(files).names(), range(64)))
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*before)
+        gc.callbacks.remove(collector_callback)
+    assert names == [ViewRegistry.load(files).names()] * 64
 
 
 def test_comments_and_docstrings_do_not_make_a_version(tmp_path: Path) -> None:
