@@ -20,7 +20,8 @@ from attrs import frozen
 from bench.clicks import CLICKED, clicked
 from bench.measure import Figure, at_least, at_most, median_seconds, seconds
 from keys import Opener, SubjectId
-from lake import EventRead, HttpBatch, Upkeep, avro, block_rows
+from lake import EventRead, HttpBatch, Upkeep, block_rows
+from lake.bodyreader import unpack
 from lake.events import sealing_context
 from lake.eventtypes import PRIMARY
 from service.runtime import Runtime, initialise, open_runtime
@@ -117,7 +118,7 @@ def _personal(runtime: Runtime, plain: Path) -> list[Figure]:
             took["replay"].wall / took["codec"].wall,
             "×",
             1.5,
-            "open + unzstd + decode of the same blocks in memory",
+            "open + unzstd + unpack of the same blocks in memory",
         ),
         Figure(f"{people_days:,} people-days out of L1", took["grouped"].wall, "s"),
         at_most(
@@ -156,7 +157,7 @@ def _anonymous(runtime: Runtime, plain: Path) -> list[Figure]:
 
 
 def _codec_alone(runtime: Runtime) -> Callable[[], object]:
-    """Opens, decompresses and decodes what the replay does (Parquet has decompressed the open parts), from lists in memory, and nothing else.
+    """Opens, decompresses and unpacks what the replay does (Parquet has decompressed the open parts), from lists in memory, and nothing else.
 
     The opener knows the people's keys already, as the replay's does after its first run.
     """
@@ -164,15 +165,15 @@ def _codec_alone(runtime: Runtime) -> Callable[[], object]:
     rows = block_rows(table, table.files(), _PERSONAL)
     event_type = runtime.lake.types.get("Clicked")
     context = sealing_context(table.metadata().table_uuid.bytes, event_type, PRIMARY)
-    refs, ids, sealed, opens = (rows[c].to_list() for c in ("subject_ref", "block_id", "sealed", "open"))
-    counts = rows["event_count"].to_list()
+    refs, ids, sealed = (rows[c].to_list() for c in ("subject_ref", "block_id", "sealed"))
+    opens, counts = rows["open"], rows["event_count"].to_numpy()
     opener: Opener = runtime.keyring.opener()
     clear_names = ["_tag", "_rev", "_day", "page", "milliseconds"]
 
     def run() -> None:
         bodies: Any = opener.open(context, refs, ids, sealed)
-        avro.decode(bodies, counts, event_type.sealed_schema(PRIMARY), ["_time", "query"])
-        avro.decode(opens, counts, event_type.open_schema, clear_names)
+        unpack(bodies, counts, event_type.sealed_schema(PRIMARY), ["_time", "query"])
+        unpack(opens, counts, event_type.open_schema, clear_names)
 
     return run
 

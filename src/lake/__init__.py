@@ -5,7 +5,7 @@ pinned snapshots.
 """
 
 from lake.batches import Batch, Note, Outcome, Queue
-from lake.blocks import bucket_of
+from lake.blocks import PERSONAL_HEAD, bucket_of
 from lake.clearfields import ClearField, clear_fields
 from lake.cloudevents import Parsed, Rejected
 from lake.compatibility import Problem, notes, problems
@@ -44,7 +44,6 @@ from lake.readahead import ReadAhead, with_read_ahead
 from lake.redaction import LetterRedaction
 from lake.replay import (
     CLEAR_FIELDS,
-    PERSONAL_HEAD,
     EventRead,
     Events,
     Replay,

@@ -7,7 +7,6 @@ Both work on a whole batch a column at a time and touch Python once per block, n
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import struct
 import time
@@ -20,13 +19,16 @@ import polars as pl
 from attrs import frozen
 
 from keys import Held, Opener, SealSession, Shredded
-from lake import avro
+from lake.bodies import pack
+from lake.bodyreader import unpack
 from lake.events import sealing_context
 from lake.eventtypes import OPEN_HEAD, SEALED_HEAD, EventType, Facet
 
 MAX_BLOCK_EVENTS: Final = 4096
 TAG_BYTES: Final = 8
 BUCKET_PREFIX_BYTES: Final = 2
+PERSONAL_HEAD: Final = ("subject", "source", "event_id", "occurred_at", "position")
+_HEADS: Final = dict(zip(SEALED_HEAD, PERSONAL_HEAD, strict=True))
 BLOCK_COLUMNS: Final = (
     "block_id",
     "subject_ref",
@@ -98,21 +100,19 @@ def seal_events(
     frame = frame.sort("ref", "position", maintain_order=True)
     cuts = np.arange(frame.height + 1) if one_each else _cuts(frame.get_column("ref"))
     counts = np.diff(cuts)
-    sealed_part = frame.select(
+    sealed_part = frame.with_columns(
         pl.col("subject").alias("_subject"),
         pl.col("source").alias("_source"),
         pl.col("event_id").alias("_id"),
         pl.col("occurred_at").dt.timestamp("us").alias("_time"),
         pl.col("position").alias("_position"),
-        *(name for name in event_type.sealed_schema(facet) if name not in SEALED_HEAD),
-    )
+    ).select(list(event_type.sealed_schema(facet)))
     starts = cuts[:-1]
     refs = frame.get_column("ref").gather(starts).to_list()
     block_ids = uuid7s(len(refs), time.time_ns() // 1_000_000)
     sealed = session.seal(
-        sealing_context(table_uuid, event_type, facet), refs, block_ids, _bodies(sealed_part, cuts)
+        sealing_context(table_uuid, event_type, facet), refs, block_ids, pack(sealed_part, cuts).to_list()
     )
-    opened = _bodies(frame.select(list(event_type.open_schema)), cuts)
     spans = _spans(frame, counts)
     rows = pl.DataFrame(
         {
@@ -127,7 +127,7 @@ def seal_events(
             "occurred_to": spans.get_column("last"),
             "source_from": spans.get_column("source_from"),
             "source_to": spans.get_column("source_to"),
-            "open": pl.Series(opened, dtype=pl.Binary),
+            "open": pack(frame.select(list(event_type.open_schema)), cuts),
             "sealed": pl.Series([None if isinstance(s, Shredded) else s for s in sealed], dtype=pl.Binary),
         }
     )
@@ -157,9 +157,7 @@ class Opened:
 
     Attributes:
         frame: one row per event: `subject_ref`, `ingest_day`, `_order` (block number), `_tag`, `_rev`,
-            `occurred_on`, the anonymous fields asked for, `shredded`; with personal fields also
-            `subject`, `source`, `event_id`, `occurred_at`, `position` and the fields asked for, null
-            where shredded.
+            `occurred_on`, `shredded`, and the fields asked for; sealed ones are null where shredded.
         shredded_events, held_events: how many rows have no personal part, and why.
         shredded_refs: handles whose key is gone.
     """
@@ -184,7 +182,7 @@ def open_blocks(
 
     Args:
         rows: `BLOCK_COLUMNS` of one (type, version, facet), and `_n`, the place in ingest order.
-        fields: which of the type's fields to decode.
+        fields: which of the type's fields and of `PERSONAL_HEAD` to decode.
         personal: whether to open the sealed part.
         opener: needed where `personal`.
 
@@ -193,9 +191,8 @@ def open_blocks(
         CorruptBlock: a body does not hold what its columns promise.
     """
     counts = rows.get_column("event_count").to_numpy()
-    opens = rows.get_column("open").to_list()
     open_fields = [f.name for f in event_type.fields if f.anonymous and f.name in fields]
-    base = avro.decode(opens, counts.tolist(), event_type.open_schema, [*OPEN_HEAD, *open_fields])
+    base = unpack(rows.get_column("open"), counts, event_type.open_schema, [*OPEN_HEAD, *open_fields])
     block_of = pl.Series(np.repeat(np.arange(rows.height, dtype=np.int64), counts))
     frame = base.with_columns(
         rows.get_column("subject_ref").gather(block_of),
@@ -242,15 +239,11 @@ def _with_personal(
             alive.append(at)
             bodies.append(body)
     schema = event_type.sealed_schema(facet)
-    wanted = [*SEALED_HEAD, *(n for n in schema if n in fields and n not in SEALED_HEAD)]
-    sealed = avro.decode(bodies, [counts[at] for at in alive], schema, wanted).select(
-        pl.col("_subject").alias("subject"),
-        pl.col("_source").alias("source"),
-        pl.col("_id").alias("event_id"),
-        pl.from_epoch("_time", "us").dt.replace_time_zone("UTC").alias("occurred_at"),
-        pl.col("_position").alias("position"),
-        *wanted[len(SEALED_HEAD) :],
-    )
+    heads = {stored: name for stored, name in _HEADS.items() if name in fields}
+    wanted = [*heads, *(name for name in schema if name in fields)]
+    sealed = unpack(bodies, np.array([counts[at] for at in alive]), schema, wanted).rename(heads)
+    if "occurred_at" in sealed.columns:
+        sealed = sealed.with_columns(pl.from_epoch("occurred_at", "us").dt.replace_time_zone("UTC"))
     is_alive = np.zeros(len(counts), dtype=bool)
     is_alive[alive] = True
     alive_events = is_alive[block_of.to_numpy()]
@@ -288,12 +281,6 @@ def _cuts(refs: pl.Series) -> Any:
             [np.arange(s, s + n, MAX_BLOCK_EVENTS) for s, n in zip(starts, lengths, strict=True)]
         )
     return np.append(starts, refs.len())
-
-
-def _bodies(part: pl.DataFrame, cuts: Any) -> list[bytes]:
-    body, offsets = avro.encode(part)
-    bounds = offsets[cuts].tolist()
-    return [body[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def _spans(frame: pl.DataFrame, counts: Any) -> pl.DataFrame:

@@ -25,7 +25,7 @@ import polars as pl
 from attrs import field, frozen
 
 from keys import DEFAULT_PURPOSE, InvalidName, check_purpose
-from lake.avro import Schema
+from lake.bodies import Schema
 from lake.errors import SchemaError
 from lake.upcastrules import Rule, parse_upcast
 

@@ -11,7 +11,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table.snapshots import Snapshot
 
 from keys import Opener, OpeningKeys
-from lake.blocks import BLOCK_COLUMNS, Opened, bucket_of, open_blocks
+from lake.blocks import BLOCK_COLUMNS, PERSONAL_HEAD, Opened, bucket_of, open_blocks
 from lake.dedup import settle
 from lake.errors import SnapshotGone, UnknownEventType
 from lake.eventtypes import OPEN_HEAD, PRIMARY, EventType, Facet
@@ -24,7 +24,6 @@ from lake.upcast import bring_forward, needed_fields
 
 _REF_FIELD_ID = 2
 CLEAR_FIELDS = frozenset({"occurred_on", "subject_ref", "ingest_day"})
-PERSONAL_HEAD = frozenset({"subject", "source", "event_id", "occurred_at", "position"})
 
 
 @frozen
@@ -43,7 +42,7 @@ class EventRead:
     def is_personal(self, registered: EventType) -> bool:
         """Whether any field asked for is sealed."""
         sealed = {f.name for f in registered.fields if not f.anonymous}
-        return bool(PERSONAL_HEAD.intersection(self.fields) or sealed.intersection(self.fields))
+        return not sealed.union(PERSONAL_HEAD).isdisjoint(self.fields)
 
 
 @frozen
@@ -168,8 +167,8 @@ class Replay:
                 table_uuid=self._table_uuid,
             )
             parts.append(evolve(opened, frame=bring_forward(opened.frame, path, read.fields, read.facet)))
-        frames = [conform(part.frame, newest, read, personal) for part in parts]
-        frame = pl.concat(frames) if frames else conform(pl.DataFrame(), newest, read, personal)
+        frames = [conform(part.frame, newest, read) for part in parts]
+        frame = pl.concat(frames) if frames else conform(pl.DataFrame(), newest, read)
         if len(frames) > 1:
             frame = frame.sort("_order", maintain_order=True)
         kept = settle(frame, newest.dedup_window_days) if settled else frame
@@ -197,7 +196,7 @@ class Replay:
         )
 
 
-def conform(frame: pl.DataFrame, newest: EventType, read: EventRead, personal: bool) -> pl.DataFrame:
+def conform(frame: pl.DataFrame, newest: EventType, read: EventRead) -> pl.DataFrame:
     """The frame with exactly the columns of a read: what nothing was derived for is null."""
     types: dict[str, pl.DataType] = {
         "subject_ref": pl.Binary(),
@@ -208,14 +207,7 @@ def conform(frame: pl.DataFrame, newest: EventType, read: EventRead, personal: b
         "_order": pl.Int64(),
         "shredded": pl.Boolean(),
     }
-    if personal:
-        types |= {
-            "subject": pl.String(),
-            "source": pl.String(),
-            "event_id": pl.String(),
-            "occurred_at": pl.Datetime("us", "UTC"),
-            "position": pl.Int64(),
-        }
+    types |= {name: dtype for name, dtype in _HEAD_TYPES.items() if name in read.fields}
     types |= {f.name: f.dtype for f in newest.fields if f.name in read.fields}
     return (
         frame.select(
@@ -268,6 +260,13 @@ def _may_hold(file: DataFile, low: bytes | None, high: bytes | None) -> bool:
     return not (high is not None and lower is not None and lower > high)
 
 
+_HEAD_TYPES: dict[str, pl.DataType] = {
+    "subject": pl.String(),
+    "source": pl.String(),
+    "event_id": pl.String(),
+    "occurred_at": pl.Datetime("us", "UTC"),
+    "position": pl.Int64(),
+}
 _BLOCK_TYPES: dict[str, pl.DataType] = {
     "block_id": pl.Binary(),
     "subject_ref": pl.Binary(),

@@ -11,7 +11,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table.metadata import TableMetadata
 
 from keys import Keyring
-from lake.blocks import Opened, open_blocks, seal_events
+from lake.blocks import PERSONAL_HEAD, Opened, open_blocks, seal_events
 from lake.errors import EpochMoved
 from lake.events import BODY_COLUMNS, RANDOM_COLUMNS, day_partition
 from lake.eventtypes import EventType, Facet
@@ -70,7 +70,7 @@ class Rewriter:
             rows,
             event_type,
             facet,
-            fields=[f.name for f in event_type.fields],
+            fields=[*PERSONAL_HEAD, *(f.name for f in event_type.fields)],
             personal=True,
             opener=self._keyring.opener(),
             table_uuid=self._uuid,

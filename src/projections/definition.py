@@ -143,7 +143,7 @@ def event_reads(view: View, types: TypeRegistry) -> tuple[EventRead, ...]:
         registered = types.get(name)
         known = {f.name for f in registered.fields if f.anonymous or f.facet == facet}
         for field in fields:
-            if field not in known | PERSONAL_HEAD | {"occurred_on"}:
+            if field not in known.union(PERSONAL_HEAD, ["occurred_on"]):
                 raise DefinitionError(f"view `{view.name}` reads `{field}`, which {target} has not")
         needed = (*fields, *_order_fields(view))
         found.append(EventRead(name, tuple(dict.fromkeys(needed)), facet))
@@ -156,7 +156,7 @@ def is_personal(view: View, types: Mapping[str, EventType]) -> bool:
         return True
     for target, fields in view.reads.items():
         sealed = {f.name for f in types[target.partition("/")[0]].fields if not f.anonymous}
-        if PERSONAL_HEAD.intersection(fields) or sealed.intersection(fields):
+        if not sealed.union(PERSONAL_HEAD).isdisjoint(fields):
             return True
     return bool(_order_fields(view))
 

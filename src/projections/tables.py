@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
 import polars as pl
 from attrs import field, frozen
 from pyiceberg.schema import Schema
@@ -25,7 +25,8 @@ from pyiceberg.types import (
 
 from keys import FieldContext, Keyring, Shredded
 from lake import IcebergTable, Warehouse, collected
-from lake.avro import decode, encode
+from lake.bodies import pack
+from lake.bodyreader import unpack
 from lake.offsets import BATCH, KIND
 from projections.definition import SUBJECT
 from projections.errors import DefinitionError
@@ -146,8 +147,8 @@ class ViewTables:
         alive = [at for at, body in enumerate(opened) if isinstance(body, bytes)]
         bodies = [body for body in opened if isinstance(body, bytes)]
         types = {n: _POLARS[t] for n, t in columns.items() if n != SUBJECT}
-        stored = {n: _avro_type(t) for n, t in types.items()}
-        frame = decode(bodies, [1] * len(bodies), stored, list(stored)).with_columns(
+        stored = {n: _stored_type(t) for n, t in types.items()}
+        frame = unpack(bodies, np.ones(len(bodies), dtype=np.int64), stored, list(stored)).with_columns(
             pl.Series(SUBJECT, [handles[at] for at in alive], dtype=pl.Binary)
         )
         dead = {
@@ -157,13 +158,10 @@ class ViewTables:
 
     def _sealed(self, table: IcebergTable, name: str, rows: pl.DataFrame) -> pl.DataFrame:
         ordered = rows.sort(SUBJECT)
-        body, offsets = encode(
-            ordered.select(_stored(n, t) for n, t in ordered.schema.items() if n != SUBJECT)
-        )
+        values = ordered.select(_stored(n, t) for n, t in ordered.schema.items() if n != SUBJECT)
         refs = ordered[SUBJECT].to_list()
         row_ids = [hashlib.sha256(b"row" + ref).digest()[:16] for ref in refs]
-        bounds = offsets.tolist()
-        bodies = [body[a:b] for a, b in itertools.pairwise(bounds)]
+        bodies = pack(values, np.arange(values.height + 1)).to_list()
         sealed = self._keyring.session().seal(self._context(table, name), refs, row_ids, bodies)
         return pl.DataFrame(
             {
@@ -216,14 +214,14 @@ def _storable(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _avro_type(dtype: pl.DataType) -> pl.DataType:
+def _stored_type(dtype: pl.DataType) -> pl.DataType:
     return pl.Int64() if isinstance(dtype, pl.Datetime | pl.UInt32 | pl.Int32) else dtype
 
 
 def _stored(name: str, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Datetime):
         return pl.col(name).dt.timestamp("us").alias(name)
-    return pl.col(name).cast(_avro_type(dtype))
+    return pl.col(name).cast(_stored_type(dtype))
 
 
 def _restored(name: str, dtype: pl.DataType) -> pl.Expr:

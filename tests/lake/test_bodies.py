@@ -1,0 +1,156 @@
+"""Block bodies, packed and unpacked for many blocks at once (docs/formats/block-body.md)."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lake import bodyreader
+from lake.bodies import pack
+from lake.bodyreader import unpack
+from lake.errors import CorruptBlock
+from tests.lake.plain_body import read_body
+
+SCHEMA: dict[str, pl.DataType] = {
+    "text": pl.String(),
+    "whole": pl.Int64(),
+    "real": pl.Float64(),
+    "raw": pl.Binary(),
+    "flag": pl.Boolean(),
+    "day": pl.Date(),
+    "id": pl.String(),
+}
+KINDS = {
+    "text": "string",
+    "whole": "integer",
+    "real": "number",
+    "raw": "bytes",
+    "flag": "boolean",
+    "day": "date",
+    "id": "string",
+}
+ids = st.uuids().map(str) | st.sampled_from(
+    ["", str(uuid.UUID(int=7)).upper(), str(uuid.UUID(int=7)), "é" * 18]
+)
+records = st.lists(
+    st.fixed_dictionaries(
+        {
+            "text": st.none() | st.text(max_size=3) | st.text(max_size=400),
+            "whole": st.none() | st.integers(0, 300) | st.integers(-(2**63), 2**63 - 1),
+            "real": st.none() | st.floats(allow_nan=False) | st.just(0.5),
+            "raw": st.none() | st.binary(max_size=300),
+            "flag": st.none() | st.booleans(),
+            "day": st.none() | st.dates(),
+            "id": st.none() | ids,
+        }
+    ),
+    min_size=1,
+    max_size=40,
+)
+only_uuids = st.lists(st.uuids().map(str), min_size=1, max_size=20)
+
+
+def cuts_of(count: int, data: st.DataObject) -> Any:
+    inner = data.draw(st.sets(st.integers(1, count)))
+    return np.array(sorted({0, count} | inner))
+
+
+@given(records, st.data())
+def test_any_events_come_back_from_any_blocks(rows: list[dict[str, Any]], data: st.DataObject) -> None:
+    frame = pl.DataFrame(rows, schema=SCHEMA)
+    cuts = cuts_of(frame.height, data)
+    bodies = pack(frame, cuts)
+    columns = data.draw(st.permutations(list(SCHEMA)).flatmap(lambda p: st.sampled_from([p, p[:2], p[:1]])))
+    for given_as in (bodies, bodies.to_list()):
+        assert unpack(given_as, np.diff(cuts), SCHEMA, columns).equals(frame.select(columns))
+
+
+@given(records, st.data())
+def test_a_reader_written_from_the_page_alone_reads_the_same(
+    rows: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    frame = pl.DataFrame(rows, schema=SCHEMA)
+    cuts = cuts_of(frame.height, data)
+    for body, start, end in zip(pack(frame, cuts).to_list(), cuts[:-1], cuts[1:], strict=True):
+        assert read_body(body, end - start, KINDS) == frame[start:end].to_dict(as_series=False)
+
+
+@given(st.lists(records, min_size=1, max_size=3), only_uuids)
+def test_bodies_of_several_writers_are_read_together(
+    batches: list[list[dict[str, Any]]], identifiers: list[str]
+) -> None:
+    """One writer met UUIDs alone and packs them so, another did not."""
+    frames = [pl.DataFrame(rows, schema=SCHEMA) for rows in batches]
+    first = frames[0].select(pl.exclude("id"))[: len(identifiers)]
+    frames.append(first.with_columns(id=pl.Series(identifiers[: first.height])))
+    bodies = [pack(frame, np.array([0, frame.height]))[0] for frame in frames]
+    counts = np.array([frame.height for frame in frames])
+    assert unpack(bodies, counts, SCHEMA, list(SCHEMA)).equals(pl.concat(frames))
+
+
+@given(records, st.data())
+def test_whatever_bytes_are_changed_reading_ends_in_the_one_error_or_in_events(
+    rows: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    frame = pl.DataFrame(rows, schema=SCHEMA)
+    body = bytearray(pack(frame, np.array([0, frame.height]))[0])
+    for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(body) - 1), st.integers(0, 255)))):
+        body[at] = value
+    body = body[: data.draw(st.integers(0, len(body)))] if data.draw(st.booleans()) else body
+    try:
+        again = unpack([bytes(body)], np.array([frame.height]), SCHEMA, list(SCHEMA))
+    except CorruptBlock:
+        return
+    assert again.schema == frame.schema
+    assert again.height == frame.height
+
+
+def test_more_bodies_than_can_be_read_at_once_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pl.DataFrame({"who": [f"somebody {n}" for n in range(50)], "n": range(50)})
+    cuts = np.array([0, 3, 7, 8, 50])
+    bodies = pack(frame, cuts)
+    monkeypatch.setattr(bodyreader, "MOST_BYTES", 20)
+    for given_as in (bodies, bodies.to_list()):
+        assert unpack(given_as, np.diff(cuts), dict(frame.schema), ["n", "who"]).equals(
+            frame.select("n", "who")
+        )
+
+
+def test_uuids_take_sixteen_bytes_and_what_repeats_is_stored_once() -> None:
+    rows = {"id": [str(uuid.UUID(int=n**20)) for n in range(50)], "who": ["somebody"] * 50}
+    (body,) = pack(pl.DataFrame(rows), np.array([0, 50]))
+    assert len(body) == 2 + 1 + 50 * 16 + len("somebody")
+
+
+def test_the_example_of_the_page_is_what_is_written() -> None:
+    frame = pl.DataFrame({"page": ["/a"] * 3, "milliseconds": [300, None, 310]})
+    (body,) = pack(frame, np.array([0, 3]))
+    assert body.hex(" ") == "0d 51 02 05 2c 01 00 00 0a 2f 61"
+
+
+def test_a_body_that_lost_its_end_or_holds_another_number_of_events_is_refused() -> None:
+    schema: dict[str, pl.DataType] = {"whole": pl.Int64()}
+    (body,) = pack(pl.DataFrame({"whole": [1, 2, 300]}, schema=schema), np.array([0, 3]))
+    for wrong, count in ((body[:-1], 3), (body + b"\0", 3), (body, 4), (b"", 1)):
+        with pytest.raises(CorruptBlock):
+            unpack([wrong], np.array([count]), schema, ["whole"])
+
+
+def test_a_day_that_no_calendar_has_and_a_text_that_is_none_are_refused() -> None:
+    (body,) = pack(pl.DataFrame({"whole": [2**40]}), np.array([0, 1]))
+    with pytest.raises(CorruptBlock):
+        unpack([body], np.array([1]), {"whole": pl.Date()}, ["whole"])
+    (body,) = pack(pl.DataFrame({"raw": [b"\xff\xfe"]}), np.array([0, 1]))
+    with pytest.raises(CorruptBlock):
+        unpack([body], np.array([1]), {"raw": pl.String()}, ["raw"])
+
+
+def test_a_column_of_another_type_is_refused() -> None:
+    with pytest.raises(CorruptBlock, match="cannot be stored"):
+        pack(pl.DataFrame({"x": [[1]]}), np.array([0, 1]))
