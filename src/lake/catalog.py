@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 
 import requests
 from pyiceberg.catalog import Catalog
-from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import (
     AuthorizationExpiredError,
@@ -37,7 +36,6 @@ from lake.errors import CatalogRefused, CatalogUnavailable, StorageUnsuitable
 
 CatalogKind = Literal["sql", "rest"]
 _KEPT_METADATA: Final = 16
-_ANSWER_SECONDS: Final = (5.0, 60.0)  # to connect, between bytes
 _WITH_DRIVER: Final = re.compile(r"^postgres(ql)?://")
 _AWAY: Final = (
     SQLAlchemyError,
@@ -93,21 +91,6 @@ class CachingSqlCatalog(SqlCatalog):
             self._metadata.popitem(last=False)
 
 
-class TimedRestCatalog(RestCatalog):
-    """`RestCatalog` that does not wait for ever: its client sets no time limit of its own."""
-
-    def _create_session(self) -> requests.Session:
-        session = super()._create_session()
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, _TimedAdapter())
-        return session
-
-
-class _TimedAdapter(requests.adapters.HTTPAdapter):
-    def send(self, *arguments: Any, **options: Any) -> requests.Response:
-        return super().send(*arguments, **{**options, "timeout": options.get("timeout") or _ANSWER_SECONDS})
-
-
 def open_catalog(kind: CatalogKind, uri: str, name: str, properties: Mapping[str, str]) -> Catalog:
     """A catalog, asked once.
 
@@ -122,6 +105,8 @@ def open_catalog(kind: CatalogKind, uri: str, name: str, properties: Mapping[str
     """
     with catalog_errors():
         if kind == "rest":
+            from lake.restcatalog import TimedRestCatalog  # a tenth of a second that others need not wait
+
             return TimedRestCatalog(name, uri=uri, **properties)
         try:
             known = _WITH_DRIVER.sub("postgresql+psycopg://", uri)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import frozen
 from pyiceberg.catalog import Catalog
-from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import (
     compute_statistics_plan,
@@ -360,7 +360,7 @@ class IcebergTable:
     ) -> None:
         with catalog_errors(), self._effects(f"commit:{self.identifier}"):
             response = self._catalog.commit_table(table, requirements, updates)
-        if not isinstance(self._catalog, RestCatalog):  # such a server does that itself
+        if isinstance(self._catalog, SqlCatalog):  # a REST server does that itself
             _delete_old_metadata(table, response.metadata)
 
 

@@ -36,7 +36,6 @@ from service.cli.common import (
 from service.doctor import examine, examine_installation
 from service.errors import BadInput
 from service.runtime import initialise, open_runtime
-from service.server import make_server
 from service.settings import find_home
 
 EXAMPLE = Path("examples/cdnow")
@@ -118,6 +117,8 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the HTTP API, run the erasure worker and the scheduled jobs."""
+    from service.server import make_server  # the web framework: an eighth of a second for this command alone
+
     with opened(context) as (here, runtime):
         server, listener = make_server(runtime, host, port, allow_insecure_bind)
         address, bound = listener.getsockname()[:2]
