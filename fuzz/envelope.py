@@ -45,7 +45,7 @@ def try_one(data: bytes) -> None:
     try:
         header = envelope.parse(sealed)
         subkey = envelope.derive(DEK, CONTEXT.derivation_info(header.suite), header.salt, header.suite)
-        body = envelope.open_sealed(subkey, sealed, **PLACE)
+        body = envelope.open_sealed(subkey, header, sealed, **PLACE)
     except (MalformedEnvelope, WrongKey, TamperedEnvelope):
         return
     assert sealed in GOOD.values(), "something that nobody sealed was opened"

@@ -44,8 +44,12 @@ TAG_BYTES: Final = 16
 HEADER_BYTES: Final = 65
 COMPRESS_ABOVE_BYTES: Final = 256
 MAX_PLAINTEXT_BYTES: Final = 64 * 1024 * 1024
-_GENERATION = struct.Struct(">H")
-_TAIL = struct.Struct(">BHH")
+_HEAD: Final = struct.Struct(">BBBH16s32s12s")
+_TAIL: Final = struct.Struct(">BHH")
+_LENGTH: Final = struct.Struct(">H")
+_FLAGS: Final = FLAG_ZSTD | FLAG_PADDED
+_new_tuple: Final = tuple.__new__
+"""Makes a NamedTuple of a tuple: a third of the time, where millions are made."""
 
 
 class Aead(Protocol):
@@ -100,7 +104,7 @@ class FieldContext:
 
 
 class Header(NamedTuple):
-    """The clear head of an envelope; see the module for the layout."""
+    """The clear head of an envelope behind its magic byte; see the module for the layout."""
 
     suite: int
     flags: int
@@ -142,14 +146,13 @@ def prefixed(*parts: bytes) -> bytes:
 def derive(dek: bytes, info: bytes, salt: bytes, suite: int = SUITE_AES_GCM, generation: int = 0) -> Subkey:
     """The subkey of a 32-byte DEK for `FieldContext.derivation_info` and a 16-byte salt."""
     okm = hmac.digest(dek, info + salt, "sha512")
-    return Subkey(okm[:32], okm[32:], suite, generation)
+    return _new_tuple(Subkey, (okm[:32], okm[32:], suite, generation))
 
 
 def associated_data(prefix: bytes, flags: int, generation: int, ref: bytes, block_id: bytes) -> bytes:
     """The whole associated data: shared prefix, flags, generation, SubjectRef and block id."""
     # `prefixed(ref, block_id)` written out: this runs once per block
-    head = _TAIL.pack(flags, generation, len(ref))
-    return b"".join((prefix, head, ref, len(block_id).to_bytes(2, "big"), block_id))
+    return prefix + _TAIL.pack(flags, generation, len(ref)) + ref + _LENGTH.pack(len(block_id)) + block_id
 
 
 def padme_length(length: int) -> int:
@@ -193,8 +196,7 @@ def seal(
     sealed = (aead or subkey.aead).encrypt(
         nonce, body, associated_data(prefix, flags, generation, ref, block_id)
     )
-    head = bytes((MAGIC, suite, flags)) + _GENERATION.pack(generation)
-    return b"".join((head, salt, subkey.commitment, nonce, sealed))
+    return _HEAD.pack(MAGIC, suite, flags, generation, salt, subkey.commitment, nonce) + sealed
 
 
 def parse(envelope: bytes) -> Header:
@@ -205,18 +207,20 @@ def parse(envelope: bytes) -> Header:
     """
     if len(envelope) < HEADER_BYTES + TAG_BYTES:
         raise MalformedEnvelope(f"{len(envelope)} bytes are too few for an envelope")
-    if envelope[0] != MAGIC:
+    head = _HEAD.unpack_from(envelope)
+    magic, suite, flags = head[:3]
+    if magic != MAGIC:
         raise MalformedEnvelope("the first byte is not that of a CSE1 envelope")
-    if envelope[1] not in _AEADS:
-        raise MalformedEnvelope(f"cipher suite {envelope[1]} is not known")
-    if envelope[2] & ~(FLAG_ZSTD | FLAG_PADDED):
-        raise MalformedEnvelope(f"flags 0x{envelope[2]:02x} hold bits that are not defined")
-    (generation,) = _GENERATION.unpack_from(envelope, 3)
-    return Header(envelope[1], envelope[2], generation, envelope[5:21], envelope[21:53], envelope[53:65])
+    if suite not in _AEADS:
+        raise MalformedEnvelope(f"cipher suite {suite} is not known")
+    if flags & ~_FLAGS:
+        raise MalformedEnvelope(f"flags 0x{flags:02x} hold bits that are not defined")
+    return _new_tuple(Header, head[1:])
 
 
 def open_sealed(
     subkey: Subkey,
+    header: Header,
     envelope: bytes,
     *,
     prefix: bytes,
@@ -225,20 +229,22 @@ def open_sealed(
     decompressor: zstandard.ZstdDecompressor | None = None,
     aead: Aead | None = None,
 ) -> bytes:
-    """The body of an envelope whose header was already checked by `parse`.
+    """The body of an envelope.
+
+    Args:
+        header: what `parse` says of it.
 
     Raises:
         WrongKey: the commitment is another key's.
         TamperedEnvelope: the tag does not match bytes and context.
         MalformedEnvelope: the opened body is not what the flags promise.
     """
-    if not hmac.compare_digest(envelope[21:53], subkey.commitment):
+    _, flags, generation, _, commitment, nonce = header
+    if not hmac.compare_digest(commitment, subkey.commitment):
         raise WrongKey("the envelope commits to another key")
-    flags = envelope[2]
-    (generation,) = _GENERATION.unpack_from(envelope, 3)
     bound = associated_data(prefix, flags, generation, ref, block_id)
     try:
-        body = (aead or subkey.aead).decrypt(envelope[53:65], envelope[65:], bound)
+        body = (aead or subkey.aead).decrypt(nonce, envelope[HEADER_BYTES:], bound)
     except InvalidTag:
         raise TamperedEnvelope("the envelope or the row around it was changed") from None
     if flags & FLAG_PADDED:

@@ -178,10 +178,13 @@ class Opener:
         envelopes: Sequence[bytes],
     ) -> list[bytes | Shredded | Held]:
         prefix = context.associated_prefix()
-        keys = self._keys.opening(context, refs, [cse1.parse(envelope) for envelope in envelopes])
+        headers = [cse1.parse(envelope) for envelope in envelopes]
+        keys = self._keys.opening(context, refs, headers)
         batch: list[bytes | Shredded | Held] = []
         last: Subkey | None = None
-        for ref, block_id, envelope, key in zip(refs, block_ids, envelopes, keys, strict=True):
+        for ref, block_id, header, envelope, key in zip(
+            refs, block_ids, headers, envelopes, keys, strict=True
+        ):
             if not isinstance(key, Subkey):
                 batch.append(key)
                 continue
@@ -190,6 +193,7 @@ class Opener:
             batch.append(
                 cse1.open_sealed(
                     key,
+                    header,
                     envelope,
                     prefix=prefix,
                     ref=ref,

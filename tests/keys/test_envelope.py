@@ -33,6 +33,7 @@ def open_vector(vector: dict[str, Any]) -> bytes:
     subkey = cse1.derive(bytes.fromhex(vector["dek"]), info, header.salt, header.suite)
     return cse1.open_sealed(
         subkey,
+        header,
         envelope,
         prefix=context.associated_prefix(),
         ref=bytes.fromhex(vector["ref"]),
@@ -57,8 +58,10 @@ def seal(body: bytes, *, pad: bool = False, key: cse1.Subkey = KEY) -> bytes:
 
 def unseal(envelope: bytes, key: cse1.Subkey = KEY) -> bytes:
     """Opens in the vectors' context."""
-    cse1.parse(envelope)
-    return cse1.open_sealed(key, envelope, prefix=CONTEXT.associated_prefix(), ref=REF, block_id=BLOCK)
+    header = cse1.parse(envelope)
+    return cse1.open_sealed(
+        key, header, envelope, prefix=CONTEXT.associated_prefix(), ref=REF, block_id=BLOCK
+    )
 
 
 @pytest.mark.parametrize("vector", VECTORS["must_pass"], ids=lambda v: v["name"])
