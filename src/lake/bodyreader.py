@@ -34,6 +34,7 @@ _MASKS: Final = np.array([0, 2**8 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1, 0, 0, 0]
 _SIGN_SHIFTS: Final = np.array([0, 56, 48, 32, 0, 0, 0, 0], dtype=np.int64)
 _LONGEST: Final = 2**31
 MOST_BYTES: Final = 2**30  # read at once; views into them have offsets of 32 bits
+MOST_EVENTS: Final = 2**17  # read at once; columns of so many stay in the processor's cache
 
 
 @frozen(eq=False)
@@ -68,11 +69,11 @@ def unpack(
     """
     if len(counts) == 0:
         return pl.DataFrame(schema={name: schema[name] for name in columns})
+    if len(counts) > 1 and counts.sum() > MOST_EVENTS:
+        return _halves(bodies, counts, schema, columns)
     data, bounds = _joined(bodies)
-    if bounds[-1] > MOST_BYTES and len(counts) > 1:
-        half = len(counts) // 2
-        parts = ((bodies[:half], counts[:half]), (bodies[half:], counts[half:]))
-        return pl.concat([unpack(some, of_some, schema, columns) for some, of_some in parts])
+    if len(counts) > 1 and bounds[-1] > MOST_BYTES:
+        return _halves(bodies, counts, schema, columns)
     blocks = Blocks.counted(counts)
     words: Array = np.ndarray((len(data) - 7,), "<u8", data.data, strides=(1,))
     places = _places(data, words, bounds, blocks, schema)
@@ -82,6 +83,14 @@ def unpack(
         )
     except pl.exceptions.PolarsError as error:
         raise CorruptBlock("a body does not hold what its schema says") from error
+
+
+def _halves(
+    bodies: pl.Series | Sequence[bytes], counts: Array, schema: Schema, columns: Sequence[str]
+) -> pl.DataFrame:
+    half = len(counts) // 2
+    parts = ((bodies[:half], counts[:half]), (bodies[half:], counts[half:]))
+    return pl.concat([unpack(some, of_some, schema, columns) for some, of_some in parts])
 
 
 def _joined(bodies: pl.Series | Sequence[bytes]) -> tuple[Array, Array]:

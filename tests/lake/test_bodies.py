@@ -111,11 +111,14 @@ def test_whatever_bytes_are_changed_reading_ends_in_the_one_error_or_in_events(
     assert again.height == frame.height
 
 
-def test_more_bodies_than_can_be_read_at_once_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "most"), [("MOST_BYTES", 20), ("MOST_EVENTS", 5)])
+def test_more_bodies_than_can_be_read_at_once_are_read_in_parts(
+    monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
     frame = pl.DataFrame({"who": [f"somebody {n}" for n in range(50)], "n": range(50)})
     cuts = np.array([0, 3, 7, 8, 50])
     bodies = pack(frame, cuts)
-    monkeypatch.setattr(bodyreader, "MOST_BYTES", 20)
+    monkeypatch.setattr(bodyreader, limit, most)
     for given_as in (bodies, bodies.to_list()):
         assert unpack(given_as, np.diff(cuts), dict(frame.schema), ["n", "who"]).equals(
             frame.select("n", "who")
