@@ -165,12 +165,17 @@ def _field(column: pl.Series, blocks: Blocks) -> _Field:
     if kind in (pl.String, pl.Binary):
         return _text(column, present, blocks)
     if kind == pl.Float64:
-        values = column.fill_null(0.0).to_numpy().view(np.int64)
+        values = _filled(column, 0.0, present).to_numpy().view(np.int64)
     elif kind in (pl.Int64, pl.Date, pl.Boolean):
-        values = column.to_physical().cast(pl.Int64).fill_null(0).to_numpy()
+        values = _filled(column.cast(pl.Int64), 0, present).to_numpy()
     else:
         raise CorruptBlock(f"a column of type {kind} cannot be stored")
     return _numbers(values, present, blocks)
+
+
+def _filled(column: pl.Series, blank: float | bytes, present: Array | None) -> pl.Series:
+    """Without nulls; a tenth of a millisecond that most columns need not pay."""
+    return column if present is None else column.fill_null(blank)
 
 
 def _numbers(values: Array, present: Array | None, blocks: Blocks) -> _Field:
@@ -186,13 +191,13 @@ def _numbers(values: Array, present: Array | None, blocks: Blocks) -> _Field:
 
 
 def _text(column: pl.Series, present: Array | None, blocks: Blocks) -> _Field:
-    plain = column.cast(pl.Binary).fill_null(b"").rechunk().to_arrow()
+    plain = _filled(column.cast(pl.Binary), b"", present).rechunk().to_arrow()
     bounds = text_bounds(plain)
     data = np.frombuffer(plain.buffers()[2] or b"", dtype=np.uint8)
     lengths = np.diff(bounds)
     field = _numbers(lengths, None, blocks)
     nulls = _nulls(present, blocks)
-    same = _same(column, blocks) & (nulls == 0)
+    same = _same(plain, blocks) & (nulls == 0)
     begins = bounds[blocks.starts]
     ends = np.where(same, begins + lengths[blocks.starts], bounds[blocks.starts + blocks.counts])
     bases, codes = field.bases, np.where(same, ONE_VALUE, field.codes).astype(np.uint8)
@@ -224,9 +229,11 @@ def text_bounds(array: pa.LargeBinaryArray) -> Array:
     return every[array.offset : array.offset + len(array) + 1]
 
 
-def _same(column: pl.Series, blocks: Blocks) -> Array:
+def _same(values: pa.LargeBinaryArray, blocks: Blocks) -> Array:
     """Blocks in which all values are the same."""
-    again = (column == column.shift(1)).fill_null(False).to_numpy() | (blocks.within == 0)
+    again = np.ones(len(values), dtype=bool)
+    again[1:] = pc.equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
+    again[blocks.starts] = True
     return np.logical_and.reduceat(again, blocks.starts)
 
 
