@@ -19,6 +19,7 @@ import polars as pl
 from attrs import frozen
 
 from keys import Held, Opener, SealSession, Shredded
+from keys.quiet import no_collections
 from lake.bodies import pack
 from lake.bodyreader import unpack
 from lake.events import sealing_context
@@ -202,7 +203,8 @@ def open_blocks(
     if not personal:
         return Opened(frame.with_columns(shredded=pl.lit(False)), 0, 0, frozenset())
     assert opener is not None
-    return _with_personal(frame, rows, block_of, event_type, facet, fields, opener, table_uuid)
+    with no_collections():
+        return _with_personal(frame, rows, block_of, event_type, facet, fields, opener, table_uuid)
 
 
 def _with_personal(
