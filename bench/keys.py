@@ -31,7 +31,6 @@ from keys import (
     FieldContext,
     KeyPlaces,
     Keyring,
-    LeaseBook,
     PageStore,
     SqlitePageStore,
     SubjectId,
@@ -44,8 +43,7 @@ from keys.postgresstore import PostgresPageStore
 from keys.transit import TransitCustodian
 from keys.vaultsession import TokenFile, VaultServer, VaultSession
 from lake import MappedFile
-from service.agent import agent_ingestor
-from service.runtime import open_runtime
+from service.feed import open_feed
 from tests.keys.people import context
 
 PEOPLE = int(os.environ.get("BENCH_PEOPLE", "1000000"))
@@ -187,10 +185,8 @@ def _agent(home: Path) -> list[Figure]:
     assert agent.stderr is not None
     agent.stderr.readline()
     try:
-        link = AgentLink(
-            home / "agent" / "agent.sock", {"token": (home / "agent" / "ingest.token").read_text()}
-        )
-        keys = IngestKeys(link, LeaseBook(home / "keys" / "leases.db"))
+        folder = home / "agent" / "ingest"
+        keys = IngestKeys(AgentLink(folder / "socket", {"token": (folder / "token").read_text()}))
         keys.tag_keys(refs[:1])
 
         def subkeys() -> None:
@@ -203,9 +199,10 @@ def _agent(home: Path) -> list[Figure]:
         rates: dict[str, list[float]] = {"agent": [], "own": []}
         for turn in range(6):
             _purchases(raw, 100_000, 5000, f"2026-02-{turn + 1:02}")
-            with agent_ingestor(home) if turn % 2 else _own(home) as (types, ingestor):
-                source = MappedFile(raw, _purchase_mapping(types))
-                rates["agent" if turn % 2 else "own"].append(seconds(lambda i=ingestor, s=source: i.run(s)))  # type: ignore[misc]
+            with open_feed(home, agent=bool(turn % 2)) as feed:
+                source = MappedFile(raw, _purchase_mapping(feed.types))
+                took = seconds(lambda i=feed.ingestor, s=source: i.run(s))  # type: ignore[misc]
+                rates["agent" if turn % 2 else "own"].append(took)
         share = statistics.median(rates["own"]) / statistics.median(rates["agent"])
         figures.append(
             at_least("key agent: ingest with it / with own keys, 20 events a person", share, "×", 0.9)
@@ -214,12 +211,6 @@ def _agent(home: Path) -> list[Figure]:
         agent.terminate()
         agent.wait()
     return figures
-
-
-@contextmanager
-def _own(home: Path) -> Iterator[Any]:
-    with open_runtime(home) as runtime:
-        yield runtime.lake.types, runtime.lake.ingestor()
 
 
 def _barrier(home: Path) -> list[Figure]:

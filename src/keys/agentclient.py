@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import random
 import socket
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +17,8 @@ from keys import agentwire as wire
 from keys import envelope as cse1
 from keys.caches import Caches, Provisioned
 from keys.envelope import FieldContext, Subkey
-from keys.errors import AgentUnavailable, LeaseExpired, SubjectErased
-from keys.leases import Lease, LeaseBook
+from keys.errors import AgentDenied, AgentUnavailable, KeysError, LeaseExpired, SubjectErased
+from keys.leases import Lease, boot_seconds
 from keys.quiet import no_collections
 from keys.sealing import Opener, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId
@@ -46,18 +47,27 @@ class AgentLink:
 
         Raises:
             AgentUnavailable: it did not come back in time.
+            AgentDenied: this user may not connect.
             KeysError: what the agent answered.
         """
         with self._mutex:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     return self._ask({"op": operation, **arguments})
+                except PermissionError:
+                    raise AgentDenied("this user may not connect to the key agent in this role") from None
                 except (OSError, AgentUnavailable):
                     self.close()
                     if attempt == ATTEMPTS:
                         raise AgentUnavailable("the key agent cannot be reached") from None
                 time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt * random.random())
         raise AssertionError("unreachable")
+
+    def last_word(self, operation: str, /, **arguments: Any) -> None:
+        """One try over the connection that there is; an agent that has gone need not hear it."""
+        with self._mutex, contextlib.suppress(OSError, KeysError):
+            if self._socket is not None:
+                self._ask({"op": operation, **arguments})
 
     def close(self) -> None:
         """Hangs up."""
@@ -78,18 +88,35 @@ class AgentLink:
         return _exchange(self._socket, message)
 
 
+class AgentLeases:
+    """The host's lease book as its agent keeps it: a worker needs no file of the lake's keys."""
+
+    def __init__(self, link: AgentLink) -> None:
+        self._link = link
+        self.clock_seconds: Callable[[], float] = boot_seconds
+
+    def renew(self, lease_id: str, epoch: int, lease_seconds: float) -> float:
+        """See `LeaseBook.renew`; for us it ends no later than in the agent's book."""
+        expires_at = self.clock_seconds() + lease_seconds
+        self._link.call("renew", lease_id=lease_id, epoch=epoch, seconds=lease_seconds)
+        return expires_at
+
+    def release(self, lease_id: str) -> None:
+        """See `LeaseBook.release`; it runs out by itself where the agent has gone."""
+        self._link.last_word("release", lease_id=lease_id)
+
+
 class IngestKeys:
     """What an ingest worker can do: name subjects, seal.
 
     Args:
         link: with the ingest role's token.
-        leases: this host's lease book.
     """
 
-    def __init__(self, link: AgentLink, leases: LeaseBook) -> None:
+    def __init__(self, link: AgentLink) -> None:
         self._link = link
         self._caches = Caches()
-        self._lease = Lease(leases, self.epoch, self._evict)
+        self._lease = Lease(AgentLeases(link), self.epoch, self._evict)
 
     def session(self) -> SealSession:
         """A writer session; the agent chooses its salt."""
@@ -199,15 +226,14 @@ class BuildKeys:
 
     Args:
         link: with the build role's token, or with a lease that its coordinator gave it.
-        leases: this host's lease book.
         lease: given by the coordinator; None asks for one, which needs the token.
     """
 
-    def __init__(self, link: AgentLink, leases: LeaseBook, lease: bytes | None = None) -> None:
+    def __init__(self, link: AgentLink, lease: bytes | None = None) -> None:
         self._link = link
         self._given = lease
         self._agent_lease = lease
-        self._lease = Lease(leases, lambda: int(link.call("epoch")["epoch"]), self._evict)
+        self._lease = Lease(AgentLeases(link), lambda: int(link.call("epoch")["epoch"]), self._evict)
 
     def opener(self) -> Opener:
         """Opens in bulk."""

@@ -4,6 +4,9 @@ Workers get what their role needs and nothing else. `ingest` names subjects and 
 own writer sessions, whose salts the agent chooses: with them it can seal, and open nothing that was
 sealed before or by others. `build` gets opening keys, itself by its token, its workers by a lease that
 dies with the next epoch. `purge` fences and destroys. What was handed out is counted, never named.
+
+Every role has a socket of its own. Who connects is told by the kernel (SO_PEERCRED, unix(7)) before a
+byte of theirs is read.
 """
 
 from __future__ import annotations
@@ -20,31 +23,36 @@ import struct
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from keys import agentwire as wire
 from keys import envelope as cse1
+from keys.agentfolder import ROLES, TOKEN_CHARACTERS, AgentFolder
 from keys.caches import Provisioned
 from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentDenied, AgentUnavailable, InvalidName, KeysError, LeaseExpired, SealSessionLost
 from keys.fencelog import ALL_PURPOSES
 from keys.keyring import Keyring
+from keys.leases import MAX_LEASE_SECONDS
 from keys.quiet import no_collections
 from keys.subjects import REF_BYTES, Held, Identity, SubjectId
 from keys.tree import KEY_BYTES
 
 _log = logging.getLogger("shredlake.agent")
-ROLES: Final = ("ingest", "build", "purge")
-TOKEN_CHARACTERS: Final = 32
+MAX_HELLO_BYTES: Final = 1024
+HELLO_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.1
 _CREDENTIALS: Final = struct.Struct("3i")
-_COMMON: Final = frozenset({"epoch", "counts"})
+_LEASE_ID_CHARACTERS: Final = 32
+_LEASED: Final = frozenset({"epoch", "renew", "release"})
+_COMMON: Final = _LEASED | {"counts"}
 MAY: Final[Mapping[str, frozenset[str]]] = {
     "ingest": _COMMON
     | {"begin_session", "sealing", "tag_keys", "provision", "add_identities", "mint", "fenced_since"},
     "build": _COMMON | {"lease", "opening"},
-    "lease": frozenset({"epoch", "opening"}),
+    "lease": _LEASED | {"opening"},
     "purge": _COMMON | {"ref_of", "fence", "destroy", "wait_until_unreadable", "close_epoch"},
 }
 
@@ -74,7 +82,8 @@ class KeyAgent:
         for role, expected in self._tokens.items():
             if len(expected) >= TOKEN_CHARACTERS and hmac.compare_digest(token.encode(), expected.encode()):
                 return role
-        if hello.get("lease") in self._leases:
+        lease = hello.get("lease")
+        if isinstance(lease, bytes) and lease in self._leases:
             return "lease"
         raise AgentDenied("the key agent does not know this token")
 
@@ -103,6 +112,17 @@ class KeyAgent:
 
     def _counts(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         return {"counts": dict(self.handed_out)}
+
+    def _renew(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
+        lease_id, seconds = str(request["lease_id"]), float(request["seconds"])
+        if len(lease_id) > _LEASE_ID_CHARACTERS or not 0 < seconds <= MAX_LEASE_SECONDS:
+            raise ValueError("not a lease of ours")
+        self._keyring.leases.renew(lease_id, int(request["epoch"]), seconds)
+        return {}
+
+    def _release(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
+        self._keyring.leases.release(str(request["lease_id"]))
+        return {}
 
     # -- ingest ------------------------------------------------------------------------------------
 
@@ -227,23 +247,35 @@ class _Handler(socketserver.BaseRequestHandler):
             self._serve()
 
     def _serve(self) -> None:
-        connection: Connection | None = None
-        while (request := wire.receive(self.request)) is not None:
+        connection = self._greeted()
+        while connection is not None and (request := wire.receive(self.request)) is not None:
             try:
-                if connection is None:
-                    self._check_peer()
-                    connection = Connection(self.server.agent.role_of(request))
-                    answer: dict[str, Any] = {"role": connection.role}
-                else:
-                    answer = self.server.agent.answer(connection, request)
-                wire.send(self.request, {"ok": answer})
+                wire.send(self.request, {"ok": self.server.agent.answer(connection, request)})
             except KeysError as error:
                 wire.send(self.request, wire.error_message(error))
             except (KeyError, TypeError, ValueError, AttributeError):
                 odd = InvalidName("the request does not fit its operation")
                 wire.send(self.request, wire.error_message(odd))
-            if connection is None:
-                return
+
+    def _greeted(self) -> Connection | None:
+        """The connection of somebody who may have this socket's role."""
+        self.request.settimeout(HELLO_SECONDS)
+        try:
+            self._check_peer()
+            hello = wire.receive(self.request, MAX_HELLO_BYTES)
+            if hello is None:
+                return None
+            role = self.server.agent.role_of(hello)
+            if role not in self.server.roles:
+                raise AgentDenied(f"this is not the socket of the role {role}")
+        except AgentDenied as denied:
+            wire.send(self.request, wire.error_message(denied))
+            with contextlib.suppress(OSError):  # a hello that nobody read would make closing an error there
+                self.request.recv(MAX_HELLO_BYTES)
+            return None
+        wire.send(self.request, {"ok": {"role": role}})
+        self.request.settimeout(None)
+        return Connection(role)
 
     def _check_peer(self) -> None:
         raw = self.request.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -253,27 +285,31 @@ class _Handler(socketserver.BaseRequestHandler):
 
 
 class AgentServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Listens on a Unix socket; one thread per worker.
+    """Listens on one role's socket; one thread per worker.
 
     Args:
-        path: the socket; its folder gets mode 0700, it 0600.
-        users: user ids that may connect, besides the agent's own.
+        folder: where the sockets are, and whose.
+        role: nobody gets another one here; builds' workers come to `build` with their lease.
     """
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, path: Path, agent: KeyAgent, users: Collection[int] = ()) -> None:
+    def __init__(self, folder: AgentFolder, role: str, agent: KeyAgent) -> None:
         self.agent = agent
-        self.users = {os.geteuid(), *users}
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.users = folder.may_connect(role)
+        self.roles = frozenset({role, "lease"} if role == "build" else {role})
+        path = folder.socket(role)
         _refuse_second(path)
-        path.unlink(missing_ok=True)
+        draft = path.with_name("new")
+        draft.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
-            super().__init__(str(path), _Handler)
+            super().__init__(str(draft), _Handler)
         finally:
             os.umask(before)
+        folder.give_socket(draft, role)
+        draft.replace(path)  # its user finds the old one, which nobody serves, or one that is its own
 
     def handle_error(self, request: object, client_address: object) -> None:
         """The type alone: the text of a foreign error may quote what a worker sent."""
@@ -281,34 +317,27 @@ class AgentServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         _log.error("a worker's connection ended by %s", kind.__name__ if kind is not None else "an error")
 
 
+@contextlib.contextmanager
+def serving(folder: AgentFolder, agent: KeyAgent) -> Iterator[None]:
+    """Every role's socket, served by threads until the end of the block.
+
+    Raises:
+        AgentDenied: another agent serves this folder, or a socket cannot be given to its user.
+    """
+    with contextlib.ExitStack() as stack:
+        for role in ROLES:
+            server = stack.enter_context(AgentServer(folder, role, agent))
+            stack.callback(folder.socket(role).unlink, missing_ok=True)
+            threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), daemon=True).start()
+            stack.callback(server.shutdown)
+        yield
+
+
 def _refuse_second(path: Path) -> None:
     """Raises `AgentDenied` where another agent answers on the socket."""
     with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
         probe.connect(str(path))
         raise AgentDenied("another key agent serves this lake", next_step="Stop it first.")
-
-
-def make_tokens(folder: Path) -> dict[str, str]:
-    """Role → token; made once, each in a file of mode 0600 that its workers are given."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    tokens: dict[str, str] = {}
-    for role in ROLES:
-        path = folder / f"{role}.token"
-        draft = folder / f".{role}.{os.getpid()}"
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)  # whole or not at all, and never over another agent's
-        draft.unlink()
-        tokens[role] = path.read_text().strip()
-        if len(tokens[role]) < TOKEN_CHARACTERS:
-            raise AgentDenied(
-                f"the token of {role} is too short",
-                next_step=f"Remove {path.name} and start the agent again.",
-            )
-    return tokens
 
 
 def _numbers(values: Any) -> bytes:

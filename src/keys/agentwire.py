@@ -28,8 +28,8 @@ def send(connection: socket.socket, message: dict[str, Any]) -> None:
     connection.sendall(_LENGTH.pack(len(body)) + body)
 
 
-def receive(connection: socket.socket) -> dict[str, Any] | None:
-    """Reads one frame; None where the other side has hung up between two.
+def receive(connection: socket.socket, limit_bytes: int = MAX_FRAME_BYTES) -> dict[str, Any] | None:
+    """Reads one frame of at most so many bytes; None where the other side has hung up between two.
 
     Raises:
         AgentUnavailable: it hung up inside one, or sent something else.
@@ -38,7 +38,7 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     if not head:
         return None
     (length,) = _LENGTH.unpack(head)
-    if length > MAX_FRAME_BYTES:
+    if length > limit_bytes:
         raise AgentUnavailable("a frame is longer than any of ours")
     try:
         message = msgpack.unpackb(_exactly(connection, length), strict_map_key=True)

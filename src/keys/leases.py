@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from keys.errors import LeaseExpired
 from keys.sqlite import Database
@@ -76,6 +76,15 @@ class LeaseBook:
         self._db.close()
 
 
+class Leases(Protocol):
+    """Where a holder writes its lease: the book, or the key agent that keeps it."""
+
+    @property
+    def clock_seconds(self) -> Callable[[], float]: ...
+    def renew(self, lease_id: str, epoch: int, lease_seconds: float) -> float: ...
+    def release(self, lease_id: str) -> None: ...
+
+
 class Lease:
     """One holder's lease.
 
@@ -87,7 +96,7 @@ class Lease:
 
     def __init__(
         self,
-        book: LeaseBook,
+        book: Leases,
         current_epoch: Callable[[], int],
         evict: Callable[[int], None],
         lease_seconds: float = LEASE_SECONDS,

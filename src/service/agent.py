@@ -1,78 +1,69 @@
-"""The key agent of a host as a service, and the ingest that works through it."""
+"""The key agent of a host as a service, and the keys of those that work through it."""
 
 from __future__ import annotations
 
+import grp
+import pwd
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 
-from keys import Keyring, LeaseBook, WritingKeys
+from keys import AgentDenied, Keyring
 from keys.agentclient import AgentLink, BuildKeys, IngestKeys
-from keys.agentserver import AgentServer, KeyAgent, make_tokens
+from keys.agentfolder import AgentFolder, RoleUser
+from keys.agentserver import KeyAgent, serving
 from keys.hardening import harden
-from lake import IcebergTable, Ingestor, TypeRegistry, open_events
-from service.errors import NotInitialised
-from service.lakeplace import lake_place
-from service.settings import load_settings
+from service.errors import BadSettings, NotInitialised
+from service.settings import AgentUsers, Keys, load_settings
 
 
-def socket_of(home: Path) -> Path:
-    """Where a lake's agent listens."""
-    return home / "agent" / "agent.sock"
+def agent_folder(home: Path, settings: Keys) -> AgentFolder:
+    """Where a lake's agent listens, and whose each role is.
+
+    Raises:
+        BadSettings: the system knows no such user or group.
+    """
+    return AgentFolder(settings.agent_folder or home / "agent", _role_users(settings.agent_users))
 
 
-def serve_agent(home: Path, keyring: Keyring, ready: Callable[[dict[str, bool]], None]) -> dict[str, int]:
+def serve_agent(
+    home: Path, settings: Keys, keyring: Keyring, ready: Callable[[dict[str, bool]], None]
+) -> dict[str, int]:
     """Serves until SIGTERM or SIGINT; returns what was handed out, in counts.
 
     Args:
-        ready: called once the socket listens, with what `harden` achieved.
+        ready: called once the sockets listen, with what `harden` achieved.
     """
-    agent = KeyAgent(keyring, make_tokens(home / "agent"))
+    folder = agent_folder(home, settings)
+    agent = KeyAgent(keyring, folder.make())
     hardened = harden()
-    with AgentServer(socket_of(home), agent) as server:
+    ended = threading.Event()
+    with serving(folder, agent):
         for number in (signal.SIGTERM, signal.SIGINT):
-            # `shutdown` waits for the loop that this very handler interrupts, so another thread asks.
-            signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+            signal.signal(number, lambda *_: ended.set())
         ready(hardened)
-        server.serve_forever(poll_interval=0.1)
-    socket_of(home).unlink(missing_ok=True)
+        ended.wait()
     return dict(agent.handed_out)
 
 
-@contextmanager
-def agent_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
-    """(event types, an ingestor whose keys stay with the agent). Raises as `agent_writer`."""
-    with agent_writer(home) as (types, events, keys):
-        yield types, Ingestor(events, keys, types, lambda: datetime.now(UTC))
-
-
-@contextmanager
-def agent_writer(home: Path) -> Iterator[tuple[TypeRegistry, IcebergTable, WritingKeys]]:
-    """(event types, the events table, keys that stay with the agent): this process can seal and open nothing.
+def ingest_keys(home: Path) -> IngestKeys:
+    """Keys that stay with the agent: with them this process can seal and open nothing.
 
     Raises:
-        NotInitialised: no lake, or its agent never ran.
+        NotInitialised: the lake's agent never ran.
+        AgentDenied: this user may not take the ingest role.
     """
-    leases = _lease_book(home)
-    keys = IngestKeys(AgentLink(socket_of(home), {"token": _token(home, "ingest")}), leases)
-    try:
-        events, types = open_events(home / "lake", place=lake_place(load_settings(home).lake))
-        yield types, events, keys
-    finally:
-        keys.close()
-        leases.close()
+    return IngestKeys(_link(home, "ingest"))
 
 
 def build_lease(home: Path) -> bytes:
     """What a build gives its workers instead of the token; dead with the next erasure.
 
     Raises:
-        NotInitialised, AgentUnavailable: see `agent_writer`.
+        NotInitialised, AgentUnavailable: see `ingest_keys`.
     """
-    coordinator = BuildKeys(AgentLink(socket_of(home), {"token": _token(home, "build")}), _lease_book(home))
+    coordinator = BuildKeys(_link(home, "build"))
     try:
         return coordinator.lease_for_workers()
     finally:
@@ -81,17 +72,47 @@ def build_lease(home: Path) -> bytes:
 
 def build_keys(home: Path, lease: bytes) -> BuildKeys:
     """A build worker's keys, by a lease alone."""
-    return BuildKeys(AgentLink(socket_of(home), {"lease": lease}), _lease_book(home), lease)
+    folder = agent_folder(home, load_settings(home).keys)
+    return BuildKeys(AgentLink(folder.socket("build"), {"lease": lease}), lease)
 
 
-def _lease_book(home: Path) -> LeaseBook:
-    return LeaseBook(home / "keys" / "leases.db")
-
-
-def _token(home: Path, role: str) -> str:
-    path = home / "agent" / f"{role}.token"
-    if not path.exists():
+def _link(home: Path, role: str) -> AgentLink:
+    folder = agent_folder(home, load_settings(home).keys)
+    try:
+        token = folder.token(role).read_text().strip()
+    except FileNotFoundError:
         raise NotInitialised(
             f"no key agent ever ran for the lake in {home}", next_step="Start it: `shredlake keys agent`."
-        )
-    return path.read_text().strip()
+        ) from None
+    except PermissionError:
+        raise AgentDenied(
+            f"this user may not read the token of the role {role}",
+            next_step=f"Run this as the user that keys.agent_users.{role} names, or as the agent's own.",
+        ) from None
+    return AgentLink(folder.socket(role), {"token": token})
+
+
+def _role_users(settings: AgentUsers) -> dict[str, RoleUser]:
+    named = {"ingest": settings.ingest, "build": settings.build, "purge": settings.purge}
+    return {role: _role_user(role, text) for role, text in named.items() if text is not None}
+
+
+def _role_user(role: str, text: str) -> RoleUser:
+    """`user` or `user:group`, names or ids, as chown(1) takes them."""
+    user, _, group = text.partition(":")
+    try:
+        known = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except KeyError:
+        known = None
+    try:
+        number = int(user) if known is None else known.pw_uid
+        if group:
+            return RoleUser(number, int(group) if group.isdigit() else grp.getgrnam(group).gr_gid)
+        if known is not None:
+            return RoleUser(number, known.pw_gid)
+    except (KeyError, ValueError):
+        pass
+    raise BadSettings(
+        f"keys.agent_users.{role} names no user and group of this system",
+        next_step="Write a user's name, or `uid:gid` where the system has no name for it.",
+    )

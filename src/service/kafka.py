@@ -18,7 +18,8 @@ from lake import load_mapping
 from lake.messages import CloudEventMessages, MappedMessages, MessageFormat
 from lake.sealedmessages import SealedMessages
 from service.errors import BadSettings, WorkerFailed
-from service.runtime import Runtime, log_to_file, open_runtime
+from service.feed import Feed, open_feed
+from service.runtime import log_to_file
 from service.settings import Kafka
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ def _consume(order: _Order, sender: Connection) -> None:
 
     try:
         log_to_file(order.home)
-        with open_runtime(order.home) as runtime:
-            open_consumer(runtime, order.number, accept_gaps=order.accept_gaps).run(
+        with open_feed(order.home) as feed:
+            open_consumer(feed, order.number, accept_gaps=order.accept_gaps).run(
                 until_caught_up=order.until_caught_up, should_stop=lambda: bool(stopped), report=tell
             )
     except ShredlakeError as error:
@@ -155,7 +156,7 @@ def _consume(order: _Order, sender: Connection) -> None:
         tell(WorkerFailed(f"a consumer process failed: {type(error).__name__}"))
 
 
-def open_consumer(runtime: Runtime, number: int = 0, *, accept_gaps: bool = False) -> KafkaIngest:
+def open_consumer(feed: Feed, number: int = 0, *, accept_gaps: bool = False) -> KafkaIngest:
     """The consumer that the settings describe.
 
     Args:
@@ -165,7 +166,7 @@ def open_consumer(runtime: Runtime, number: int = 0, *, accept_gaps: bool = Fals
         BadSettings: no [kafka], no client library, or no fitting mapping.
         TopicUnavailable: the cluster cannot be reached, or a topic does not exist.
     """
-    settings = runtime.settings.kafka
+    settings = feed.settings.kafka
     if settings is None:
         raise BadSettings("the settings have no [kafka]")
     try:
@@ -190,14 +191,13 @@ def open_consumer(runtime: Runtime, number: int = 0, *, accept_gaps: bool = Fals
         behind_events=settings.behind_events,
         behind_seconds=settings.behind_seconds,
     )
-    lake = runtime.lake
     # What a sealed topic keeps of a person dies with the key, as in the lake: it is no open store.
-    note = (lambda _: None) if settings.format == "sealed" else lake.topics.note
-    return KafkaIngest(subscription, _format(runtime, settings), lake.ingestor(), note, rule)
+    note = (lambda _: None) if settings.format == "sealed" else feed.topics.note
+    return KafkaIngest(subscription, _format(feed, settings), feed.ingestor, note, rule)
 
 
-def _format(runtime: Runtime, settings: Kafka) -> MessageFormat:
-    found = _plain_format(runtime, settings)
+def _format(feed: Feed, settings: Kafka) -> MessageFormat:
+    found = _plain_format(feed, settings)
     if settings.registry is None:
         return found
     if settings.format == "sealed":
@@ -216,14 +216,14 @@ def _format(runtime: Runtime, settings: Kafka) -> MessageFormat:
     return FramedMessages(registry, found)
 
 
-def _plain_format(runtime: Runtime, settings: Kafka) -> MessageFormat:
+def _plain_format(feed: Feed, settings: Kafka) -> MessageFormat:
     if settings.format == "cloudevents":
-        return CloudEventMessages(runtime.lake.types)
+        return CloudEventMessages(feed.types)
     if settings.format == "sealed":
-        return SealedMessages(runtime.lake.types, runtime.lake.events.metadata().table_uuid.bytes)
+        return SealedMessages(feed.types, feed.events.metadata().table_uuid.bytes)
     if settings.mapping is None:
         raise BadSettings("kafka.format = mapping needs kafka.mapping")
-    mapping = load_mapping(settings.mapping, runtime.lake.types)
+    mapping = load_mapping(settings.mapping, feed.types)
     if mapping.kind != "json":
         raise BadSettings("kafka.mapping is not of kind `json`")
     return MappedMessages(mapping)

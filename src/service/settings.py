@@ -190,6 +190,14 @@ class Vault(Section):
     )
 
 
+class AgentUsers(Section):
+    """Whose processes take a role of the key agent: `user` or `user:group`, names or ids."""
+
+    ingest: str | None = Field(None, description="seals; default: the agent's own user")
+    build: str | None = Field(None, description="opens for views; default: the agent's own user")
+    purge: str | None = Field(None, description="destroys; default: the agent's own user")
+
+
 class Keys(Section):
     """Keys and fences."""
 
@@ -200,7 +208,14 @@ class Keys(Section):
     page_schema: str = Field("shredlake", description="PostgreSQL schema of the key pages")
     vault: Vault | None = Field(None, description="default: a root key file in the lake's folder")
     agent: bool = Field(
-        False, description="workers of a build open through the host's `shredlake keys agent`, by a lease"
+        False,
+        description="ingest and workers of a build leave the keys with the host's `shredlake keys agent`",
+    )
+    agent_folder: Path | None = Field(
+        None, description="sockets and tokens of the agent; default: `agent` in the lake's folder"
+    )
+    agent_users: AgentUsers = Field(
+        default_factory=AgentUsers, description="a user for each role, held by the system's word for it"
     )
 
 
@@ -247,6 +262,10 @@ def load_settings(home: Path) -> Settings:
     path = home / CONFIG_NAME
     try:
         document: dict[str, Any] = tomllib.loads(path.read_text()) if path.exists() else {}
+    except PermissionError:
+        raise BadSettings(
+            f"this user may not read {CONFIG_NAME}", next_step="Let it in, as docs/servers.md shows."
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSettings(f"{CONFIG_NAME} is not valid TOML: {error}") from None
     _refuse_unknown_environment()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +171,53 @@ def test_a_producer_whose_keys_stay_with_the_agent_seals_and_opens_nothing(topic
     assert shredlake(home, "ingest", "kafka", "--until-caught-up", **sealed)["events"] == 50
     with open_runtime(home) as runtime:
         assert held(runtime) == exactly(range(50))
+
+
+def test_a_consumer_s_keys_stay_with_the_agent_that_is_killed_under_load(topic: Topic, home: Path) -> None:
+    """It waits for the agent to come back: nothing lost, nothing doubled; it has no key file open."""
+    path = home / "shredlake.toml"
+    path.write_text(tomli_w.dumps(tomllib.loads(path.read_text()) | {"keys": {"agent": True}}))
+    agent = start_agent(home)
+    topic.send(range(400))
+    process = start(home)
+    try:
+        with open_runtime(home) as runtime:
+            until(lambda: verify(runtime.lake).events == 400)
+            (consumer,) = children(process.pid)
+            assert open_files(consumer, home / "lake")
+            assert open_files(consumer, home / "keys") + open_files(consumer, home / "evidence") == []
+            for number in range(2):
+                agent.kill()
+                agent.communicate()
+                topic.send(range(400 + 300 * number, 700 + 300 * number))
+                agent = start_agent(home)
+            until(lambda: verify(runtime.lake).events == 1000)
+            assert children(process.pid) == [consumer]
+            process.send_signal(signal.SIGTERM)
+            _, complaints = process.communicate(timeout=60)
+            assert process.returncode == 0, complaints
+            assert held(runtime) == exactly(range(1000))
+            assert verify(runtime.lake, deep=True).problems == ()
+    finally:
+        process.kill()
+        agent.terminate()
+        counts, _ = agent.communicate(timeout=20)
+    assert "ingest: sealing items" in counts
+    assert "opening" not in counts
+
+
+def open_files(pid: int, folder: Path) -> list[str]:
+    """What a process has open below a folder."""
+    found = []
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(one.readlink()))
+    return [path for path in found if path.startswith(str(folder))]
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Looks again and again."""
+    end = time.monotonic() + 90
+    while not true():
+        assert time.monotonic() < end, "it did not come to be in time"
+        time.sleep(0.1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +11,10 @@ import typer
 from attrs import asdict
 from typer.core import TyperGroup
 
-from lake import Ingestor, TypeRegistry
-from service.agent import agent_ingestor
 from service.cli.common import INCOMPLETE, emit, human_bytes, opened, progress_bar, say, session
 from service.errors import BadInput
+from service.feed import open_feed
 from service.kafka import Totals, run_workers
-from service.runtime import open_runtime
 from service.settings import load_settings
 
 
@@ -39,12 +35,6 @@ app = typer.Typer(
 )
 
 
-@contextmanager
-def _own_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
-    with open_runtime(home) as runtime:
-        yield runtime.lake.types, runtime.lake.ingestor()
-
-
 @app.command("file")
 def ingest_file(
     context: typer.Context,
@@ -57,13 +47,14 @@ def ingest_file(
     from lake import JsonLinesFile, MappedFile, Source, load_mapping, with_read_ahead
 
     here = session(context)
-    with agent_ingestor(here.home) if agent else _own_ingestor(here.home) as (types, ingestor):
+    with open_feed(here.home, agent=agent) as feed:
+        types = feed.types
         source: Source = (
             JsonLinesFile(file, types) if mapping is None else MappedFile(file, load_mapping(mapping, types))
         )
-        size = batch_events or load_settings(here.home).ingest.batch_events
+        size = batch_events or feed.settings.ingest.batch_events
         with progress_bar(here, "sealing", None) as update:
-            done = ingestor.run(
+            done = feed.ingestor.run(
                 with_read_ahead(source), batch_events=size, progress=lambda lines, stored: update(lines)
             )
     text = (

@@ -12,7 +12,7 @@ from attrs import asdict
 
 from keys import KeyPlaces, SqlitePageStore, export_fences, import_fences, run_drill
 from keys.restoregate import foreign_fence_log
-from service.agent import serve_agent, socket_of
+from service.agent import agent_folder, serve_agent
 from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say
 from service.keyplaces import drill_custodian
 
@@ -181,12 +181,15 @@ def rekey(
 def agent(context: typer.Context) -> None:
     """Serve keys to this host's workers over a Unix socket, each by its role; SIGTERM ends it."""
 
-    def ready(hardened: dict[str, bool]) -> None:
-        missing = [name for name, done in hardened.items() if not done]
-        say(f"key agent on {socket_of(here.home)}; each role's token lies beside it; Ctrl-C ends")
-        if missing:
-            say(f"the system did not allow: {', '.join(missing)}")
-
     with opened(context) as (here, runtime):
-        counts = serve_agent(here.home, runtime.keyring, ready)
+        settings = runtime.settings.keys
+
+        def ready(hardened: dict[str, bool]) -> None:
+            missing = [name for name, done in hardened.items() if not done]
+            folder = agent_folder(here.home, settings).path
+            say(f"key agent on {folder}: a socket and a token per role; Ctrl-C ends")
+            if missing:
+                say(f"the system did not allow: {', '.join(missing)}")
+
+        counts = serve_agent(here.home, settings, runtime.keyring, ready)
         emit(here, counts, "\n".join(f"{name:<36} {count:>12,}" for name, count in sorted(counts.items())))

@@ -65,7 +65,9 @@ for name, group in (
 def root(
     context: typer.Context,
     home: Annotated[
-        Path | None, typer.Option(help="the lake's folder (default: $SHREDLAKE_HOME or ./.shredlake)")
+        Path | None,
+        # A worker of the key agent may enter the folder and not list it.
+        typer.Option(readable=False, help="the lake's folder (default: $SHREDLAKE_HOME or ./.shredlake)"),
     ] = None,
     output: Annotated[Output, typer.Option(help="how data is written to stdout")] = Output.TEXT,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars")] = False,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,25 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from attrs import asdict
 
-from keys import WritingKeys
-from lake import IcebergTable, JsonLinesFile, MappedFile, Source, TypeRegistry, load_mapping
-from service.agent import agent_writer
+from lake import JsonLinesFile, MappedFile, Source, load_mapping
 from service.cli.common import INCOMPLETE, emit, opened, progress_bar, say, session
 from service.cli.lake_commands import app as app
 from service.errors import BadInput, BadSettings
-from service.runtime import open_runtime
+from service.feed import open_feed
 from service.settings import load_settings
 
 if TYPE_CHECKING:
     from lake.kafkaoutlet import KafkaOutlet
 
 Topic = Annotated[str, typer.Argument(help="topic; it must exist")]
-
-
-@contextmanager
-def _own_writer(home: Path) -> Iterator[tuple[TypeRegistry, IcebergTable, WritingKeys]]:
-    with open_runtime(home) as runtime:
-        yield runtime.lake.types, runtime.lake.events, runtime.keyring
 
 
 def open_outlet(home: Path, topic: str) -> KafkaOutlet:
@@ -64,14 +54,15 @@ def send(
 ) -> None:
     """Seal a file's events and send them to a topic; the broker sees nobody's name or data."""
     here = session(context)
-    with agent_writer(here.home) if agent else _own_writer(here.home) as (types, events, keys):
+    with open_feed(here.home, agent=agent) as feed:
         from lake.sealingproducer import SealingProducer, Sent
 
+        types = feed.types
         source: Source = (
             JsonLinesFile(file, types) if mapping is None else MappedFile(file, load_mapping(mapping, types))
         )
-        uuid = events.metadata().table_uuid.bytes
-        producer = SealingProducer(keys, types, uuid, open_outlet(here.home, topic))
+        uuid = feed.events.metadata().table_uuid.bytes
+        producer = SealingProducer(feed.keys, types, uuid, open_outlet(here.home, topic))
         done = Sent()
         with progress_bar(here, "sealing", None) as update:
             for parsed in source.read(0, batch_events):

@@ -1,0 +1,63 @@
+"""What a writer of events works with: keys of its own, or those of the host's agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from attrs import frozen
+
+from keys import WritingKeys
+from lake import IcebergTable, Ingestor, TopicBook, TypeRegistry, open_events
+from service.agent import ingest_keys
+from service.lakeplace import lake_place
+from service.runtime import open_runtime
+from service.settings import Settings, load_settings
+
+
+@frozen
+class Feed:
+    """An open lake as a writer sees it.
+
+    Attributes:
+        keys: of this process, which can then do everything with them; or of the agent's ingest role, which
+            names people and seals.
+        ingestor: appends with these keys.
+    """
+
+    settings: Settings
+    types: TypeRegistry
+    events: IcebergTable
+    topics: TopicBook
+    keys: WritingKeys
+    ingestor: Ingestor
+
+
+@contextmanager
+def open_feed(home: Path, *, agent: bool = False) -> Iterator[Feed]:
+    """The feed of a lake.
+
+    Args:
+        agent: leave the keys with the host's agent; `keys.agent` in the settings does so as well.
+
+    Raises:
+        NotInitialised: no lake, or its agent never ran.
+        AgentDenied: this user may not take the ingest role.
+    """
+    settings = load_settings(home)
+    if not (agent or settings.keys.agent):
+        with open_runtime(home) as runtime:
+            lake = runtime.lake
+            yield Feed(settings, lake.types, lake.events, lake.topics, runtime.keyring, lake.ingestor())
+        return
+    keys = ingest_keys(home)
+    topics = TopicBook(home / "lake" / "topics.db")
+    try:
+        events, types = open_events(home / "lake", place=lake_place(settings.lake))
+        ingestor = Ingestor(events, keys, types, lambda: datetime.now(UTC))
+        yield Feed(settings, types, events, topics, keys, ingestor)
+    finally:
+        topics.close()
+        keys.close()
