@@ -8,16 +8,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import packages_distributions
+from pathlib import Path
 from typing import Final, Literal
 
 from attrs import frozen
 
 from keys import ShredlakeError
+from keys.errors import CustodianDenied
 from lake import ClearField, FeedingTopic, Queue, clear_fields, privacy_lint, verify
 from purge import unregistered
 from service.keyplaces import vault_session
-from service.runtime import Runtime
-from service.settings import Vault
+from service.runtime import Runtime, open_runtime
+from service.settings import Settings, load_settings
 
 OUR_PACKAGES: Final = ("keys", "lake", "projections", "purge", "service")
 _LONG_WAIT_SECONDS: Final = 60.0
@@ -57,7 +59,22 @@ def shadowing_distributions() -> list[str]:
 
 def examine(runtime: Runtime) -> list[Finding]:
     """All checks of an open lake."""
-    return [*examine_installation(), *_lake_checks(runtime)]
+    return [*examine_installation(), *_custodian_checks(runtime.settings), *_lake_checks(runtime)]
+
+
+def examine_home(home: Path) -> list[Finding]:
+    """All checks of a lake. The custodian is looked at before anything is opened with more rights.
+
+    Raises:
+        BadSettings, DefinitionError, KeysError: see `open_runtime`.
+    """
+    found = [*examine_installation(), *_custodian_checks(load_settings(home))]
+    try:
+        with open_runtime(home) as runtime:
+            return [*found, *_lake_checks(runtime)]
+    except CustodianDenied:
+        text = "not opened, so not examined: the log-in in keys.vault may not open keys"
+        return [*found, Finding("lake", "warning", text)]
 
 
 def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
@@ -70,8 +87,6 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
             "ok" if mode == 0o600 else "error",
             "0600" if mode == 0o600 else f"{mode:04o}: run `chmod 600` on it",
         )
-    if vault is not None:
-        yield from _transit_checks(vault)
     gate = runtime.keyring.gate()
     yield Finding(
         "restore gate",
@@ -147,11 +162,14 @@ def _topic_finding(topic: FeedingTopic) -> Finding:
     return Finding(check, "note", f"a person stays readable there for up to {days:.1f} days after an erasure")
 
 
-def _transit_checks(vault: Vault) -> Iterator[Finding]:
+def _custodian_checks(settings: Settings) -> Iterator[Finding]:
+    vault = settings.keys.vault
+    if vault is None:
+        return
     from keys.transitcheck import inspect_transit
 
     try:
-        flaws = inspect_transit(vault_session(vault), vault.mount, vault.prefix)
+        flaws = inspect_transit(vault_session(vault, "auditor"), vault.mount, vault.prefix)
     except ShredlakeError as error:
         yield Finding("transit engine", "error", f"{error.message}. {error.next_step}")
         return

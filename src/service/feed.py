@@ -48,7 +48,7 @@ def open_feed(home: Path, *, agent: bool = False) -> Iterator[Feed]:
     """
     settings = load_settings(home)
     if not (agent or settings.keys.agent):
-        with open_runtime(home) as runtime:
+        with open_runtime(home, role="agent") as runtime:
             lake = runtime.lake
             yield Feed(settings, lake.types, lake.events, lake.topics, runtime.keyring, lake.ingestor())
         return

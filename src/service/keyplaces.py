@@ -5,20 +5,27 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from keys import Custodian, EmbeddedCustodian, KeyPlaces, PageStore, embedded_places
 from keys.drill import CustodianBackup
 from purge import Assurance
 from service.errors import BadSettings
-from service.settings import Keys, Vault
+from service.settings import Keys, Vault, VaultLogin
 
 if TYPE_CHECKING:
     from keys.vaultsession import Login, VaultSession
 
+VaultRole = Literal["purge", "agent", "auditor"]
+"""Whose policy a process needs: of everything, of wrapping and unwrapping alone, of looking alone."""
 
-def key_places(home: Path, settings: Keys) -> KeyPlaces:
-    """Embedded by default; each of the two can be a server."""
+
+def key_places(home: Path, settings: Keys, role: VaultRole = "purge") -> KeyPlaces:
+    """Embedded by default; each of the two can be a server.
+
+    Args:
+        role: whose log-in the custodian is used with.
+    """
     embedded = embedded_places(home / "keys")
 
     def custodian() -> Custodian:
@@ -26,7 +33,8 @@ def key_places(home: Path, settings: Keys) -> KeyPlaces:
             return embedded.custodian()
         from keys.transit import TransitCustodian
 
-        return TransitCustodian(vault_session(settings.vault), settings.vault.mount, settings.vault.prefix)
+        vault = settings.vault
+        return TransitCustodian(vault_session(vault, role), vault.mount, vault.prefix)
 
     def pages() -> PageStore:
         if settings.page_store is None:
@@ -42,8 +50,8 @@ def key_places(home: Path, settings: Keys) -> KeyPlaces:
     return KeyPlaces(custodian, pages)
 
 
-def vault_session(settings: Vault) -> VaultSession:
-    """A session with the log-in that the settings name.
+def vault_session(settings: Vault, role: VaultRole = "purge") -> VaultSession:
+    """A session with the log-in that the settings name for a role, or for everything.
 
     Raises:
         BadSettings: hvac is not installed, or a file that the log-in needs is not named.
@@ -53,7 +61,10 @@ def vault_session(settings: Vault) -> VaultSession:
     except ImportError:
         raise BadSettings("keys.vault needs hvac", next_step="Install `shredlake[vault]`.") from None
     server = VaultServer(settings.address, settings.ca_file, settings.namespace, settings.timeout_seconds)
-    return VaultSession(server, _login(settings))
+    own = {"agent": settings.agent, "auditor": settings.auditor}.get(role)
+    if own is None:
+        return VaultSession(server, _login(settings, "keys.vault"))
+    return VaultSession(server, _login(own, f"keys.vault.{role}"))
 
 
 def drill_custodian(settings: Keys, sandbox: Path) -> tuple[Callable[[], Custodian], CustodianBackup | None]:
@@ -81,13 +92,13 @@ def assurance(settings: Keys) -> Assurance:
     return Assurance("transit engine", settings.vault.snapshot_horizon_days)
 
 
-def _login(settings: Vault) -> Login:
+def _login(settings: VaultLogin, section: str) -> Login:
     from keys.vaultsession import AppRole, Jwt, TokenFile
 
     def needed(name: str) -> Path:
         path: Path | None = getattr(settings, name)
         if path is None:
-            raise BadSettings(f"keys.vault.auth = {settings.auth!r} needs keys.vault.{name}")
+            raise BadSettings(f"{section}.auth = {settings.auth!r} needs {section}.{name}")
         return path
 
     if settings.auth == "token_file":
@@ -96,5 +107,5 @@ def _login(settings: Vault) -> Login:
     if settings.auth == "approle":
         return AppRole(needed("role_id_file"), needed("secret_id_file"), mount)
     if settings.role is None:
-        raise BadSettings(f"keys.vault.auth = {settings.auth!r} needs keys.vault.role")
+        raise BadSettings(f"{section}.auth = {settings.auth!r} needs {section}.role")
     return Jwt(settings.role, needed("jwt_file"), mount)

@@ -21,7 +21,7 @@ from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, ope
 from purge import Purge, open_purge
 from service.agent import build_keys, build_lease
 from service.errors import BadSettings, NotInitialised
-from service.keyplaces import assurance, key_places
+from service.keyplaces import VaultRole, assurance, key_places
 from service.lakeplace import intake_rule, lake_place
 from service.settings import CONFIG_NAME, Settings, load_settings
 
@@ -99,10 +99,11 @@ def open_keyring(
     settings: Settings,
     effects: Effects | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    role: VaultRole = "purge",
 ) -> Keyring:
-    """The keys of a lake."""
+    """The keys of a lake; with a custodian on a server, as one of its roles."""
     fences = settings.keys.fence_log or home / "evidence" / "fences.db"
-    places = key_places(home, settings.keys)
+    places = key_places(home, settings.keys, role)
     return open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects)
 
 
@@ -112,8 +113,12 @@ def open_runtime(
     effects: Effects | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     executor: Executor | None = None,
+    role: VaultRole = "purge",
 ) -> Runtime:
     """Opens a lake that `initialise` made.
+
+    Args:
+        role: of a custodian on a server; `agent` can seal and open, and neither erase nor attest.
 
     Raises:
         NotInitialised: the folder holds no lake.
@@ -122,7 +127,7 @@ def open_runtime(
     if not (home / "token").exists():
         raise NotInitialised(f"there is no lake in {home}")
     settings = load_settings(home)
-    keyring = open_keyring(home, settings, effects, clock)
+    keyring = open_keyring(home, settings, effects, clock, role)
     place, rule = lake_place(settings.lake), intake_rule(settings.ingest)
     lake = open_lake(home / "lake", keyring, effects, clock, place, rule)
     registry = ViewRegistry.load(settings.projections.files)

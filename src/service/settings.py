@@ -169,14 +169,9 @@ class Job(Section):
     rebuild: bool = Field(False, description="derive every bucket anew instead of catching up")
 
 
-class Vault(Section):
-    """HashiCorp Vault or OpenBao as the custodian of the root."""
+class VaultLogin(Section):
+    """How a role logs in to Vault or OpenBao."""
 
-    address: str = Field(description="https://host:port")
-    ca_file: Path | None = Field(None, description="certificate authority of a private network (PEM)")
-    namespace: str | None = Field(None, description="namespace, where the server has them")
-    mount: str = Field("transit", description="where the transit engine is mounted")
-    prefix: str = Field("shredlake", description="the keys are <prefix>-root, -secret and -sign")
     auth: Literal["approle", "jwt", "kubernetes", "token_file"] = Field("approle", description="log-in")
     auth_mount: str | None = Field(None, description="where the log-in is mounted; default: its own name")
     role: str | None = Field(None, description="role of a jwt or kubernetes log-in")
@@ -184,9 +179,25 @@ class Vault(Section):
     secret_id_file: Path | None = Field(None, description="AppRole's secret id")
     jwt_file: Path | None = Field(None, description="signed token of a jwt or kubernetes log-in")
     token_file: Path | None = Field(None, description="token that somebody else keeps fresh")
+
+
+class Vault(VaultLogin):
+    """HashiCorp Vault or OpenBao as the custodian of the root."""
+
+    address: str = Field(description="https://host:port")
+    ca_file: Path | None = Field(None, description="certificate authority of a private network (PEM)")
+    namespace: str | None = Field(None, description="namespace, where the server has them")
+    mount: str = Field("transit", description="where the transit engine is mounted")
+    prefix: str = Field("shredlake", description="the keys are <prefix>-root, -secret and -sign")
     timeout_seconds: Annotated[float, Field(gt=0, le=300)] = Field(10.0, description="of one call")
     snapshot_horizon_days: Annotated[int, Field(ge=0)] | None = Field(
         None, description="the server's snapshots are destroyed after so many days; receipts name it"
+    )
+    agent: VaultLogin | None = Field(
+        None, description="log-in of `keys agent` and of ingest; default: the one above"
+    )
+    auditor: VaultLogin | None = Field(
+        None, description="log-in that `doctor` inspects the keys with; default: the one above"
     )
 
 

@@ -458,8 +458,12 @@ def test_the_scripts_own_set_up_has_no_flaw(vault: Vault) -> None:
 def test_a_role_that_may_not_look_says_so(vault: Vault) -> None:
     """As a flaw of the inspection, not of the server."""
     flaws = inspect_transit(role_session(vault, "purge"))
-    assert [flaw.fatal for flaw in flaws] == [False, False]
-    assert all("may not read" in flaw.text for flaw in flaws)
+    assert not [flaw for flaw in flaws if flaw.fatal]
+    denied = {flaw.text.split(",")[0].split()[-1]: flaw.text for flaw in flaws}
+    assert list(denied) == ["transit/keys/shredlake-secret", "transit/config/keys", "sys/audit"]
+    assert "lacks the capability read there" in denied["transit/config/keys"]
+    assert "lacks the capability read and sudo there" in denied["sys/audit"]
+    assert len(inspect_transit(role_session(vault, "console"))) == 5
 
 
 def test_a_root_that_could_leave_the_server_is_refused(vault: Vault, tmp_path: Path) -> None:
@@ -472,11 +476,60 @@ def test_a_root_that_could_leave_the_server_is_refused(vault: Vault, tmp_path: P
     )
     admin.adapter.post(f"/v1/transit/keys/{prefix}-root/config", json={"deletion_allowed": True})
     flaws = inspect_transit(admin_session(vault), prefix=prefix)
+    missing = [flaw for flaw in flaws if "has nothing at" in flaw.text]
+    assert [flaw.text.split()[5] for flaw in missing] == [
+        f"transit/keys/{prefix}-{name}." for name in ("secret", "sign")
+    ]
+    flaws = [flaw for flaw in flaws if flaw not in missing]
     texts = " ".join(flaw.text for flaw in flaws)
     assert all(
-        word in texts for word in ("exportable", "plaintext backup", "not derived", "deletion_allowed")
+        word in texts for word in ("exportable", "plaintext_backup", "not derived", "deletion_allowed")
     )
     assert [flaw.fatal for flaw in flaws].count(True) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "config", "word", "fatal"),
+    [
+        ("secret", {"type": "hmac", "key_size": 32, "exportable": True}, {}, "exportable", True),
+        ("sign", {"type": "ed25519", "allow_plaintext_backup": True}, {}, "allow_plaintext_backup", True),
+        ("sign", {"type": "ed25519", "auto_rotate_period": "24h"}, {}, "auto_rotate_period", False),
+        (
+            "root",
+            {"type": "aes256-gcm96", "derived": True, "convergent_encryption": True},
+            {},
+            "convergent",
+            False,
+        ),
+        (
+            "root",
+            {"type": "aes256-gcm96", "derived": True, "auto_rotate_period": "24h"},
+            {},
+            "auto_rotate",
+            False,
+        ),
+        ("secret", {"type": "hmac", "key_size": 32}, {"deletion_allowed": True}, "deletion_allowed", False),
+    ],
+)
+def test_each_of_the_three_keys_is_inspected(
+    vault: Vault,
+    tmp_path: Path,
+    name: str,
+    options: dict[str, object],
+    config: dict[str, object],
+    word: str,
+    fatal: bool,
+) -> None:
+    """One flaw in one of them, and it is the only one that is said."""
+    admin, prefix = vault.client(), schema_of(tmp_path)
+    admin.adapter.post(f"/v1/transit/keys/{prefix}-{name}", json=options)
+    if config:
+        admin.adapter.post(f"/v1/transit/keys/{prefix}-{name}/config", json=config)
+    make_keys(admin, prefix)
+    (flaw,) = inspect_transit(admin_session(vault), prefix=prefix)
+    assert word in flaw.text
+    assert {"root": "root key", "secret": "secret key", "sign": "signing key"}[name] in flaw.text
+    assert flaw.fatal == fatal
 
 
 def test_upsert_and_a_missing_audit_device_are_seen(vault: Vault) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -11,13 +15,15 @@ import tomli_w
 from infra.postgres import Postgres
 from infra.vault import Vault
 from keys import Shredded, SubjectId
-from lake import EventRead
+from keys.errors import CustodianDenied
+from lake import EventRead, verify
 from purge import payload_of, scan
-from service.doctor import examine
+from service.doctor import examine, examine_home
 from service.errors import BadSettings
 from service.keyplaces import key_places
 from service.runtime import Runtime, initialise, open_runtime
 from tests.keys.servers import schema_of
+from tests.keys.test_agent import start_agent
 from tests.world import PAID, VIEWS, compact_all, erase, paid, publish, send
 
 ANN, BOB = "person-ann", "person-bob"
@@ -128,7 +134,7 @@ def test_a_second_host_sees_what_the_first_did(home: Path, world: Runtime, tmp_p
 def test_the_doctor_looks_at_the_real_root(home: Path, world: Runtime) -> None:
     """As far as the log-in may: the purge role sees the key and not the audit devices."""
     found = {(f.check, f.level): f.text for f in examine(world)}
-    assert "may not read" in found["transit engine", "warning"]
+    assert "may not read sys/audit" in found["transit engine", "warning"]
     assert ("transit engine", "error") not in found
     assert not [f for f in examine(world) if f.level == "error"]
     world.close()
@@ -154,3 +160,69 @@ def test_a_second_lake_does_not_join_the_first_one_s_keys(
     with pytest.raises(BadSettings, match="another lake"):
         initialise(other)
     world.close()
+
+
+def log_in(vault: Vault, role: str) -> dict[str, str]:
+    """A role's AppRole, as settings say it."""
+    folder = vault.folder / "roles" / role
+    return {"role_id_file": str(folder / "role_id"), "secret_id_file": str(folder / "secret_id")}
+
+
+def change(home: Path, **vault_settings: object) -> None:
+    """Writes other log-ins into the lake's settings."""
+    path = home / "shredlake.toml"
+    document = tomllib.loads(path.read_text())
+    document["keys"]["vault"].update(vault_settings)
+    path.write_text(tomli_w.dumps(document))
+
+
+def ingested(home: Path, number: int, *options: str) -> int:
+    """How many events the command ingests of one event's file."""
+    path = home.parent / f"{number}.jsonl"
+    path.write_text(json.dumps(paid("ann", number, event_id=f"e{number}")))
+    return int(shredlake(home, "--output", "json", "ingest", str(path), *options)["events"])
+
+
+def shredlake(home: Path, *arguments: str) -> Any:
+    """What a command prints as JSON."""
+    command = [sys.executable, "-c", "from service.cli import main; main()", "--home", str(home)]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_agent_s_policy_is_enough_for_the_agent_and_for_ingest(
+    vault: Vault, home: Path, world: Runtime
+) -> None:
+    """Where everything else logs in as somebody who may do nothing at all."""
+    world.close()
+    change(home, **log_in(vault, "console"), agent=log_in(vault, "agent"))
+    with pytest.raises(CustodianDenied):
+        open_runtime(home)
+    assert ingested(home, 1) == 1
+    agent = start_agent(home)
+    try:
+        assert ingested(home, 2, "--agent") == 1
+    finally:
+        agent.terminate()
+        counts, _ = agent.communicate(timeout=30)
+    assert "ingest: sealing items" in counts
+    change(home, **log_in(vault, "purge"))
+    with open_runtime(home) as runtime:
+        assert verify(runtime.lake, deep=True).events == 2
+        assert runtime.keyring.close_epoch().old_wrap_refused
+
+
+def test_the_doctor_looks_as_the_auditor_before_it_opens_anything(
+    vault: Vault, home: Path, world: Runtime
+) -> None:
+    """Alone, it sees the keys and opens nothing; beside the purge role's log-in nothing stays unseen."""
+    world.close()
+    change(home, **log_in(vault, "auditor"))
+    alone = {f.check: f for f in examine_home(home)}
+    assert alone["transit engine"].level == "ok"
+    assert alone["lake"].level == "warning"
+    assert "restore gate" not in alone
+    change(home, **log_in(vault, "purge"), auditor=log_in(vault, "auditor"))
+    both = {f.check: f for f in examine_home(home)}
+    assert both["transit engine"].level == both["restore gate"].level == "ok"

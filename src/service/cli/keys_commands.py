@@ -13,8 +13,11 @@ from attrs import asdict
 from keys import KeyPlaces, SqlitePageStore, export_fences, import_fences, run_drill
 from keys.restoregate import foreign_fence_log
 from service.agent import agent_folder, serve_agent
-from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say
+from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say, session
+from service.errors import NotInitialised
 from service.keyplaces import drill_custodian
+from service.runtime import open_keyring
+from service.settings import load_settings
 
 app = typer.Typer(help="Keys, epochs and the restore gate.", **GROUP)
 
@@ -181,15 +184,21 @@ def rekey(
 def agent(context: typer.Context) -> None:
     """Serve keys to this host's workers over a Unix socket, each by its role; SIGTERM ends it."""
 
-    with opened(context) as (here, runtime):
-        settings = runtime.settings.keys
+    here = session(context)
+    if not (here.home / "token").exists():
+        raise NotInitialised(f"there is no lake in {here.home}")
+    settings = load_settings(here.home)
 
-        def ready(hardened: dict[str, bool]) -> None:
-            missing = [name for name, done in hardened.items() if not done]
-            folder = agent_folder(here.home, settings).path
-            say(f"key agent on {folder}: a socket and a token per role; Ctrl-C ends")
-            if missing:
-                say(f"the system did not allow: {', '.join(missing)}")
+    def ready(hardened: dict[str, bool]) -> None:
+        missing = [name for name, done in hardened.items() if not done]
+        folder = agent_folder(here.home, settings.keys).path
+        say(f"key agent on {folder}: a socket and a token per role; Ctrl-C ends")
+        if missing:
+            say(f"the system did not allow: {', '.join(missing)}")
 
-        counts = serve_agent(here.home, settings, runtime.keyring, ready)
-        emit(here, counts, "\n".join(f"{name:<36} {count:>12,}" for name, count in sorted(counts.items())))
+    keyring = open_keyring(here.home, settings, role="agent")
+    try:
+        counts = serve_agent(here.home, settings.keys, keyring, ready)
+    finally:
+        keyring.close()
+    emit(here, counts, "\n".join(f"{name:<36} {count:>12,}" for name, count in sorted(counts.items())))

@@ -33,7 +33,7 @@ from service.cli.common import (
     say,
     session,
 )
-from service.doctor import examine, examine_installation
+from service.doctor import examine_home, examine_installation
 from service.errors import BadInput
 from service.runtime import initialise, open_runtime
 from service.settings import find_home
@@ -99,8 +99,7 @@ def doctor(context: typer.Context) -> None:
     """Examine the installation and, where there is one, the lake; each finding says what to do."""
     here = session(context)
     if (here.home / "token").exists():
-        with open_runtime(here.home) as runtime:
-            found = examine(runtime)
+        found = examine_home(here.home)
     else:
         found = examine_installation()
         say(f"there is no lake in {here.home}: only the installation was examined")
