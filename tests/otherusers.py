@@ -48,6 +48,16 @@ def as_user(user: int, code: str, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def command_of(user: int, code: str, *arguments: str) -> list[str]:
+    """A command that runs code as that user, with as much locked memory as the system lets root give it."""
+    python = need_other_users()
+    become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    unlimited = ["prlimit", "--memlock=unlimited"]
+    allowed = subprocess.run([*unlimited, "true"], capture_output=True, check=False).returncode == 0
+    command = [str(python), "-c", _with_packages(code), *arguments]
+    return [*(unlimited if allowed else ()), *become, *command]
+
+
 def open_folder() -> Iterator[Path]:
     """A folder that everybody may enter, removed afterwards: pytest's own is for its user alone."""
     folder = Path(tempfile.mkdtemp(prefix="shredlake-users-"))
@@ -59,10 +69,8 @@ def open_folder() -> Iterator[Path]:
 
 
 def _run(python: Path, user: int, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    site = sysconfig.get_paths()["purelib"]
-    ours = f"import site, sys; sys.path.insert(0, {site!r}); site.addsitedir({site!r})"
     return subprocess.run(
-        [python, "-c", f"{ours}\n{code}", *arguments],
+        [python, "-c", _with_packages(code), *arguments],
         user=user,
         group=user,
         extra_groups=[],
@@ -73,3 +81,8 @@ def _run(python: Path, user: int, code: str, *arguments: str) -> subprocess.Comp
         check=False,
         timeout=120,
     )
+
+
+def _with_packages(code: str) -> str:
+    site = sysconfig.get_paths()["purelib"]
+    return f"import site, sys; sys.path.insert(0, {site!r}); site.addsitedir({site!r})\n{code}"

@@ -3,7 +3,8 @@
 Workers get what their role needs and nothing else. `ingest` names subjects and gets the subkeys of its
 own writer sessions, whose salts the agent chooses: with them it can seal, and open nothing that was
 sealed before or by others. `build` gets opening keys, itself by its token, its workers by a lease that
-dies with the next epoch. `purge` fences and destroys. What was handed out is counted, never named.
+dies with the next epoch, and with the connection that asked for it. `purge` fences and destroys. What
+was handed out is counted, never named.
 
 Every role has a socket of its own. Who connects is told by the kernel (SO_PEERCRED, unix(7)) before a
 byte of theirs is read.
@@ -68,7 +69,7 @@ class KeyAgent:
     def __init__(self, keyring: Keyring, tokens: Mapping[str, str]) -> None:
         self._keyring = keyring
         self._tokens = tokens
-        self._leases: dict[bytes, int] = {}
+        self._leases: dict[bytes, tuple[int, Connection]] = {}
         self._mutex = threading.Lock()
         self.handed_out: Counter[str] = Counter()
 
@@ -105,13 +106,28 @@ class KeyAgent:
             self.handed_out[f"{connection.role}: {name} items"] += int(answer.pop("items", 1))
         return answer
 
+    def hung_up(self, connection: Connection) -> None:
+        """Ends the leases that it asked for: a build's last as long as its coordinator is there."""
+        with self._mutex:
+            self._leases = {one: at for one, at in self._leases.items() if at[1] is not connection}
+
+    def leases(self) -> int:
+        """How many leases of builds there are."""
+        with self._mutex:
+            return len(self._leases)
+
+    def counts(self) -> dict[str, int]:
+        """What was handed out: `role: operation calls` and `role: operation items`."""
+        with self._mutex:
+            return dict(self.handed_out)
+
     # -- everybody ---------------------------------------------------------------------------------
 
     def _epoch(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         return {"epoch": self._keyring.epoch()}
 
     def _counts(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
-        return {"counts": dict(self.handed_out)}
+        return {"counts": self.counts()}
 
     def _renew(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         lease_id, seconds = str(request["lease_id"]), float(request["seconds"])
@@ -188,13 +204,14 @@ class KeyAgent:
     def _lease(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         lease, epoch = secrets.token_bytes(16), self._keyring.catch_up()
         with self._mutex:
-            self._leases = {one: at for one, at in self._leases.items() if at == epoch} | {lease: epoch}
+            self._leases = {one: at for one, at in self._leases.items() if at[0] == epoch}
+            self._leases[lease] = epoch, connection
         return {"lease": lease, "epoch": epoch}
 
     def _opening(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         epoch = self._keyring.catch_up()
-        if self._leases.get(request["lease"]) != epoch:
-            raise LeaseExpired("this lease was of an epoch that is over")
+        if self._leases.get(request["lease"], (None,))[0] != epoch:
+            raise LeaseExpired("this lease was of an epoch or a build that is over")
         refs = wire.split(request["refs"], REF_BYTES)
         headers = [cse1.Header(*header) for header in request["headers"]]
         found = self._keyring.resident.opening(FieldContext(*request["context"]), refs, headers)
@@ -248,7 +265,15 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def _serve(self) -> None:
         connection = self._greeted()
-        while connection is not None and (request := wire.receive(self.request)) is not None:
+        if connection is None:
+            return
+        try:
+            self._converse(connection)
+        finally:
+            self.server.agent.hung_up(connection)
+
+    def _converse(self, connection: Connection) -> None:
+        while (request := wire.receive(self.request)) is not None:
             try:
                 wire.send(self.request, {"ok": self.server.agent.answer(connection, request)})
             except KeysError as error:

@@ -10,15 +10,20 @@ _PR_SET_DUMPABLE: Final = 4
 _MCL_CURRENT_AND_FUTURE: Final = 1 | 2
 
 
-def harden() -> dict[str, bool]:
+def harden(*, lock_memory: bool = True) -> dict[str, bool]:
     """Switches off core dumps and attaching by the same user, and locks memory; what worked.
+
+    Args:
+        lock_memory: not where a process holds a lake's data as well: all of that would be locked too.
 
     Sources: prctl(2), setrlimit(2), mlockall(2). What Python copies meanwhile it cannot wipe.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc = ctypes.CDLL(None, use_errno=True)
-    return {
+    done = {
         "core dumps off": resource.getrlimit(resource.RLIMIT_CORE) == (0, 0),
         "not dumpable": libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0,
-        "memory locked": libc.mlockall(_MCL_CURRENT_AND_FUTURE) == 0,
     }
+    if lock_memory:
+        done["memory locked"] = libc.mlockall(_MCL_CURRENT_AND_FUTURE) == 0
+    return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from projections.compute import Partial
@@ -33,18 +34,24 @@ class ProcessPool:
     """Runs tasks in worker processes, each with a lake and a lease of its own.
 
     Args:
-        opener: called for every run; gives a picklable function that opens the lake in a worker.
+        opener: called for every run; gives a picklable function that opens the lake in a worker, and is
+            left when the run is over.
         workers: number of processes.
     """
 
-    def __init__(self, opener: Callable[[], Callable[[], Deriver]], workers: int) -> None:
+    def __init__(
+        self, opener: Callable[[], AbstractContextManager[Callable[[], Deriver]]], workers: int
+    ) -> None:
         self._opener = opener
         self._workers = workers
 
     def map(self, tasks: Sequence[DeriveTask]) -> Iterator[dict[str, Partial]]:
         # Spawned, not forked: Polars keeps threads that do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self._workers, context, _start, (self._opener(),)) as pool:
+        with (
+            self._opener() as open_deriver,
+            ProcessPoolExecutor(self._workers, context, _start, (open_deriver,)) as pool,
+        ):
             yield from pool.map(_run, tasks)
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import grp
+import logging
 import pwd
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from keys import AgentDenied, Keyring
 from keys.agentclient import AgentLink, BuildKeys, IngestKeys
+from keys.agentcounts import COUNTS_NAME, CountBook
 from keys.agentfolder import AgentFolder, RoleUser
 from keys.agentserver import KeyAgent, serving
-from keys.hardening import harden
 from service.errors import BadSettings, NotInitialised
 from service.settings import AgentUsers, Keys, load_settings
+
+_COUNT_SECONDS: Final = 60.0
+_log = logging.getLogger("shredlake.agent")
 
 
 def agent_folder(home: Path, settings: Keys) -> AgentFolder:
@@ -27,24 +34,32 @@ def agent_folder(home: Path, settings: Keys) -> AgentFolder:
     return AgentFolder(settings.agent_folder or home / "agent", _role_users(settings.agent_users))
 
 
-def serve_agent(
-    home: Path, settings: Keys, keyring: Keyring, ready: Callable[[dict[str, bool]], None]
-) -> dict[str, int]:
-    """Serves until SIGTERM or SIGINT; returns what was handed out, in counts.
+def serve_agent(home: Path, settings: Keys, keyring: Keyring, ready: Callable[[], None]) -> dict[str, int]:
+    """Serves until SIGTERM or SIGINT; returns what was handed out, in counts, which go to a file as well.
 
     Args:
-        ready: called once the sockets listen, with what `harden` achieved.
+        keyring: opened in a process that is hardened.
+        ready: called once the sockets listen.
     """
     folder = agent_folder(home, settings)
     agent = KeyAgent(keyring, folder.make())
-    hardened = harden()
+    book = CountBook(folder.path / COUNTS_NAME, lambda: datetime.now(UTC))
     ended = threading.Event()
     with serving(folder, agent):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())
-        ready(hardened)
-        ended.wait()
-    return dict(agent.handed_out)
+        ready()
+        while not ended.wait(_COUNT_SECONDS):
+            _note(book, agent)
+    _note(book, agent)
+    return agent.counts()
+
+
+def _note(book: CountBook, agent: KeyAgent) -> None:
+    try:
+        book.note(agent.counts())
+    except OSError as error:  # keys are given out without it; what was not written is written next time
+        _log.error("the key agent's counts could not be written: %s", error.strerror)
 
 
 def ingest_keys(home: Path) -> IngestKeys:
@@ -57,15 +72,16 @@ def ingest_keys(home: Path) -> IngestKeys:
     return IngestKeys(_link(home, "ingest"))
 
 
-def build_lease(home: Path) -> bytes:
-    """What a build gives its workers instead of the token; dead with the next erasure.
+@contextmanager
+def build_lease(home: Path) -> Iterator[bytes]:
+    """What a build gives its workers instead of the token; dead with the next erasure, and after the block.
 
     Raises:
-        NotInitialised, AgentUnavailable: see `ingest_keys`.
+        NotInitialised, AgentDenied, AgentUnavailable: see `ingest_keys`.
     """
     coordinator = BuildKeys(_link(home, "build"))
     try:
-        return coordinator.lease_for_workers()
+        yield coordinator.lease_for_workers()
     finally:
         coordinator.close()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import asdict, frozen
 
 from keys import ShredlakeError
+from keys.hardening import harden
 from lake import load_mapping
 from lake.messages import CloudEventMessages, MappedMessages, MessageFormat
 from lake.sealedmessages import SealedMessages
@@ -145,6 +146,7 @@ def _consume(order: _Order, sender: Connection) -> None:
             stopped.append(signal.SIGTERM)  # the parent is gone
 
     try:
+        harden(lock_memory=False)
         log_to_file(order.home)
         with open_feed(order.home) as feed:
             open_consumer(feed, order.number, accept_gaps=order.accept_gaps).run(

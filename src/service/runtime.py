@@ -8,7 +8,8 @@ import logging
 import os
 import secrets
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from keys import Effects, Keyring, open_keys
+from keys.hardening import harden
 from lake import Lake, Replay, open_events, open_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
 from purge import Purge, open_purge
@@ -135,7 +137,7 @@ def open_runtime(
     if executor is None and settings.keys.agent:
         executor = ProcessPool(functools.partial(agent_deriver, home), max(2, workers))
     elif executor is None and workers > 1:
-        executor = ProcessPool(lambda: functools.partial(open_deriver, home), workers)
+        executor = ProcessPool(lambda: nullcontext(functools.partial(open_deriver, home)), workers)
     files = settings.projections.files
     views = open_views(
         lake,
@@ -151,19 +153,23 @@ def open_runtime(
 
 def open_deriver(home: Path) -> Deriver:
     """What a worker process opens: keys under a lease of its own, the lake, the views."""
+    harden(lock_memory=False)
     settings = load_settings(home)
     keyring = open_keyring(home, settings)
     lake = open_lake(home / "lake", keyring, place=lake_place(settings.lake))
     return Deriver(lake.replay(), lake.types, ViewRegistry.load(settings.projections.files))
 
 
-def agent_deriver(home: Path) -> Callable[[], Deriver]:
-    """What opens a worker whose keys stay with the host's agent, under a lease that is asked for now."""
-    return functools.partial(open_agent_deriver, home, build_lease(home))
+@contextmanager
+def agent_deriver(home: Path) -> Iterator[Callable[[], Deriver]]:
+    """What opens a worker whose keys stay with the host's agent, under a lease that ends with the block."""
+    with build_lease(home) as lease:
+        yield functools.partial(open_agent_deriver, home, lease)
 
 
 def open_agent_deriver(home: Path, lease: bytes) -> Deriver:
     """A worker that can open until the next erasure, and do nothing else with keys."""
+    harden(lock_memory=False)
     settings = load_settings(home)
     events, types = open_events(home / "lake", place=lake_place(settings.lake))
     registry = ViewRegistry.load(settings.projections.files)

@@ -25,7 +25,15 @@ from service.runtime import initialise, open_runtime
 from service.settings import Keys
 from tests.keys.people import context, provision, seal
 from tests.keys.test_agent import Host, host, start_agent
-from tests.otherusers import BUILD_USER, INGEST_USER, STRANGER, as_user, need_other_users, open_folder
+from tests.otherusers import (
+    BUILD_USER,
+    INGEST_USER,
+    STRANGER,
+    as_user,
+    command_of,
+    need_other_users,
+    open_folder,
+)
 from tests.world import PAID, VIEWS, paid
 
 __all__ = ["host"]
@@ -171,6 +179,41 @@ def test_the_ingest_user_ingests_a_file_with_the_tables_and_its_role_alone(serve
     command = ["--home", str(served.home), "--output", "json", "--quiet", "ingest", str(events)]
     assert as_user(INGEST_USER, code, *command)["events"] == 20
     assert as_user(INGEST_USER, code, *command)["already"] == 20
+
+
+def test_nobody_of_the_agent_s_own_user_looks_into_it(tmp_path: Path) -> None:
+    """Without root's rights: no memory, no environment, no core; its memory is locked, or it says so."""
+    need_other_users()
+    for parent in open_folder():
+        os.chown(parent, STRANGER, STRANGER)
+        code = f"""
+from pathlib import Path
+from service.runtime import initialise
+from service.cli import main
+initialise(Path({str(parent / "lake")!r}))
+main()
+"""
+        agent = subprocess.Popen(
+            command_of(STRANGER, code, "--home", str(parent / "lake"), "keys", "agent"),
+            cwd="/", env={"PATH": "/usr/bin:/bin"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert agent.stderr is not None
+            assert "key agent on" in (said := agent.stderr.readline()), said
+            code = f"""{TRY}
+paths = [Path("/proc") / sys.argv[1] / name for name in ("mem", "environ", "maps")]
+print(json.dumps([tried(lambda: len(one.open("rb").read(1))) for one in paths]))
+"""
+            assert as_user(STRANGER, code, str(agent.pid)) == ["PermissionError"] * 3
+            limits = Path(f"/proc/{agent.pid}/limits").read_text().splitlines()
+            assert next(line for line in limits if "core file" in line).split()[4:6] == ["0", "0"]
+            status = Path(f"/proc/{agent.pid}/status").read_text()
+            locked = int(next(line for line in status.splitlines() if line.startswith("VmLck")).split()[1])
+        finally:
+            agent.terminate()
+            _, complaints = agent.communicate(timeout=30)
+        assert (locked > 0) == ("did not allow" not in complaints)
+        assert complaints in ("", "the system did not allow: memory locked\n")
 
 
 # -- the socket -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import sys
@@ -201,7 +202,7 @@ def test_several_processes_give_what_one_gives(world: Runtime) -> None:
     send(world, [paid(f"p{n % 40}", n, event_id=str(n)) for n in range(200)])
     publish(world)
     one = {n: world.views.as_reported(n).rows for n in ("cents_per_day", "people_per_day", "bands")}
-    pool = ProcessPool(lambda: functools.partial(open_deriver, world.home), 2)
+    pool = ProcessPool(lambda: contextlib.nullcontext(functools.partial(open_deriver, world.home)), 2)
     with open_runtime(world.home, executor=pool) as other:
         publish(other, rebuild=True)
         for name, rows in one.items():
@@ -243,7 +244,11 @@ def test_a_build_that_begins_after_a_fence_never_counts_who_is_behind_it(
 ) -> None:
     """Also within the second in which the keys of before are still at hand: its states say the newer epoch."""
     send(world, [paid("ann", 5, event_id="1"), paid("bob", 7, event_id="2")])
-    pool = ProcessPool(lambda: functools.partial(open_deriver, world.home), workers) if workers else None
+    pool = (
+        ProcessPool(lambda: contextlib.nullcontext(functools.partial(open_deriver, world.home)), workers)
+        if workers
+        else None
+    )
     with open_runtime(world.home, executor=pool) as builder, open_runtime(world.home) as eraser:
         publish(builder, "people_per_day")
         bob = eraser.keyring.ref_of(SubjectId("bob"))

@@ -11,6 +11,8 @@ import typer
 from attrs import asdict
 
 from keys import KeyPlaces, SqlitePageStore, export_fences, import_fences, run_drill
+from keys.agentcounts import COUNTS_NAME, read_counts
+from keys.hardening import harden
 from keys.restoregate import foreign_fence_log
 from service.agent import agent_folder, serve_agent
 from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say, session
@@ -189,9 +191,10 @@ def agent(context: typer.Context) -> None:
         raise NotInitialised(f"there is no lake in {here.home}")
     settings = load_settings(here.home)
 
-    def ready(hardened: dict[str, bool]) -> None:
-        missing = [name for name, done in hardened.items() if not done]
-        folder = agent_folder(here.home, settings.keys).path
+    folder = agent_folder(here.home, settings.keys).path
+    missing = [name for name, done in harden().items() if not done]  # before a key is in memory
+
+    def ready() -> None:
         say(f"key agent on {folder}: a socket and a token per role; Ctrl-C ends")
         if missing:
             say(f"the system did not allow: {', '.join(missing)}")
@@ -202,3 +205,13 @@ def agent(context: typer.Context) -> None:
     finally:
         keyring.close()
     emit(here, counts, "\n".join(f"{name:<36} {count:>12,}" for name, count in sorted(counts.items())))
+
+
+@app.command("agent-counts")
+def agent_counts(context: typer.Context) -> None:
+    """Sum up what this lake's key agents have handed out, by role and operation: calls and items."""
+    here = session(context)
+    folder = agent_folder(here.home, load_settings(here.home).keys).path
+    found = read_counts(folder / COUNTS_NAME)
+    lines = [f"{name:<36} {count:>12,}" for name, count in sorted(found.counts.items())]
+    emit(here, asdict(found), "\n".join([f"from {found.since or '-'} until {found.until or '-'}", *lines]))

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from keys import ShredlakeError
+from keys.hardening import harden
 from purge import UnderHold
 from service.cli import (
     config_commands,
@@ -120,6 +121,7 @@ def serve(
     """Serve the HTTP API, run the erasure worker and the scheduled jobs."""
     from service.server import make_server  # the web framework: an eighth of a second for this command alone
 
+    harden(lock_memory=False)
     with opened(context) as (here, runtime):
         server, listener = make_server(runtime, host, port, allow_insecure_bind)
         address, bound = listener.getsockname()[:2]
