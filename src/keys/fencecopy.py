@@ -20,8 +20,8 @@ from keys.errors import FenceCopyInvalid
 from keys.fencelog import Fence, FenceLog, Return
 from keys.signing import signature_is_valid
 
-FORMAT: Final = "shredlake fence log 1"
-_DOMAIN: Final = b"shredlake fence log 1\n"
+FORMAT: Final = "shredlake fence log 2"
+_DOMAIN: Final = b"shredlake fence log 2\n"
 
 
 @frozen
@@ -120,8 +120,10 @@ def _return_line(one: Return) -> dict[str, Any]:
         "purpose": one.purpose,
         "epoch": one.epoch,
         "authorized_at": one.authorized_at,
+        "mac": one.mac.hex(),
     }
 
 
 def _return(line: dict[str, Any]) -> Return:
-    return Return(**(line | {"subject_tag": bytes.fromhex(line["subject_tag"])}))
+    raw = {name: bytes.fromhex(line[name]) for name in ("subject_tag", "mac")}
+    return Return(**(line | raw))

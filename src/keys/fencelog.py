@@ -2,7 +2,8 @@
 
 It lives in another failure domain than the pages and is written before anything is destroyed. It holds
 keyed hashes only: `subject_tag` answers "was this id erased?", `ref_tag` finds the handle again in a
-page store restored from a backup. Rows are hash-chained, so a truncated or edited copy shows.
+page store restored from a backup. Rows are hash-chained, so a truncated or edited copy shows. A return that
+was authorised carries a keyed hash, so that nobody comes back by a row that somebody wrote without the key.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ CREATE TABLE IF NOT EXISTS fences (epoch INTEGER PRIMARY KEY, subject_tag BLOB N
 CREATE UNIQUE INDEX IF NOT EXISTS fence_once ON fences (ref_tag, purpose, generation);
 CREATE INDEX IF NOT EXISTS fence_by_subject ON fences (subject_tag);
 CREATE TABLE IF NOT EXISTS log (log_id TEXT PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS returns (subject_tag BLOB NOT NULL, purpose TEXT NOT NULL,
-    epoch INTEGER NOT NULL, authorized_at TEXT NOT NULL, PRIMARY KEY (subject_tag, purpose, epoch))
+CREATE TABLE IF NOT EXISTS authorized_returns (subject_tag BLOB NOT NULL, purpose TEXT NOT NULL,
+    epoch INTEGER NOT NULL, authorized_at TEXT NOT NULL, mac BLOB NOT NULL,
+    PRIMARY KEY (subject_tag, purpose, epoch))
 """
 
 
@@ -67,12 +69,17 @@ class Fence:
 
 @frozen
 class Return:
-    """An erased person may come back for one purpose: until the fence after number `epoch`."""
+    """An erased person may come back for one purpose: until the fence after number `epoch`.
+
+    Attributes:
+        mac: keyed hash of the rest.
+    """
 
     subject_tag: bytes
     purpose: str
     epoch: int
     authorized_at: str
+    mac: bytes
 
 
 class FenceLog:
@@ -164,7 +171,10 @@ class FenceLog:
         with self._db.write() as db:
             at = self._clock().isoformat(timespec="milliseconds")
             row = (self.subject_tag(subject), purpose, epoch, at)
-            db.execute("INSERT OR IGNORE INTO returns VALUES (?, ?, ?, ?)", row)
+            # One that somebody else has written in its place is replaced; a true one says the same.
+            db.execute(
+                "INSERT OR REPLACE INTO authorized_returns VALUES (?, ?, ?, ?, ?)", (*row, self._mac(row))
+            )
 
     def life(self, subject: SubjectId, purpose: str) -> Life:
         """Where a person who has no key record stands, by this log alone."""
@@ -175,8 +185,8 @@ class FenceLog:
             return Life()
         newest = fences[-1]
         # Asked each time: a return adds no epoch that would make `refresh` read it.
-        sql = "SELECT COALESCE(MAX(epoch), 0) FROM returns WHERE subject_tag = ? AND purpose = ?"
-        if self._db.read(sql, (tag, purpose))[0][0] >= newest.epoch:
+        sql = "SELECT * FROM authorized_returns WHERE subject_tag = ? AND purpose = ? AND epoch >= ?"
+        if any(self._is_ours(Return(*row)) for row in self._db.read(sql, (tag, purpose, newest.epoch))):
             return Life(State.RETURN_AUTHORIZED, newest.generation)
         return Life(State.DESTROYED, newest.generation)
 
@@ -213,6 +223,13 @@ class FenceLog:
         self.refresh()
         return not self._by_ref
 
+    def _mac(self, row: tuple[bytes, str, int, str]) -> bytes:
+        return hmac.digest(self._key, b"return|" + _parts(row), "sha256")
+
+    def _is_ours(self, one: Return) -> bool:
+        row = (one.subject_tag, one.purpose, one.epoch, one.authorized_at)
+        return hmac.compare_digest(self._mac(row), one.mac)
+
     def _covering(self, ref: bytes, purpose: str, generation: int) -> Fence | None:
         for fence in self._by_ref.get(self.ref_tag(ref), ()):
             if fence.covers(purpose) and generation <= fence.generation:
@@ -225,7 +242,7 @@ class FenceLog:
 
     def returns(self) -> list[Return]:
         """Every authorised return, oldest first."""
-        sql = "SELECT subject_tag, purpose, epoch, authorized_at FROM returns ORDER BY epoch, subject_tag"
+        sql = "SELECT * FROM authorized_returns ORDER BY epoch, subject_tag, purpose"
         return [Return(*row) for row in self._db.read(sql)]
 
     def restore(self, fences: Sequence[Fence], returns: Sequence[Return]) -> int:
@@ -244,11 +261,12 @@ class FenceLog:
                     raise ValueError(f"fence {fence.epoch} does not follow fence {epoch - 1}")
                 db.execute("INSERT INTO fences VALUES (?, ?, ?, ?, ?, ?, ?, ?)", columns)
             before = db.total_changes
-            db.executemany("INSERT OR IGNORE INTO returns VALUES (?, ?, ?, ?)", map(astuple, returns))
+            rows = map(astuple, filter(self._is_ours, returns))
+            db.executemany("INSERT OR IGNORE INTO authorized_returns VALUES (?, ?, ?, ?, ?)", rows)
             return db.total_changes - before
 
     def verify(self) -> int:
-        """Recomputes the hash chain; returns the number of fences. Raises ValueError where it breaks."""
+        """Recomputes every hash; returns the number of fences. Raises ValueError where one does not fit."""
         chain = _GENESIS
         fences = self.all()
         for number, fence in enumerate(fences, start=1):
@@ -256,6 +274,9 @@ class FenceLog:
             chain = _link(chain, (*row, fence.request_id, fence.fenced_at))
             if fence.epoch != number or chain != fence.chain:
                 raise ValueError(f"the fence log was changed at epoch {number}")
+        for one in self.returns():
+            if not self._is_ours(one):
+                raise ValueError(f"a return was changed that was authorised after epoch {one.epoch}")
         return len(fences)
 
     def refresh(self) -> int:
@@ -281,6 +302,10 @@ def _head(ref: bytes) -> bytes:
 
 
 def _link(chain: bytes, row: tuple[int, bytes, bytes, str, int, str, str]) -> bytes:
+    return hashlib.sha256(chain + _parts(row)).digest()
+
+
+def _parts(row: tuple[bytes | str | int, ...]) -> bytes:
+    """A row as bytes, each part behind its length."""
     parts = [part if isinstance(part, bytes) else str(part).encode() for part in row]
-    body = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    return hashlib.sha256(chain + body).digest()
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

@@ -39,7 +39,7 @@ from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
 from lake.lakehouse import Lake, open_events, open_lake
 from lake.maintenance import Maintenance, Step, UpkeepPolicy
 from lake.mapping import Mapping, load_mapping
-from lake.objects import ObjectStore, StoredObject, collected
+from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes
 from lake.readahead import ReadAhead, with_read_ahead
 from lake.redaction import LetterRedaction
 from lake.replay import (
@@ -137,6 +137,7 @@ __all__ = [
     "collected",
     "dead_letters",
     "explain",
+    "get_bytes",
     "load_mapping",
     "notes",
     "open_events",
@@ -145,6 +146,7 @@ __all__ = [
     "places_of",
     "privacy_lint",
     "problems",
+    "put_bytes",
     "redrive",
     "refused",
     "summary_of",

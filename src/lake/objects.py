@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -188,6 +189,64 @@ def open_objects(root: str, properties: Mapping[str, str]) -> ObjectStore:
     if scheme == "s3":
         return S3Objects(root, properties)
     raise StorageUnsuitable(f"a warehouse lies at file:// or s3://, not at {scheme or 'a bare path'}://")
+
+
+def put_bytes(location: str, body: bytes, properties: Mapping[str, str]) -> None:
+    """Writes one small file, whole or not at all; it is on the disk when this returns.
+
+    Args:
+        location: a path, `file://…` or `s3://bucket/key`.
+
+    Raises:
+        StorageFailed: the store refuses, or cannot be reached.
+    """
+    if urlsplit(location).scheme == "s3":
+        bucket, key = _bucket_and_key(location)
+        _asking(lambda: _client(properties).put_object(Bucket=bucket, Key=key, Body=body))
+        return
+    path = Path(local_path(location))
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with draft.open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise storage_failed(error) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def get_bytes(location: str, properties: Mapping[str, str]) -> bytes | None:
+    """What `put_bytes` wrote; None where there is nothing. Raises `StorageFailed`."""
+    if urlsplit(location).scheme != "s3":
+        try:
+            return Path(local_path(location)).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_failed(error) from error
+    bucket, key = _bucket_and_key(location)
+    client = _client(properties)
+
+    def ask() -> bytes | None:
+        try:
+            return bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        except client.exceptions.NoSuchKey:
+            return None
+
+    return _asking(ask)
+
+
+def _bucket_and_key(location: str) -> tuple[str, str]:
+    parsed = urlsplit(location)
+    return parsed.netloc, parsed.path.lstrip("/")
 
 
 def scan_parquet(locations: Sequence[str], properties: Mapping[str, str]) -> pl.LazyFrame:

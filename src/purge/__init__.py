@@ -4,6 +4,7 @@ A journaled saga fences a person, destroys one key, derives views anew, sweeps, 
 receipt that anyone can check offline.
 """
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lake import Lake
@@ -30,11 +31,17 @@ from purge.stages import STAGES, Status
 from purge.tlog import Checkpoint, TransparencyLog, verifier_key
 
 
-def open_purge(home: Path, lake: Lake, views: Views, assurance: Assurance = EMBEDDED_ASSURANCE) -> Purge:
+def open_purge(
+    home: Path,
+    lake: Lake,
+    views: Views,
+    assurance: Assurance = EMBEDDED_ASSURANCE,
+    copy_fences: Callable[[], Mapping[str, str]] = dict,
+) -> Purge:
     """Erasures of the lake in a folder: journal, transparency log and locks below it."""
     journal = Journal(home / "purge" / "journal.db", lake.clock, lake.effects)
     log = TransparencyLog(home / "evidence" / "tlog.db", lake.keyring, lake.effects)
-    return Purge(home, lake, views, journal, log, assurance)
+    return Purge(home, lake, views, journal, log, assurance, copy_fences)
 
 
 __all__ = [

@@ -77,6 +77,7 @@ class Purge:
     Args:
         home: the lake's folder, for locks and the inventory.
         assurance: what receipts may say about the custodian's backups.
+        copy_fences: brings the new fence to other places; returns place → what came of it, and never fails.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Purge:
         journal: Journal,
         log: TransparencyLog,
         assurance: Assurance = EMBEDDED_ASSURANCE,
+        copy_fences: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._home = home
+        self._copy_fences = copy_fences
         self._assurance = assurance
         self._lake = lake
         self._keyring = lake.keyring
@@ -237,7 +240,8 @@ class Purge:
             fences = self._keyring.fence([(subject, request.ref)], request.request_id, request.purpose)
         held = self._keyring.purposes_of(request.ref)
         doomed = held if request.purpose == ALL_PURPOSES else [request.purpose]
-        return {"epoch": fences[-1].epoch, "key_records": len(doomed)}
+        copies = dict(self._copy_fences())  # before anything is destroyed
+        return {"epoch": fences[-1].epoch, "key_records": len(doomed), "fence_copies": copies}
 
     def _intake_drained(self, request: Request) -> dict[str, Any]:
         done = self._lake.intake.drain(self._fences(request)[-1].epoch)

@@ -94,6 +94,8 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         "fence log and key pages agree" if gate.is_open else "run `shredlake keys converge`",
     )
     yield _tried("fence log", lambda: f"{runtime.keyring.fences.verify()} fences, hash chain holds")
+    for copy in runtime.fence_copies.look():
+        yield Finding(f"fence copy {copy.place}", copy.level, copy.text)
     yield _tried("transparency log", lambda: f"{runtime.purge.log.verify()} leaves, hashes hold")
     checked = verify(runtime.lake)
     yield Finding(

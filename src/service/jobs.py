@@ -1,4 +1,4 @@
-"""What a scheduled job does: builds and publishes views, closes an epoch, or keeps the table fast."""
+"""What a scheduled job does: builds and publishes views, closes an epoch, copies fences, runs upkeep."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ def run_job(runtime: Runtime, job: Job) -> str:
         closed = runtime.keyring.close_epoch()
         proof = "an old wrap was refused" if closed.old_wrap_refused else "AN OLD WRAP STILL OPENS"
         return f"root version {closed.root_version}, {closed.nodes} node(s) rewrapped; {proof}"
+    if job.action == "export_fences":
+        told = runtime.fence_copies.write()
+        return "; ".join(f"{place}: {what}" for place, what in told.items()) or "no keys.fence_copies"
     if job.action == "upkeep":
         done = maintenance(runtime).run(runtime.lake.clock())
         return ", ".join(f"{step.what} {step.day or ''}".strip() for step in done) or "nothing to do"

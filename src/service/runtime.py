@@ -23,6 +23,7 @@ from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, ope
 from purge import Purge, open_purge
 from service.agent import build_keys, build_lease
 from service.errors import BadSettings, NotInitialised
+from service.fencecopies import FenceCopies
 from service.keyplaces import VaultRole, assurance, key_places
 from service.lakeplace import intake_rule, lake_place
 from service.settings import CONFIG_NAME, Settings, load_settings
@@ -55,6 +56,7 @@ class Runtime:
     lake: Lake
     views: Views
     purge: Purge
+    fence_copies: FenceCopies
     token: str = field(repr=False)
 
     def close(self) -> None:
@@ -147,8 +149,9 @@ def open_runtime(
         code_folder=files[0].parent if files else None,
         bits=settings.projections.bucket_bits,
     )
-    purge = open_purge(home, lake, views, assurance(settings.keys))
-    return Runtime(home, settings, keyring, lake, views, purge, (home / "token").read_text().strip())
+    copies = FenceCopies(keyring, settings.keys.fence_copies, place.properties)
+    purge = open_purge(home, lake, views, assurance(settings.keys), copies.write)
+    return Runtime(home, settings, keyring, lake, views, purge, copies, (home / "token").read_text().strip())
 
 
 def open_deriver(home: Path) -> Deriver:

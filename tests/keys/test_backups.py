@@ -23,10 +23,12 @@ from keys import (
     Keyring,
     PageDamaged,
     PageStoreError,
+    Provisioned,
     RestoreGateClosed,
     RootMismatch,
     Shredded,
     SqlitePageStore,
+    SubjectErased,
     SubjectId,
     copy_store,
     embedded_places,
@@ -210,6 +212,7 @@ def test_a_copy_that_was_cut_edited_or_forged_is_refused(keyring: Keyring, tmp_p
     for n in range(4):
         who = SubjectId(f"p{n}")
         shred(keyring, who, provision(keyring, who).ref)
+    keyring.authorize_return(SubjectId("p0"))
     copy = export_fences(keyring.fences, keyring.custodian)
     keys = keyring.custodian.public_keys()
     lines = copy.splitlines(keepends=True)
@@ -220,6 +223,10 @@ def test_a_copy_that_was_cut_edited_or_forged_is_refused(keyring: Keyring, tmp_p
         "a fence taken out": b"".join(lines[:2] + lines[3:]),
         "two fences exchanged": b"".join([lines[0], lines[2], lines[1], *lines[3:]]),
         "edited": copy.replace(b'"generation": 1', b'"generation": 0', 1),
+        "a return for somebody else": copy.replace(
+            lines[5], lines[5].replace(b'"epoch": 1', b'"epoch": 4'), 1
+        ),
+        "a return taken out": b"".join(lines[:5] + lines[6:]),
         "empty": b"",
         "signed by another": export_fences(keyring.fences, stranger),
     }
@@ -228,6 +235,30 @@ def test_a_copy_that_was_cut_edited_or_forged_is_refused(keyring: Keyring, tmp_p
         with pytest.raises(FenceCopyInvalid):
             import_fences(one, log, keys)
         assert log.epoch() == 0, what
+
+
+@pytest.mark.parametrize("edit", ["purpose = 'marketing'", "epoch = 2", "subject_tag = x'00'", "mac = x''"])
+def test_a_return_that_was_edited_in_the_log_brings_nobody_back(
+    keyring: Keyring, home: Path, edit: str
+) -> None:
+    """Neither the one who came nor another, also where only the row was written; `verify` says so."""
+    for who in (ANN, BOB):
+        shred(keyring, who, provision(keyring, who).ref)
+    keyring.authorize_return(ANN)
+    assert keyring.fences.verify() == 2
+    with sqlite3.connect(home / "fences.db") as db:
+        db.execute(f"UPDATE authorized_returns SET {edit}")
+        if edit.startswith("subject_tag"):
+            db.execute("UPDATE authorized_returns SET subject_tag = ?", (keyring.fences.subject_tag(BOB),))
+    with pytest.raises(ValueError, match="a return was changed"):
+        keyring.fences.verify()
+    with pytest.raises(ValueError, match="a return was changed"):
+        export_fences(keyring.fences, keyring.custodian)
+    for purpose in ("service", "marketing"):
+        for who in (ANN, BOB):
+            assert isinstance(keyring.provision([who], purpose)[0], SubjectErased)
+    keyring.authorize_return(BOB)
+    assert isinstance(keyring.provision([BOB])[0], Provisioned)
 
 
 def test_two_histories_are_not_mixed(keyring: Keyring, home: Path, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from keys import KeyPlaces, SqlitePageStore, export_fences, import_fences, run_d
 from keys.agentcounts import COUNTS_NAME, read_counts
 from keys.hardening import harden
 from keys.restoregate import foreign_fence_log
+from lake import get_bytes, put_bytes
 from service.agent import agent_folder, serve_agent
 from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say, session
-from service.errors import NotInitialised
+from service.errors import BadInput, NotInitialised
 from service.keyplaces import drill_custodian
+from service.lakeplace import lake_place
 from service.runtime import open_keyring
 from service.settings import load_settings
 
@@ -107,26 +109,30 @@ def inventory(context: typer.Context) -> None:
 @app.command("export-fences")
 def export(
     context: typer.Context,
-    to: Annotated[Path, typer.Argument(help="file for the signed copy; keep it in another failure domain")],
+    to: Annotated[
+        str, typer.Argument(help="file or s3://bucket/key of the signed copy, in another failure domain")
+    ],
 ) -> None:
     """Copy the fence log, signed by the custodian: what a restore is converged by."""
     with opened(context) as (here, runtime):
         copy = export_fences(runtime.keyring.fences, runtime.keyring.custodian)
-        draft = to.with_name(to.name + ".new")
-        draft.write_bytes(copy)
-        draft.replace(to)
+        put_bytes(to, copy, lake_place(runtime.settings.lake).properties)
         count = runtime.keyring.epoch()
         emit(here, {"fences": count, "bytes": len(copy)}, f"{count:,} fences, {human_bytes(len(copy))}")
 
 
 @app.command("import-fences")
 def import_(
-    context: typer.Context, copy: Annotated[Path, typer.Argument(help="a copy made by export-fences")]
+    context: typer.Context,
+    copy: Annotated[str, typer.Argument(help="file or s3://bucket/key of a copy made by export-fences")],
 ) -> None:
     """Add the fences of a copy that the log here lacks; run `keys converge` afterwards."""
     with opened(context) as (here, runtime):
         keyring = runtime.keyring
-        done = import_fences(copy.read_bytes(), keyring.fences, keyring.custodian.public_keys())
+        body = get_bytes(copy, lake_place(runtime.settings.lake).properties)
+        if body is None:
+            raise BadInput(f"there is nothing at {copy}")
+        done = import_fences(body, keyring.fences, keyring.custodian.public_keys())
         emit(here, asdict(done), f"{done.added:,} of {done.fences:,} fences were new here")
         if not keyring.gate().is_open:
             say("next: `shredlake keys converge`")

@@ -1,0 +1,158 @@
+"""Copies of the fence log in a second place: a file, and an object of a real S3 store."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tomli_w
+from attrs import frozen
+
+from infra.s3 import BUCKET
+from keys import export_fences, import_fences
+from lake import get_bytes, put_bytes
+from purge import Status
+from service.doctor import Finding, examine
+from service.jobs import run_job
+from service.runtime import Runtime, initialise, open_runtime
+from service.settings import Job
+from tests.lake.far import s3_properties
+from tests.world import PAID, VIEWS, erase, paid, send
+
+
+@frozen
+class Copied:
+    """A lake with one copy of its fences at a place."""
+
+    runtime: Runtime
+    place: str
+    properties: dict[str, str]
+
+    def read(self) -> bytes:
+        """What lies at the place."""
+        found = get_bytes(self.place, self.properties)
+        assert found is not None
+        return found
+
+    def put(self, body: bytes) -> None:
+        """Lays something else there."""
+        put_bytes(self.place, body, self.properties)
+
+    def finding(self) -> Finding:
+        """What `doctor` says of it."""
+        (found,) = [one for one in examine(self.runtime) if one.check == f"fence copy {self.place}"]
+        return found
+
+
+@pytest.fixture(params=["file", "s3"])
+def copied(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Copied]:
+    """A lake with three people."""
+    properties: dict[str, str] = {}
+    place = str(tmp_path / "elsewhere" / "fences.jsonl")
+    (tmp_path / "elsewhere").mkdir()
+    if request.param == "s3":
+        properties = s3_properties(request.getfixturevalue("stores"))
+        place = f"s3://{BUCKET}/copies/{uuid.uuid4().hex}.jsonl"
+    with open_with(tmp_path, [place], properties) as runtime:
+        yield Copied(runtime, place, properties)
+
+
+def open_with(folder: Path, places: list[str], properties: dict[str, str]) -> Runtime:
+    """A lake whose settings name these places."""
+    home = folder / "lake"
+    home.mkdir()
+    document = {
+        "projections": {"files": [str(VIEWS)]},
+        "lake": {"properties": properties},
+        "keys": {"fence_copies": places},
+    }
+    (home / "shredlake.toml").write_text(tomli_w.dumps(document))
+    initialise(home)
+    runtime = open_runtime(home)
+    runtime.lake.types.register(PAID)
+    send(runtime, [paid(who, event_id=who) for who in ("ann", "bob", "cid")])
+    return runtime
+
+
+def test_every_erasure_brings_its_fence_to_the_copy(copied: Copied) -> None:
+    """The journal says so, `doctor` agrees, and an empty log gets everything back from it."""
+    assert (copied.finding().level, "not there" in copied.finding().text) == ("warning", True)
+    for number, who in enumerate(("ann", "bob"), start=1):
+        request = copied.runtime.purge.journal.get(erase(copied.runtime, who))
+        assert request.detail("fenced")["fence_copies"] == {copied.place: "written"}
+        assert copied.finding().level == "ok"
+        assert f"all {number} fence(s)" in copied.finding().text
+    keyring = copied.runtime.keyring
+    merged = import_fences(copied.read(), keyring.fences, keyring.custodian.public_keys())
+    assert (merged.fences, merged.added) == (2, 0)
+
+
+def test_a_copy_that_was_cut_or_edited_is_an_error_and_an_older_one_lags(copied: Copied) -> None:
+    """Each is told apart, with its lag in fences; the job writes a whole one again."""
+    erase(copied.runtime, "ann")
+    older = copied.read()
+    erase(copied.runtime, "bob")
+    newest = copied.read()
+    for bad in (
+        newest[:-40],
+        newest.replace(b'"purpose": "*"', b'"purpose": "x"'),
+        b"",
+        newest[: len(newest) // 2],
+    ):
+        copied.put(bad)
+        assert copied.finding().level == "error"
+    copied.put(older)
+    assert (copied.finding().level, "ends at fence 1, 1 behind" in copied.finding().text) == ("warning", True)
+    assert run_job(copied.runtime, Job(name="n", cron="* * * * *", action="export_fences")).endswith(
+        "written"
+    )
+    assert copied.finding().level == "ok"
+
+
+def test_an_authorised_return_that_the_copy_lacks_is_a_lag(copied: Copied) -> None:
+    """It came after the last fence."""
+    from keys import SubjectId
+
+    erase(copied.runtime, "ann")
+    copied.runtime.keyring.authorize_return(SubjectId("ann"))
+    assert copied.finding().level == "warning"
+    copied.runtime.fence_copies.write()
+    assert copied.finding().level == "ok"
+
+
+def test_an_older_log_does_not_overwrite_the_copy_that_can_mend_it(copied: Copied, tmp_path: Path) -> None:
+    """Whether it has only lost fences, or has gone on with others since."""
+    erase(copied.runtime, "ann")
+    fences = copied.runtime.home / "evidence" / "fences.db"
+    copied.runtime.keyring.fences._db.flush_deleted()
+    before = fences.read_bytes()
+    erase(copied.runtime, "bob")
+    newest = copied.read()
+    copied.runtime.close()
+    for side in ("", "-wal", "-shm"):
+        fences.with_name(fences.name + side).unlink(missing_ok=True)
+    fences.write_bytes(before)
+    with open_runtime(copied.runtime.home) as restored:
+        assert restored.keyring.epoch() == 1
+        (told,) = restored.fence_copies.write().values()
+        assert "1 fence(s) more than the log here" in told
+        log = restored.keyring.fences
+        log.append([(b"s" * 16, b"r" * 16, "*", 1)], "r9")
+        (told,) = restored.fence_copies.write().values()
+        assert "another history" in told
+        assert copied.read() == newest != export_fences(log, restored.keyring.custodian)
+
+
+def test_a_copy_that_cannot_be_written_does_not_stop_an_erasure(tmp_path: Path) -> None:
+    """It is named in the journal and by `doctor`; the other place has it."""
+    lost, kept = str(tmp_path / "not mounted" / "fences.jsonl"), str(tmp_path / "fences.jsonl")
+    with open_with(tmp_path, [lost, kept], {}) as runtime:
+        request = runtime.purge.journal.get(erase(runtime, "ann"))
+        assert request.status is Status.COMPLETED
+        told = request.detail("fenced")["fence_copies"]
+        assert told == {lost: "not written: StorageFailed", kept: "written"}
+        found = {one.check: one for one in examine(runtime)}
+        assert "is not there, 1 fence(s) behind" in found[f"fence copy {lost}"].text
+        assert found[f"fence copy {kept}"].level == "ok"
