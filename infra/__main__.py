@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.errors import InfraError
-from infra.servers import PROGRAMS, SERVERS, get
+from infra.servers import PROGRAMS, SERVERS, Server, get
 
 _DEFAULT_DATA = Path(tempfile.gettempdir()) / "shredlake-servers"
 
@@ -61,9 +61,23 @@ def _up(names: Sequence[str], data: Path) -> dict[str, str]:
     reached: dict[str, str] = {}
     for name in names:
         server = SERVERS[name](data)
-        reached |= server.address() if server.process.pid is not None else server.start()
+        reached |= _resumed(server) if server.process.pid is not None else _started(server)
         sys.stderr.write(f"{name}: up, data and log in {server.folder}\n")
     return reached
+
+
+def _resumed(server: Server) -> dict[str, str]:
+    """How to reach one that runs; a Vault that somebody has sealed is unsealed."""
+    resume: Callable[[], dict[str, str]] = getattr(server, "resume", server.address)
+    return resume()
+
+
+def _started(server: Server) -> dict[str, str]:
+    try:
+        return server.start()
+    except BaseException:
+        server.stop()  # else the next `up` would take a half-made server for a running one
+        raise
 
 
 def _status(names: Sequence[str], data: Path) -> dict[str, str]:

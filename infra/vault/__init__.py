@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import hvac
 import requests
 
-from infra.errors import InfraError
+from infra.cache import cache_folder
+from infra.errors import InfraError, NotAvailable
 from infra.gomodules import program
 from infra.process import ServerProcess, free_port
 from infra.tls import make_certificates
@@ -73,11 +76,16 @@ class Vault:
             text = _CONFIG.format(folder=self.folder.resolve(), port=port, cluster_port=free_port())
             self._config.write_text(text)
         self.process.start([binary, "server", f"-config={self._config.resolve()}"])
+        found = self.resume()
+        set_up(self.client(), self.folder)
+        return found
+
+    def resume(self) -> dict[str, str]:
+        """Unseals one that runs, where it is sealed; returns how to reach it. Raises `InfraError`."""
         self.process.wait_until(self._answers)
         self.unseal()
         client = self.client()
         self.process.wait_until(lambda: _is_active(client))
-        set_up(client, self.folder)
         return self.address()
 
     def address(self) -> dict[str, str]:
@@ -126,19 +134,33 @@ class Vault:
 
 
 def find_binary() -> Path:
-    """The server's program; built where there is none.
+    """The server's program; built where there is none. The cache goes before the PATH: its version is ours.
 
     Raises:
-        NotAvailable: says what to install.
+        NotAvailable: says what to install, or that what was found is no Vault or OpenBao.
     """
     chosen = os.environ.get("VAULT_BIN")
     if chosen:
-        return Path(chosen)
-    for name in ("bao", "vault"):
-        found = shutil.which(name)
-        if found:
-            return Path(found)
+        return _checked(Path(chosen))
+    if not (cache_folder() / f"{NAME}-{VERSION}").exists():
+        for name in ("bao", "vault"):
+            found = shutil.which(name)
+            if found:
+                return _checked(Path(found))
     return program(NAME, VERSION, _MODULE, flags=["-tags", "minimal"])
+
+
+def _checked(binary: Path) -> Path:
+    """A program that was not built here, and says that it is one of the two."""
+    try:
+        told = subprocess.run(
+            [binary, "version"], capture_output=True, text=True, check=False, timeout=60
+        ).stdout
+    except OSError as error:
+        raise NotAvailable(f"{binary} cannot be run: {error.strerror}") from None
+    if not re.match(r"(Vault|OpenBao) v\d+\.\d+", told):
+        raise NotAvailable(f"{binary} is neither Vault nor OpenBao; correct VAULT_BIN or the PATH")
+    return binary
 
 
 def _is_active(client: hvac.Client) -> bool:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hvac
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -36,7 +37,7 @@ from keys.errors import (
 from keys.transit import TransitCustodian
 from keys.transitcheck import inspect_transit, root_flaws
 from keys.vaulterrors import error_of
-from keys.vaultsession import Jwt, TokenFile, VaultServer, VaultSession
+from keys.vaultsession import Jwt, Token, TokenFile, VaultServer, VaultSession
 from tests.keys.people import ANN, BOB, WORD, now, provision, seal, shred, unseal
 from tests.keys.servers import admin_session, role_login, role_session, schema_of, server_of
 
@@ -59,6 +60,8 @@ OPERATIONS: dict[str, tuple[str, str, dict[str, object] | None]] = {
     "read the engine's settings": ("get", "transit/config/keys", None),
     "see audit devices": ("get", "sys/audit", None),
     "take a snapshot": ("get", "sys/storage/raft/snapshot", None),
+    "restore a snapshot": ("post", "sys/storage/raft/snapshot", {}),
+    "restore a snapshot by force": ("post", "sys/storage/raft/snapshot-force", {}),
     "make a policy": ("post", "sys/policy/own", {"policy": 'path "*" { capabilities = ["sudo"] }'}),
     "make a token": ("post", "auth/token/create", {"policies": ["root"]}),
 }
@@ -220,6 +223,18 @@ def test_a_rate_limit_is_an_error_of_its_own(vault: Vault, custodian: TransitCus
 def _call_often(custodian: TransitCustodian) -> None:
     for _ in range(10):
         custodian.wrap([(b"c", b"k" * 32)])
+
+
+def test_one_bad_item_among_many_is_the_error_and_nothing_is_mixed_up(custodian: TransitCustodian) -> None:
+    """1,500 items are two calls; the bad one is in the second, and the good ones keep their places."""
+    keys = [number.to_bytes(32, "big") for number in range(1500)]
+    contexts = [b"c%d" % number for number in range(1500)]
+    wrapped = custodian.wrap(list(zip(contexts, keys, strict=True)))
+    assert custodian.unwrap(list(zip(contexts, wrapped, strict=True))) == keys
+    swapped = [*wrapped[:1200], wrapped[1201], *wrapped[1201:]]
+    for act in (custodian.unwrap, custodian.rewrap):
+        with pytest.raises(RootMismatch):
+            act(list(zip(contexts, swapped, strict=True)))
 
 
 # -- keys -------------------------------------------------------------------------------------------
@@ -408,6 +423,33 @@ def test_a_log_in_is_renewed_before_it_runs_out(vault: Vault) -> None:
     clock[0] += 3600
     session.call("post", *hashed)
     assert session._client.token != first
+
+
+def test_a_log_in_that_ran_out_under_us_is_made_again(vault: Vault, tmp_path: Path) -> None:
+    """A token of one second, which our clock does not see age; where it comes from a file, nobody can help."""
+    policy = {"policies": ["shredlake-agent"], "ttl": "1s", "no_parent": True}
+    brief = vault.client().adapter.post("/v1/auth/token/create", json=policy)["auth"]["client_token"]
+    path = tmp_path / "token"
+    path.write_text(brief)
+    hashed = OPERATIONS["keyed hash"][1:]
+    from_file = VaultSession(server_of(vault), TokenFile(path), clock_seconds=lambda: 0.0)
+    by_role = VaultSession(server_of(vault), role_login(vault, "agent"), clock_seconds=lambda: 0.0)
+    assert from_file.call("post", *hashed)
+    assert by_role.call("post", *hashed)
+    by_role._keep(Token(brief, 3600.0))
+    vault.process.wait_until(lambda: _is_over(vault, brief))
+    with pytest.raises(CustodianTokenExpired):
+        from_file.call("post", *hashed)
+    assert by_role.call("post", *hashed)
+    assert by_role._client.token != brief
+
+
+def _is_over(vault: Vault, token: str) -> bool:
+    try:
+        vault.client(token).adapter.get("/v1/auth/token/lookup-self")
+    except hvac.exceptions.Forbidden:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("mount", ["jwt", "kubernetes"])
