@@ -47,7 +47,7 @@ from keys.opening import KeyPlaces, embedded_places, open_embedded, open_forensi
 from keys.pagestore import PageStore, SqlitePageStore
 from keys.ports import OpeningKeys, WritingKeys
 from keys.restoregate import GateStatus
-from keys.sealing import Opener, SealSession
+from keys.sealing import Opener, SealRule, SealSession
 from keys.signing import signature_is_valid
 from keys.sqlite import Database
 from keys.storecopy import copy_store
@@ -111,6 +111,7 @@ __all__ = [
     "RootKeyDeleted",
     "RootKeyRetired",
     "RootMismatch",
+    "SealRule",
     "SealSession",
     "Shredded",
     "ShredlakeError",

@@ -19,7 +19,7 @@ from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentUnavailable, LeaseExpired, SubjectErased
 from keys.leases import Lease, LeaseBook
 from keys.quiet import no_collections
-from keys.sealing import Opener, SealSession
+from keys.sealing import Opener, SealRule, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId
 from keys.tree import KEY_BYTES
 
@@ -84,16 +84,18 @@ class IngestKeys:
     Args:
         link: with the ingest role's token.
         leases: this host's lease book.
+        rule: how its sessions seal.
     """
 
-    def __init__(self, link: AgentLink, leases: LeaseBook) -> None:
+    def __init__(self, link: AgentLink, leases: LeaseBook, rule: SealRule = SealRule()) -> None:
+        self._rule = rule
         self._link = link
         self._caches = Caches()
         self._lease = Lease(leases, self.epoch, self._evict)
 
     def session(self) -> SealSession:
         """A writer session; the agent chooses its salt."""
-        return SealSession(self, os.urandom, time.monotonic)
+        return SealSession(self, os.urandom, time.monotonic, self._rule)
 
     def provision(
         self, subjects: Sequence[SubjectId], purpose: str = DEFAULT_PURPOSE
@@ -146,25 +148,25 @@ class IngestKeys:
         return bytes(self._link.call("begin_session")["salt"])
 
     def sealing(
-        self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = cse1.SUITE_AES_GCM
     ) -> dict[bytes, Subkey | Shredded]:
         """See `keys.sealing.SealKeys`. Raises `SealSessionLost` after the agent was restarted."""
         with no_collections():
-            return self._sealing(salt, context, refs)
+            return self._sealing(salt, context, refs, suite)
 
     def _sealing(
-        self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int
     ) -> dict[bytes, Subkey | Shredded]:
         self._lease.ensure()
-        known = self._caches.sealing(context.derivation_info(cse1.SUITE_AES_GCM) + salt)
+        known = self._caches.sealing(context.derivation_info(suite) + salt)
         unknown = [ref for ref in dict.fromkeys(refs) if ref not in known]
         found: dict[bytes, Subkey | Shredded] = {}
         if unknown:
             asked = _context(context)
-            got = self._current("sealing", salt=salt, context=asked, refs=b"".join(unknown))
+            got = self._current("sealing", salt=salt, context=asked, refs=b"".join(unknown), suite=suite)
             okms = wire.split(got["subkeys"], 2 * KEY_BYTES)
             known |= {
-                ref: Subkey(okm[:KEY_BYTES], okm[KEY_BYTES:], cse1.SUITE_AES_GCM, generation)
+                ref: Subkey(okm[:KEY_BYTES], okm[KEY_BYTES:], suite, generation)
                 for ref, okm, generation in zip(unknown, okms, _numbers(got["generations"]), strict=True)
             }
             for at, (receipt_id, epoch) in got["shredded"].items():

@@ -116,7 +116,10 @@ class KeyAgent:
             raise SealSessionLost("this writer session is not one of this connection")
         epoch = self._keyring.catch_up()  # nobody fenced by now is sealed for
         refs = wire.split(request["refs"], REF_BYTES)
-        keys = self._keyring.resident.sealing(request["salt"], FieldContext(*request["context"]), refs)
+        context, suite = FieldContext(*request["context"]), request["suite"]
+        if suite not in cse1.CIPHERS.values():
+            raise InvalidName("the key agent does not know this cipher suite")
+        keys = self._keyring.resident.sealing(request["salt"], context, refs, suite)
         found = [keys[ref] for ref in refs]
         blank = bytes(2 * KEY_BYTES)
         return {

@@ -66,6 +66,14 @@ _AEADS: Final[dict[int, Callable[[bytes], Aead]]] = {
 }
 
 
+CIPHERS: Final = {
+    "aes-256-gcm": SUITE_AES_GCM,
+    "aes-256-gcm-siv": SUITE_AES_GCM_SIV,
+    "chacha20-poly1305": SUITE_CHACHA20,
+}
+"""Cipher suites by the names of RFC 5288, RFC 8452 and RFC 8439, in lower case."""
+
+
 @frozen
 class FieldContext:
     """What a sealed value is bound to besides its subject and block.

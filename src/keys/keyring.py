@@ -30,7 +30,7 @@ from keys.rekey import Rekey, Rekeyed
 from keys.resident import FENCE_LOG, ResidentKeys
 from keys.restoregate import GateStatus, compare
 from keys.retry import repeatedly
-from keys.sealing import Opener, SealSession
+from keys.sealing import Opener, SealRule, SealSession
 from keys.subjects import DEFAULT_PURPOSE, Identity, Shredded, SubjectId, check_purpose
 from keys.treecheck import Progress, TreeCheck, check_tree, tree_stats
 
@@ -44,6 +44,7 @@ class Keyring:
         custodian, store, fences, leases: the four collaborators; `open_embedded` makes them from a folder.
         random_bytes: source of salts and nonces.
         clock_seconds: monotonic; ages writer sessions.
+        rule: how sessions seal.
         effects: the gate of durable effects.
     """
 
@@ -56,8 +57,10 @@ class Keyring:
         *,
         random_bytes: Callable[[int], bytes] = os.urandom,
         clock_seconds: Callable[[], float] = time.monotonic,
+        rule: SealRule = SealRule(),
         effects: Effects | None = None,
     ) -> None:
+        self._rule = rule
         self._effects = effects or Effects()
         self.custodian = custodian
         self.fences = fences
@@ -369,7 +372,7 @@ class Keyring:
 
     def session(self) -> SealSession:
         """A writer session with its own salt."""
-        return SealSession(self.resident, self._random, self._clock_seconds)
+        return SealSession(self.resident, self._random, self._clock_seconds, self._rule)
 
     def opener(self) -> Opener:
         """Opens blocks in bulk under this process's lease."""

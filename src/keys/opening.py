@@ -16,6 +16,7 @@ from keys.keyring import Keyring
 from keys.leases import LeaseBook
 from keys.pagestore import PageStore, SqlitePageStore
 from keys.resident import FENCE_LOG
+from keys.sealing import SealRule
 
 
 @frozen
@@ -46,6 +47,7 @@ def open_keys(
     fence_path: Path | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     effects: Effects | None = None,
+    rule: SealRule = SealRule(),
 ) -> Keyring:
     """The keyring of these places, with fence log and leases of this host.
 
@@ -54,11 +56,13 @@ def open_keys(
         fence_path: where the fence log lies; put it on another disk than the page store.
         clock: gives the time of fences.
         effects: the gate of durable effects.
+        rule: how values are sealed.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     custodian = places.custodian()
     fences = FenceLog(fence_path or home / "fences.db", custodian.secret("fence"), clock)
-    keyring = Keyring(custodian, places.pages(), fences, LeaseBook(home / "leases.db"), effects=effects)
+    leases = LeaseBook(home / "leases.db")
+    keyring = Keyring(custodian, places.pages(), fences, leases, rule=rule, effects=effects)
     keyring.bind_fence_log()
     return keyring
 

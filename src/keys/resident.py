@@ -89,10 +89,10 @@ class ResidentKeys:
         return self._random(cse1.SALT_BYTES)
 
     def sealing(
-        self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = cse1.SUITE_AES_GCM
     ) -> dict[bytes, Subkey | Shredded]:
         """See `keys.sealing.SealKeys`."""
-        info = context.derivation_info(cse1.SUITE_AES_GCM)
+        info = context.derivation_info(suite)
         with self._mutex:  # before the keys: what is derived from older ones goes where nobody looks
             known = self._caches.sealing(info + salt)
         deks = self.deks(refs, context.purpose)
@@ -103,7 +103,7 @@ class ResidentKeys:
                 continue
             key = known.get(ref)
             if key is None or key.generation != dek.generation:
-                key = known[ref] = cse1.derive(dek.key, info, salt, generation=dek.generation)
+                key = known[ref] = cse1.derive(dek.key, info, salt, suite, dek.generation)
             found[ref] = key
         return found
 
@@ -128,7 +128,7 @@ class ResidentKeys:
             KeyRecordMissing: neither a key nor a fence.
         """
         deks = self.deks(refs, context.purpose)
-        infos = {suite: context.derivation_info(suite) for suite in (1, 2, 3)}
+        infos = {suite: context.derivation_info(suite) for suite in cse1.CIPHERS.values()}
         found: list[Subkey | Shredded | Held] = []
         last: tuple[bytes, bytes, int] | None = None
         for ref, header in zip(refs, headers, strict=True):

@@ -15,6 +15,7 @@ from keys.agentserver import AgentServer, KeyAgent, make_tokens
 from keys.hardening import harden
 from lake import IcebergTable, Ingestor, TypeRegistry, open_events
 from service.errors import NotInitialised
+from service.keyplaces import seal_rule
 from service.lakeplace import lake_place
 from service.settings import load_settings
 
@@ -56,10 +57,11 @@ def agent_writer(home: Path) -> Iterator[tuple[TypeRegistry, IcebergTable, Writi
     Raises:
         NotInitialised: no lake, or its agent never ran.
     """
-    leases = _lease_book(home)
-    keys = IngestKeys(AgentLink(socket_of(home), {"token": _token(home, "ingest")}), leases)
+    leases, settings = _lease_book(home), load_settings(home)
+    link = AgentLink(socket_of(home), {"token": _token(home, "ingest")})
+    keys = IngestKeys(link, leases, seal_rule(settings.keys))
     try:
-        events, types = open_events(home / "lake", place=lake_place(load_settings(home).lake))
+        events, types = open_events(home / "lake", place=lake_place(settings.lake))
         yield types, events, keys
     finally:
         keys.close()

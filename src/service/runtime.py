@@ -21,7 +21,7 @@ from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, ope
 from purge import Purge, open_purge
 from service.agent import build_keys, build_lease
 from service.errors import BadSettings, NotInitialised
-from service.keyplaces import assurance, key_places
+from service.keyplaces import assurance, key_places, seal_rule
 from service.lakeplace import intake_rule, lake_place
 from service.settings import CONFIG_NAME, Settings, load_settings
 
@@ -103,7 +103,8 @@ def open_keyring(
     """The keys of a lake."""
     fences = settings.keys.fence_log or home / "evidence" / "fences.db"
     places = key_places(home, settings.keys)
-    return open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects)
+    rule = seal_rule(settings.keys)
+    return open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects, rule=rule)
 
 
 def open_runtime(

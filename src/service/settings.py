@@ -199,6 +199,13 @@ class Keys(Section):
     )
     page_schema: str = Field("shredlake", description="PostgreSQL schema of the key pages")
     vault: Vault | None = Field(None, description="default: a root key file in the lake's folder")
+    cipher: Literal["aes-256-gcm", "aes-256-gcm-siv", "chacha20-poly1305"] = Field(
+        "aes-256-gcm", description="what values are sealed with from now on; the others are read as well"
+    )
+    padding: bool = Field(
+        False,
+        description="hide the length of what is sealed (Padmé), at the cost of at most an eighth of its size",
+    )
     agent: bool = Field(
         False, description="workers of a build open through the host's `shredlake keys agent`, by a lease"
     )
