@@ -358,8 +358,9 @@ def _naive(home: Path, vault: Vault) -> list[Figure]:
     deleted = seconds(lambda: [client.adapter.delete(f"/v1/transit/keys/naive-{n}") for n in range(NAIVE)])
 
     session = _session(vault)
+    make_keys(client, "peers")
     keyring = open_keys(
-        KeyPlaces(lambda: TransitCustodian(session, prefix="bench"), lambda: SqlitePageStore(home / "p.db")),
+        KeyPlaces(lambda: TransitCustodian(session, prefix="peers"), lambda: SqlitePageStore(home / "p.db")),
         home,
     )
     ours_created = seconds(lambda: _provision(keyring, 10_000)) / 10_000

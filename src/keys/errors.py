@@ -115,6 +115,15 @@ class RootKeyRetired(CustodianError):
     default_next_step = "Use today's page store; wraps of a closed epoch can never be opened again."
 
 
+class RootShared(CustodianError):
+    """Somebody else rotated this root: another lake may be wrapped with it. Nothing was retired."""
+
+    default_next_step = (
+        "Make sure that no other lake uses this root and that nothing rotates it by itself; "
+        "then run `shredlake keys adopt-root`."
+    )
+
+
 class RootMismatch(CustodianError):
     """The root does not belong to this page store."""
 

@@ -45,6 +45,7 @@ class Keyring:
         random_bytes: source of salts and nonces.
         clock_seconds: monotonic; ages writer sessions.
         rule: how sessions seal.
+        owns_root: see `KeyTree`.
         effects: the gate of durable effects.
     """
 
@@ -58,6 +59,7 @@ class Keyring:
         random_bytes: Callable[[int], bytes] = os.urandom,
         clock_seconds: Callable[[], float] = time.monotonic,
         rule: SealRule = SealRule(),
+        owns_root: bool = True,
         effects: Effects | None = None,
     ) -> None:
         self._rule = rule
@@ -65,7 +67,7 @@ class Keyring:
         self.custodian = custodian
         self.fences = fences
         self.leases = leases
-        self.tree = KeyTree(store, custodian, random_bytes)
+        self.tree = KeyTree(store, custodian, random_bytes, owns_root=owns_root)
         self._store = store
         self._random = random_bytes
         self._clock_seconds = clock_seconds
@@ -350,6 +352,10 @@ class Keyring:
         closed = self.tree.close_epoch(self._effects)
         self.tree.forget_cached()
         return closed
+
+    def adopt_root(self) -> int:
+        """Goes on with a root that somebody else rotated; returns its version."""
+        return self.tree.adopt_root()
 
     def rekey(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from keys.custodian import Custodian
 from keys.effects import Effects
 from keys.errors import PageDamaged, PageMissing, PageStoreError, RootKeyRetired, RootMismatch, StaleWrite
 from keys.pagestore import NodeRow, PageRow, PageStore, PageWriter
+from keys.rootowner import RootOwner
 
 _CANARY: Final = "root_canary"
 _FORMAT: Final = "2"
@@ -58,14 +60,22 @@ class KeyTree:
         store: the page store.
         custodian: holds the root.
         random_bytes: source of keys, refs and nonces.
+        owns_root: False for a sandbox whose root others may rotate, and which may lose everything.
 
     Raises:
         RootMismatch: the custodian's root is not the one this store was made with.
+        RootShared: this tree is new, and the root is another one's.
     """
 
     def __init__(
-        self, store: PageStore, custodian: Custodian, random_bytes: Callable[[int], bytes] = os.urandom
+        self,
+        store: PageStore,
+        custodian: Custodian,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        *,
+        owns_root: bool = True,
     ) -> None:
+        self._owner = RootOwner(store, custodian) if owns_root else None
         self.store = store
         self.custodian = custodian
         self._random = random_bytes
@@ -246,8 +256,7 @@ class KeyTree:
         """
         first_time = self.store.meta(_CANARY) is None
         kept_context, kept = self._canary()
-        with effects("keys.rotate"), self.store.transaction() as writer:
-            version = self.custodian.rotate()
+        with effects("keys.rotate"), self._rotating() as (writer, version):
             rows = self.store.nodes()
             wrapped = self.custodian.rewrap([(self._node_context(r.node_id), r.wrapped) for r in rows])
             for row, fresh in zip(rows, wrapped, strict=True):
@@ -264,6 +273,11 @@ class KeyTree:
         calls = 6 if first_time else 5  # rotate, rewrap, wrap a canary (two at first), retire, unwrap
         return EpochClose(version, len(rows), calls, refused)
 
+    def adopt_root(self) -> int:
+        """Goes on with a root that somebody else rotated; returns its version."""
+        with self.store.transaction() as writer:
+            return RootOwner(self.store, self.custodian).adopt(writer)
+
     def forget_cached(self) -> None:
         """Drops opened node records; they are read again when needed."""
         with self._mutex:
@@ -271,8 +285,24 @@ class KeyTree:
 
     # -- inner -------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _rotating(self, *, unused: bool = False) -> Iterator[tuple[PageWriter, int]]:
+        """(a transaction, the root version that is in force in it); raises `RootShared`."""
+        while True:
+            before = None
+            if self._owner is not None:
+                with self.store.transaction() as writer:
+                    before = self._owner.intend(writer, unused=unused)
+            with self.store.transaction() as writer:
+                if self._owner is None or before is None:
+                    yield writer, self.custodian.rotate()
+                    return
+                if self._owner.is_still(before):
+                    yield writer, self._owner.rotate(writer, before)
+                    return
+
     def _initialise(self) -> None:
-        with self.store.transaction() as writer:
+        with self._rotating(unused=True) as (writer, _):
             if self.store.meta("tree") is not None:
                 return
             tree_id = self._random(8).hex()

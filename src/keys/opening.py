@@ -48,6 +48,7 @@ def open_keys(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     effects: Effects | None = None,
     rule: SealRule = SealRule(),
+    owns_root: bool = True,
 ) -> Keyring:
     """The keyring of these places, with fence log and leases of this host.
 
@@ -57,12 +58,15 @@ def open_keys(
         clock: gives the time of fences.
         effects: the gate of durable effects.
         rule: how values are sealed.
+        owns_root: False for a sandbox whose root others may rotate.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     custodian = places.custodian()
     fences = FenceLog(fence_path or home / "fences.db", custodian.secret("fence"), clock)
     leases = LeaseBook(home / "leases.db")
-    keyring = Keyring(custodian, places.pages(), fences, leases, rule=rule, effects=effects)
+    keyring = Keyring(
+        custodian, places.pages(), fences, leases, rule=rule, owns_root=owns_root, effects=effects
+    )
     keyring.bind_fence_log()
     return keyring
 

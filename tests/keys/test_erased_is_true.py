@@ -378,7 +378,7 @@ def test_closing_an_epoch_opens_nothing_and_shuts_nobody_out(keyring: Keyring, h
         assert closed.old_wrap_refused
     assert [unseal(running, ref, one) for ref, one in zip(refs, sealed, strict=True)] == [WORD, WORD]
     status = keyring.custodian.status()
-    assert status.latest_version == status.minimum_version == 3
+    assert status.latest_version == status.minimum_version == 4
 
 
 def test_a_destruction_repeated_after_a_lawful_return_spares_the_new_key(keyring: Keyring) -> None:

@@ -10,7 +10,9 @@ import tomli_w
 
 from infra.postgres import Postgres
 from infra.vault import Vault
+from infra.vault.setup import set_up
 from keys import Shredded, SubjectId
+from keys.errors import RootShared
 from lake import EventRead
 from purge import payload_of, scan
 from service.doctor import examine
@@ -25,8 +27,9 @@ ANN, BOB = "person-ann", "person-bob"
 
 def settings(vault: Vault, postgres: Postgres, home: Path, role: str = "purge") -> dict[str, object]:
     """What an operator writes into shredlake.toml."""
-    roles = vault.folder / "roles" / role
-    where = vault.address()
+    prefix, where = schema_of(home), vault.address()
+    roles = vault.folder / prefix / "roles" / role
+    set_up(vault.client(), vault.folder / prefix, prefix)
     return {
         "projections": {"files": [str(VIEWS)]},
         "keys": {
@@ -35,6 +38,7 @@ def settings(vault: Vault, postgres: Postgres, home: Path, role: str = "purge") 
             "vault": {
                 "address": where["VAULT_ADDR"],
                 "ca_file": where["VAULT_CACERT"],
+                "prefix": prefix,
                 "role_id_file": str(roles / "role_id"),
                 "secret_id_file": str(roles / "secret_id"),
                 "snapshot_horizon_days": 30,
@@ -152,5 +156,10 @@ def test_a_second_lake_does_not_join_the_first_one_s_keys(
     other.mkdir()
     (other / "shredlake.toml").write_text((home / "shredlake.toml").read_text())
     with pytest.raises(BadSettings, match="another lake"):
+        initialise(other)
+    third = settings(vault, postgres, home)
+    third["keys"]["page_schema"] = schema_of(tmp_path / "third")  # type: ignore[index]
+    (other / "shredlake.toml").write_text(tomli_w.dumps(third))
+    with pytest.raises(RootShared):
         initialise(other)
     world.close()

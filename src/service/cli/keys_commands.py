@@ -14,6 +14,7 @@ from keys import KeyPlaces, SqlitePageStore, export_fences, import_fences, run_d
 from keys.restoregate import foreign_fence_log
 from service.agent import serve_agent, socket_of
 from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say
+from service.errors import BadInput
 from service.keyplaces import drill_custodian
 
 app = typer.Typer(help="Keys, epochs and the restore gate.", **GROUP)
@@ -66,6 +67,22 @@ def close_epoch(context: typer.Context) -> None:
         emit(here, asdict(done), f"root version {done.root_version}, {done.nodes} nodes rewrapped; {proof}")
         if not done.old_wrap_refused:
             raise typer.Exit(1)
+
+
+@app.command("adopt-root")
+def adopt_root(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="no other lake is wrapped with this root")] = False,
+) -> None:
+    """Go on with a root that somebody else rotated; closing an epoch then retires what they wrapped."""
+    if not yes:
+        raise BadInput(
+            "whatever another lake wrapped with this root is lost at the next epoch close",
+            next_step="Look who else uses it; then repeat with --yes.",
+        )
+    with opened(context) as (here, runtime):
+        version = runtime.keyring.adopt_root()
+        emit(here, {"root_version": version}, f"root version {version} is this lake's")
 
 
 @app.command()
