@@ -31,6 +31,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV, ChaCha20Poly1305
 
 from keys.errors import MalformedEnvelope, TamperedEnvelope, WrongKey
+from keys.mac import hmac_sha512
 
 MAGIC: Final = 0xE1
 SUITE_AES_GCM: Final = 1
@@ -153,7 +154,7 @@ def prefixed(*parts: bytes) -> bytes:
 
 def derive(dek: bytes, info: bytes, salt: bytes, suite: int = SUITE_AES_GCM, generation: int = 0) -> Subkey:
     """The subkey of a 32-byte DEK for `FieldContext.derivation_info` and a 16-byte salt."""
-    okm = hmac.digest(dek, info + salt, "sha512")
+    okm = hmac_sha512(dek, info + salt)
     return _new_tuple(Subkey, (okm[:32], okm[32:], suite, generation))
 
 

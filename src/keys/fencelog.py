@@ -8,7 +8,6 @@ page store restored from a backup. Rows are hash-chained, so a truncated or edit
 from __future__ import annotations
 
 import hashlib
-import hmac
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
@@ -18,6 +17,7 @@ from typing import Final
 from attrs import astuple, frozen
 
 from keys.lifecycle import Life, State, authorize_return
+from keys.mac import HmacSha256
 from keys.sqlite import Database
 from keys.subjects import SubjectId
 
@@ -86,7 +86,7 @@ class FenceLog:
 
     def __init__(self, path: Path, tag_key: bytes, clock: Callable[[], datetime]) -> None:
         self._db = Database(path, _SCHEMA)
-        self._key = tag_key
+        self._mac = HmacSha256(tag_key)
         self._clock = clock
         self._by_ref: dict[bytes, list[Fence]] = {}
         self._by_subject: dict[bytes, list[Fence]] = {}
@@ -117,7 +117,7 @@ class FenceLog:
 
     def subject_tag(self, subject: SubjectId) -> bytes:
         """Keyed hash of an id."""
-        return hmac.digest(self._key, b"subject|" + subject.reveal().encode(), "sha256")[:16]
+        return self._mac.digest(b"subject|" + subject.reveal().encode())[:16]
 
     def ref_tag(self, ref: bytes) -> bytes:
         """16 bytes: the handle's first ten bits in the clear, then its keyed hash.
@@ -125,7 +125,7 @@ class FenceLog:
         The ten bits say which bucket of a view's state has to be derived anew; a lake has at least
         thousands of people per bucket, so they name nobody.
         """
-        return _head(ref) + hmac.digest(self._key, b"ref|" + ref, "sha256")[:14]
+        return _head(ref) + self._mac.digest(b"ref|" + ref)[:14]
 
     def append(self, entries: Sequence[tuple[bytes, bytes, str, int]], request_id: str) -> list[Fence]:
         """Writes fences for (subject_tag, ref_tag, purpose, generation).

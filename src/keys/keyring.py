@@ -25,6 +25,7 @@ from keys.leases import LeaseBook
 from keys.lifecycle import Life
 from keys.pagestore import PageStore, PageWriter
 from keys.purposes import PurposeNumbers
+from keys.quiet import no_collections
 from keys.rekey import Progress as RekeyProgress
 from keys.rekey import Rekey, Rekeyed
 from keys.resident import FENCE_LOG, ResidentKeys
@@ -35,6 +36,7 @@ from keys.subjects import DEFAULT_PURPOSE, Identity, Shredded, SubjectId, check_
 from keys.treecheck import Progress, TreeCheck, check_tree, tree_stats
 
 _HOLDS: Final = "hold_changes"
+_GUESS_FROM: Final = 256
 
 
 class Keyring:
@@ -72,6 +74,7 @@ class Keyring:
         self._random = random_bytes
         self._clock_seconds = clock_seconds
         self._purposes = PurposeNumbers(store)
+        self._strangers = False  # whether everybody in the last batch was new
         self.resident = ResidentKeys(self.tree, store, fences, leases, self.hold_changes, random_bytes)
 
     # -- provisioning ------------------------------------------------------------------------------
@@ -89,16 +92,21 @@ class Keyring:
         values = [subject.reveal() for subject in subjects]
         cached = [known.get(value) for value in values]
         fresh = {v: s for v, s, item in zip(values, subjects, cached, strict=True) if item is None}
-        found = self._find_or_make(fresh, purpose, known) if fresh else {}
+        with no_collections():
+            found = self._find_or_make(fresh, purpose, known) if fresh else {}
         return [found[v] if item is None else item for v, item in zip(values, cached, strict=True)]
 
     def _find_or_make(
         self, subjects: Mapping[str, SubjectId], purpose: str, known: dict[str, Provisioned]
     ) -> dict[str, Provisioned | SubjectErased]:
         """What is not in the cache; what was found goes into it, what was made only the next time."""
-        blinds = self.tree.index.digests("subject", list(subjects))
-        refs = self.tree.index.find(blinds)
-        looked_at = self.tree.index.version
+        index = self.tree.index
+        blinds = index.digests("subject", list(subjects))
+        # After a batch of strangers nobody is looked for: who is known after all shows when they are added.
+        guess = self._strangers and len(blinds) >= _GUESS_FROM
+        refs = [None] * len(blinds) if guess else index.find(blinds)
+        index.refresh()
+        looked_at = index.version
         found = self.resident.active(refs, purpose)
         missing = {
             blind: subject
@@ -113,6 +121,9 @@ class Keyring:
             else {}
         )
         known.update((v, item) for v, item in zip(subjects, found, strict=True) if item is not None)
+        self._strangers = len(missing) == len(blinds) and all(
+            isinstance(one, Provisioned) and one.created for one in made.values()
+        )
         return {
             value: made[blind] if item is None else item
             for value, blind, item in zip(subjects, blinds, found, strict=True)
@@ -129,8 +140,6 @@ class Keyring:
         Raises:
             StaleWrite: one of them has come to be meanwhile; look again.
         """
-        made: dict[bytes, Provisioned | SubjectErased] = {}
-        new: list[NewKey] = []
         with self._transaction() as writer:
             code = self._purposes.number_or_new(purpose, writer)
             # With one cipher a name has one row at most: that nobody else made it shows when it is added.
@@ -138,27 +147,33 @@ class Keyring:
             known = [blind for blind in missing if blind not in unknown]
             refs = dict(zip(known, self.tree.index.find(known), strict=True))
             found = dict(zip(known, self.resident.active(list(refs.values()), purpose), strict=True))
-            check_fences, first = not self.fences.is_empty(), lifecycle.provision(Life())
-            names: list[bytes] = []
-            for blind, subject in missing.items():
-                item, ref, life = found.get(blind), refs.get(blind), first
-                if item is not None:
-                    made[blind] = item
-                    continue
-                try:
-                    if check_fences:
-                        life = lifecycle.provision(self.fences.life(subject, purpose))
-                except SubjectErased as refused:
-                    made[blind] = refused
-                    continue
-                names.append(blind)
-                new.append(NewKey(code, life.generation, ref, blind if ref is None else None))
-            if new:
+            there = {blind: item for blind, item in found.items() if item is not None}
+            new, refused = self._new_lives({b: s for b, s in missing.items() if b not in there}, purpose)
+            keys = [
+                NewKey(code, generation, refs.get(blind), blind if refs.get(blind) is None else None)
+                for blind, generation in new.items()
+            ]
+            created: list[Provisioned] = []
+            if keys:
                 with self._effects("keys.provision"):
-                    refs_made = self.tree.create(writer, new)
-                for blind, key, fresh in zip(names, new, refs_made, strict=True):
-                    made[blind] = Provisioned(fresh, key.generation, True)
-        return made
+                    made = self.tree.create(writer, keys)
+                created = [Provisioned(*pair, True) for pair in zip(made, new.values(), strict=True)]
+        return {**there, **refused, **dict(zip(new, created, strict=True))}
+
+    def _new_lives(
+        self, subjects: Mapping[bytes, SubjectId], purpose: str
+    ) -> tuple[dict[bytes, int], dict[bytes, SubjectErased]]:
+        """By blind name the generation that a new key begins, and who may not have one."""
+        if self.fences.is_empty():
+            return dict.fromkeys(subjects, lifecycle.provision(Life()).generation), {}
+        new: dict[bytes, int] = {}
+        refused: dict[bytes, SubjectErased] = {}
+        for blind, subject in subjects.items():
+            try:
+                new[blind] = lifecycle.provision(self.fences.life(subject, purpose)).generation
+            except SubjectErased as error:
+                refused[blind] = error
+        return new, refused
 
     def add_identities(self, pairs: Sequence[tuple[bytes, Identity]]) -> None:
         """Names a provisioned subject's further identities in the blind index; none of a destroyed one."""

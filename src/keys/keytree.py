@@ -118,10 +118,10 @@ class KeyTree:
             deks = self._random(tree.KEY_BYTES * len(batch))
             fresh = iter(self.index.handles.make(page_id, len(batch), self._random))
             refs = [next(fresh) if new.ref is None else new.ref for new in batch]
-            body += b"".join(
-                tree.encode(ref, new.purpose_code, new.generation, deks[at : at + tree.KEY_BYTES])
-                for new, ref, at in zip(batch, refs, range(0, len(deks), tree.KEY_BYTES), strict=True)
-            )
+            kinds = [new[:2] for new in batch]
+            heads = {kind: tree.middle(*kind) for kind in set(kinds)}
+            middles = [heads[kind] for kind in kinds]
+            body += tree.joined(refs, middles, deks)
             last = self._sealed_page(key, page_id, body)
             writer.put_page(last, version)
             named = zip(batch, refs, strict=True)
