@@ -164,11 +164,11 @@ class IngestKeys:
         if unknown:
             asked = _context(context)
             got = self._current("sealing", salt=salt, context=asked, refs=b"".join(unknown), suite=suite)
-            okms = wire.split(got["subkeys"], 2 * KEY_BYTES)
-            known |= {
-                ref: Subkey(okm[:KEY_BYTES], okm[KEY_BYTES:], suite, generation)
-                for ref, okm, generation in zip(unknown, okms, _numbers(got["generations"]), strict=True)
-            }
+            known |= zip(
+                unknown,
+                cse1.subkeys_of(got["subkeys"], _numbers(got["generations"]), suite),
+                strict=True,
+            )
             for at, (receipt_id, epoch) in got["shredded"].items():
                 ref = unknown[int(at)]
                 del known[ref]

@@ -119,13 +119,11 @@ class KeyAgent:
         context, suite = FieldContext(*request["context"]), request["suite"]
         if suite not in cse1.CIPHERS.values():
             raise InvalidName("the key agent does not know this cipher suite")
-        keys = self._keyring.resident.sealing(request["salt"], context, refs, suite)
-        found = [keys[ref] for ref in refs]
-        blank = bytes(2 * KEY_BYTES)
+        keys, generations, gone = self._keyring.resident.packed_subkeys(request["salt"], context, refs, suite)
         return {
-            "subkeys": b"".join(k.key + k.commitment if isinstance(k, Subkey) else blank for k in found),
-            "generations": _numbers(k.generation if isinstance(k, Subkey) else 0 for k in found),
-            "shredded": wire.shredded_message(found),
+            "subkeys": keys,
+            "generations": _numbers(generations),
+            "shredded": {str(at): [one.receipt_id, one.epoch] for at, one in gone.items()},
             "epoch": epoch,
             "items": len(refs),
         }

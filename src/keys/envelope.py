@@ -21,8 +21,9 @@ Metadata Leakage from Encrypted Files and Communication with PURBs", 2019.
 from __future__ import annotations
 
 import hmac
+import itertools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 import zstandard
@@ -156,6 +157,13 @@ def derive(dek: bytes, info: bytes, salt: bytes, suite: int = SUITE_AES_GCM, gen
     """The subkey of a 32-byte DEK for `FieldContext.derivation_info` and a 16-byte salt."""
     okm = hmac_sha512(dek, info + salt)
     return _new_tuple(Subkey, (okm[:32], okm[32:], suite, generation))
+
+
+def subkeys_of(packed: bytes, generations: Iterable[int], suite: int) -> list[Subkey]:
+    """Subkeys out of their 64 bytes each, as `hmac_sha512` gives them, one behind the other."""
+    halves = [packed[at : at + 32] for at in range(0, len(packed), 32)]
+    parts = zip(halves[::2], halves[1::2], itertools.repeat(suite), generations, strict=False)
+    return [_new_tuple(Subkey, part) for part in parts]
 
 
 def associated_data(prefix: bytes, flags: int, generation: int, ref: bytes, block_id: bytes) -> bytes:

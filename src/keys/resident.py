@@ -16,6 +16,7 @@ from keys.errors import KeyRecordMissing, TamperedEnvelope, WrongKey
 from keys.fencelog import ALL_PURPOSES, FenceLog
 from keys.keytree import KeyTree
 from keys.leases import Lease, LeaseBook
+from keys.mac import hmac_sha512
 from keys.pagestore import PageStore
 from keys.purposes import PurposeNumbers
 from keys.restoregate import foreign_fence_log
@@ -106,6 +107,21 @@ class ResidentKeys:
                 key = known[ref] = cse1.derive(dek.key, info, salt, suite, dek.generation)
             found[ref] = key
         return found
+
+    def packed_subkeys(
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int
+    ) -> tuple[bytes, list[int], dict[int, Shredded]]:
+        """The same for the wire: (keys and commitments, generations, who is shredded by place).
+
+        Nothing is kept here: whoever asked keeps it. A shredded one has 64 zero bytes and generation 0.
+        """
+        found = self.deks(refs, context.purpose)
+        message, blank = context.derivation_info(suite) + salt, bytes(2 * tree.KEY_BYTES)
+        ordered = [found[ref] for ref in refs]
+        keys = [blank if isinstance(dek, Shredded) else hmac_sha512(dek.key, message) for dek in ordered]
+        generations = [0 if isinstance(dek, Shredded) else dek.generation for dek in ordered]
+        shredded = {at: dek for at, dek in enumerate(ordered) if isinstance(dek, Shredded)}
+        return b"".join(keys), generations, shredded
 
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """BLAKE2b (RFC 7693), keyed by the DEK; see `keys.sealing.SealKeys`."""
