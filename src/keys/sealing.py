@@ -11,6 +11,7 @@ from attrs import frozen
 from keys import envelope as cse1
 from keys.envelope import FieldContext, Subkey
 from keys.errors import SealSessionLost
+from keys.quiet import no_collections
 from keys.subjects import Held, Shredded
 
 MAX_SEALS_PER_SESSION: Final = 2**20
@@ -108,6 +109,16 @@ class SealSession:
         if age_seconds > SESSION_SECONDS or self._seals + len(bodies) > MAX_SEALS_PER_SESSION:
             self._restart()
         self._seals += len(bodies)
+        with no_collections():
+            return self._seal(context, refs, block_ids, bodies)
+
+    def _seal(
+        self,
+        context: FieldContext,
+        refs: Sequence[bytes],
+        block_ids: Sequence[bytes],
+        bodies: Sequence[bytes],
+    ) -> list[bytes | Shredded]:
         suite, pad = self._rule.suite, self._rule.padded
         try:
             keys = self._keys.sealing(self._salt, context, refs, suite)
@@ -188,7 +199,8 @@ class Opener:
         while at < len(refs):
             end = at + OPEN_BATCH
             epoch = self._keys.renew_lease()
-            batch = self._open_batch(context, refs[at:end], block_ids[at:end], envelopes[at:end])
+            with no_collections():
+                batch = self._open_batch(context, refs[at:end], block_ids[at:end], envelopes[at:end])
             self._keys.check_lease()
             if self._keys.lease_epoch() != epoch:
                 continue  # another thread acknowledged an erasure meanwhile: open these again
