@@ -38,7 +38,7 @@ from keys.errors import (
     TamperedEnvelope,
     WrongKey,
 )
-from keys.fencecopy import Merged, export_fences, import_fences
+from keys.fencecopy import FenceCopy, Merged, export_fences, import_fences
 from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
 from keys.keyring import Keyring
 from keys.keytree import EpochClose, KeyTree
@@ -46,7 +46,7 @@ from keys.leases import Lease, LeaseBook
 from keys.opening import KeyPlaces, embedded_places, open_embedded, open_forensic, open_keys
 from keys.pagestore import PageStore, SqlitePageStore
 from keys.ports import OpeningKeys, WritingKeys
-from keys.restoregate import GateStatus
+from keys.restoregate import GateStatus, Remembered, Witness
 from keys.sealing import Opener, SealSession
 from keys.signing import signature_is_valid
 from keys.sqlite import Database
@@ -80,6 +80,7 @@ __all__ = [
     "EnvelopeError",
     "EpochClose",
     "Fence",
+    "FenceCopy",
     "FenceCopyInvalid",
     "FenceLog",
     "FieldContext",
@@ -107,6 +108,7 @@ __all__ = [
     "PageStoreError",
     "PageStoreUnavailable",
     "Provisioned",
+    "Remembered",
     "RestoreGateClosed",
     "RootKeyDeleted",
     "RootKeyRetired",
@@ -122,6 +124,7 @@ __all__ = [
     "SubjectRef",
     "TamperedEnvelope",
     "TreeCheck",
+    "Witness",
     "WritingKeys",
     "WrongKey",
     "check_purpose",

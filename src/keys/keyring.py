@@ -10,16 +10,15 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from typing import Final
-
-from attrs import evolve
 
 from keys import lifecycle, tree
 from keys.caches import Provisioned
+from keys.changes import StoreChanges
 from keys.custodian import Custodian, Signature
 from keys.effects import Effects
 from keys.errors import InvalidTransition, SubjectErased
 from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
+from keys.gatekeeping import Gatekeeping
 from keys.keytree import EpochClose, KeyTree, NewKey
 from keys.leases import LeaseBook
 from keys.lifecycle import Life
@@ -27,14 +26,12 @@ from keys.pagestore import PageStore, PageWriter
 from keys.purposes import PurposeNumbers
 from keys.rekey import Progress as RekeyProgress
 from keys.rekey import Rekey, Rekeyed
-from keys.resident import FENCE_LOG, ResidentKeys
-from keys.restoregate import GateStatus, compare
+from keys.resident import ResidentKeys
+from keys.restoregate import GateStatus, Witness
 from keys.retry import repeatedly
 from keys.sealing import Opener, SealSession
 from keys.subjects import DEFAULT_PURPOSE, Identity, Shredded, SubjectId, check_purpose
-from keys.treecheck import Progress, TreeCheck, check_tree, tree_stats
-
-_HOLDS: Final = "hold_changes"
+from keys.treecheck import Progress, TreeCheck, check_tree, fenced_records, tree_stats
 
 
 class Keyring:
@@ -67,7 +64,11 @@ class Keyring:
         self._random = random_bytes
         self._clock_seconds = clock_seconds
         self._purposes = PurposeNumbers(store)
-        self.resident = ResidentKeys(self.tree, store, fences, leases, self.hold_changes, random_bytes)
+        self.changes = StoreChanges(store)
+        self.gatekeeping = Gatekeeping(store, fences)
+        self.resident = ResidentKeys(
+            self.tree, store, fences, leases, self.gatekeeping, self.changes, random_bytes
+        )
 
     # -- provisioning ------------------------------------------------------------------------------
 
@@ -218,7 +219,10 @@ class Keyring:
         return [Provisioned(ref, 1, True) for ref in refs]
 
     def drop(self, refs: Sequence[bytes]) -> int:
-        """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes."""
+        """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes.
+
+        Another process that has such a key keeps it until the next fence, or `evict_everywhere`.
+        """
 
         def remove() -> int:
             with self._effects("keys.drop"), self._transaction() as writer:
@@ -236,7 +240,7 @@ class Keyring:
 
         def change() -> None:
             with self._transaction() as writer:
-                writer.set_meta(_HOLDS, str(self.hold_changes() + 1))
+                self.changes.count_hold(writer)
                 self.tree.set_state(writer, [ref], tree.STATE_HELD if held else tree.STATE_ACTIVE)
 
         repeatedly(change)
@@ -249,7 +253,7 @@ class Keyring:
 
     def hold_changes(self) -> int:
         """How often a hold was placed or released: what is derived from the lake depends on it."""
-        return int(self._store.meta(_HOLDS) or 0)
+        return self.changes.holds()
 
     def fence(
         self, targets: Sequence[tuple[SubjectId, bytes]], request_id: str, purpose: str = ALL_PURPOSES
@@ -306,40 +310,45 @@ class Keyring:
         self.resident.acknowledge_now()
         return self.leases.wait_until_acknowledged(epoch)
 
-    def gate(self) -> GateStatus:
-        """Compares fence log and page store."""
-        destroyed = self._store.destroyed()  # first: whatever is in it was fenced before
-        fenced = {fence.epoch: fence.chain for fence in self.fences.all()}
-        return compare(fenced, destroyed, self.resident.knows_its_fence_log())
+    def evict_everywhere(self) -> float:
+        """Lets every process drop every key it keeps; seconds until all have, or may not use them.
+
+        From then on nobody opens what was sealed under a key that is in the pages no more.
+        """
+
+        def ask() -> int:
+            with self._effects("keys.evict"), self._transaction() as writer:
+                return self.changes.count_eviction(writer)
+
+        evictions = repeatedly(ask)
+        self.resident.acknowledge_now()
+        return self.leases.wait_until_acknowledged(self.epoch(), evictions)
+
+    def gate(self, witnesses: Sequence[Witness] = ()) -> GateStatus:
+        """Compares fence log, page store, and what the witnesses remember, these among them."""
+        return self.gatekeeping.status(witnesses)
 
     def bind_fence_log(self, *, replace: bool = False) -> None:
-        """Makes the fence log at hand the one of the page store, where that belongs to none yet.
+        """Makes the fence log at hand the one of the page store; see `Gatekeeping.bind`."""
+        self.gatekeeping.bind(self._transaction, replace=replace)
+
+    def converge(self, *, every_page: bool = False) -> int:
+        """Destroys every fenced subject again after a restore. Returns how many fences were replayed.
 
         Args:
-            replace: also where it belongs to another, which is lost for good.
-
-        Raises:
-            RestoreGateClosed: the page store knows destructions that this log does not.
-        """
-        if self._store.meta(FENCE_LOG) is not None and not replace:
-            return
-        with self._transaction() as writer:
-            if replace or self._store.meta(FENCE_LOG) is None:
-                evolve(self.gate(), fence_log_foreign=False).trusted()
-                writer.set_meta(FENCE_LOG, self.fences.log_id())
-
-    def converge(self) -> int:
-        """Destroys every fenced subject again after a restore. Returns how many fences were replayed.
+            every_page: also what is back in the pages although they say that it was destroyed.
 
         Raises:
             RestoreGateClosed: the fence log is the older one; nothing can be proven with it.
         """
         epochs = set(self.gate().trusted().pending_epochs)
-        pending = [fence for fence in self.fences.all() if fence.epoch in epochs]
+        if not epochs and not every_page:
+            return 0
+        back = list(fenced_records(self.tree, self.fences, self._purposes.names()))
+        covering = {fence.epoch for _, fence in back}
+        pending = [fence for fence in self.fences.all() if fence.epoch in epochs | covering]
         if pending:
-            tags = {fence.ref_tag for fence in pending}
-            refs = {ref for ref in self.tree.all_refs() if self.fences.ref_tag(ref) in tags}
-            self.destroy(sorted(refs), pending)
+            self.destroy(sorted({record.ref for record, _ in back}), pending)
         return len(pending)
 
     def close_epoch(self) -> EpochClose:

@@ -148,12 +148,6 @@ class KeyTree:
                 if record[:16] in wanted:
                     yield tree.decode(record)
 
-    def all_refs(self) -> Iterator[bytes]:
-        """The handle of every record, page by page."""
-        for page_id in self.store.page_ids():
-            for _, page in self.open_pages([page_id]):
-                yield from (record[:16] for record in tree.records(page))
-
     def open_pages(self, page_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """(page id, opened page) of each.
 

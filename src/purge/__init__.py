@@ -31,9 +31,13 @@ from purge.tlog import Checkpoint, TransparencyLog, verifier_key
 
 
 def open_purge(home: Path, lake: Lake, views: Views, assurance: Assurance = EMBEDDED_ASSURANCE) -> Purge:
-    """Erasures of the lake in a folder: journal, transparency log and locks below it."""
+    """Erasures of the lake in a folder: journal, transparency log and locks below it.
+
+    Journal and log become witnesses of the restore gate.
+    """
     journal = Journal(home / "purge" / "journal.db", lake.clock, lake.effects)
     log = TransparencyLog(home / "evidence" / "tlog.db", lake.keyring, lake.effects)
+    lake.keyring.gatekeeping.witnesses += [journal.newest_fence, log.newest_fence]
     return Purge(home, lake, views, journal, log, assurance)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from keys import Database, Effects
+from keys import Database, Effects, Remembered
 from purge.clocks import Regime, due_at
 from purge.errors import IdempotencyConflict, NotCancellable, UnknownRequest
 from purge.stages import STAGES, Status, may_cancel, status_of
@@ -30,7 +30,9 @@ CREATE TABLE IF NOT EXISTS requests (request_id TEXT PRIMARY KEY, received_at TE
 CREATE UNIQUE INDEX IF NOT EXISTS one_open_request ON requests (subject_tag, purpose)
     WHERE status != 'cancelled';
 CREATE TABLE IF NOT EXISTS holds (subject_tag BLOB PRIMARY KEY, ref BLOB NOT NULL, placed_at TEXT NOT NULL,
-    why TEXT NOT NULL) WITHOUT ROWID
+    why TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS newest_fence (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL,
+    chain BLOB NOT NULL)
 """
 
 
@@ -217,6 +219,20 @@ class Journal:
                 (receipt, request_id),
             )
         self._db.flush_deleted()
+
+    def remember_fence(self, epoch: int, chain: bytes) -> None:
+        """Keeps the newest fence, so that a fence log that went back to an older copy is noticed."""
+        with self._effects("journal.fence"), self._db.write() as db:
+            db.execute(
+                "INSERT INTO newest_fence VALUES (1, ?, ?) ON CONFLICT (one) DO UPDATE"
+                " SET epoch = excluded.epoch, chain = excluded.chain WHERE excluded.epoch > epoch",
+                (epoch, chain),
+            )
+
+    def newest_fence(self) -> Remembered | None:
+        """What the restore gate asks."""
+        rows = self._db.read("SELECT epoch, chain FROM newest_fence")
+        return Remembered("the request journal", *rows[0]) if rows else None
 
     def cancel(self, request_id: str) -> Request:
         """Takes a request back. Raises `NotCancellable` past the fence."""

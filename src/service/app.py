@@ -20,6 +20,7 @@ from projections import utc
 from purge import verifier_key
 from service import problems
 from service.batches import batch_routes
+from service.gatekeeper import Gatekeeper
 from service.intake import IntakeWorker
 from service.jobs import job_scheduler
 from service.models import (
@@ -34,6 +35,7 @@ from service.models import (
     publication_body,
 )
 from service.runtime import Runtime
+from service.scheduler import Scheduler
 from service.worker import ErasureWorker
 
 DEFAULT_ROWS: Final = 1000
@@ -55,18 +57,15 @@ def create_app(runtime: Runtime) -> FastAPI:
     worker = ErasureWorker(runtime.purge)
     intake = IntakeWorker(runtime.lake.intake)
     scheduler = job_scheduler(runtime)
+    gatekeeper = Gatekeeper(runtime.keyring)
+    background = _Background(worker, intake, scheduler)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        runtime.keyring.converge()
-        worker.start()
-        intake.start()
-        ticking = threading.Thread(target=scheduler.forever, name="scheduler", daemon=True)
-        ticking.start()
+        gatekeeper.start(background.start)
         yield
-        scheduler.stop()
-        intake.stop()
-        worker.stop()
+        gatekeeper.stop()
+        background.stop()
 
     app = FastAPI(
         title="Shredlake",
@@ -77,16 +76,39 @@ def create_app(runtime: Runtime) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    app.include_router(_health(runtime), prefix="/v1/health", tags=["health"])
+    app.include_router(_health(runtime, gatekeeper), prefix="/v1/health", tags=["health"])
     guarded = [Depends(_token_check(runtime.token))]
-    for router, tag in (
-        (batch_routes(runtime.lake.intake, intake), "events"),
-        (_erasures(runtime, worker), "erasures"),
-        (_views(runtime), "views"),
-        (_log(runtime), "evidence"),
+    behind_gate = [*guarded, Depends(gatekeeper.check)]
+    for router, tag, checks in (
+        (batch_routes(runtime.lake.intake, intake), "events", behind_gate),
+        (_erasures(runtime, worker), "erasures", behind_gate),
+        (_views(runtime), "views", behind_gate),
+        (_log(runtime), "evidence", guarded),
     ):
-        app.include_router(router, prefix="/v1", tags=[tag], dependencies=guarded, responses=_PROBLEMS)
+        app.include_router(router, prefix="/v1", tags=[tag], dependencies=checks, responses=_PROBLEMS)
     return app
+
+
+class _Background:
+    """What runs beside the requests, once it is safe to read."""
+
+    def __init__(self, worker: ErasureWorker, intake: IntakeWorker, scheduler: Scheduler) -> None:
+        self._worker = worker
+        self._intake = intake
+        self._scheduler = scheduler
+        self._runs = False
+
+    def start(self) -> None:
+        self._worker.start()
+        self._intake.start()
+        threading.Thread(target=self._scheduler.forever, name="scheduler", daemon=True).start()
+        self._runs = True
+
+    def stop(self) -> None:
+        self._scheduler.stop()
+        if self._runs:
+            self._intake.stop()
+            self._worker.stop()
 
 
 def _token_check(token: str) -> Any:
@@ -97,7 +119,7 @@ def _token_check(token: str) -> Any:
     return check
 
 
-def _health(runtime: Runtime) -> APIRouter:
+def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:
     router = APIRouter()
 
     @router.get("/live")
@@ -107,14 +129,13 @@ def _health(runtime: Runtime) -> APIRouter:
 
     @router.get("/ready", responses={503: {"model": Health}})
     def ready(response: Response) -> Health:
-        """Whether it is safe to read: fence log and key pages agree."""
-        gate = runtime.keyring.gate()
+        """Whether it is safe to read: fence log, key pages and what else remembers fences agree."""
+        shut = gatekeeper.reason()
         queue = QueueView.of(runtime.lake.intake.queue(), time.time())
-        if gate.is_open:
+        if shut is None:
             return Health(status="ready", intake=queue)
         response.status_code = 503
-        why = "the restore gate is shut: run `shredlake keys converge`"
-        return Health(status="not_ready", why=why, intake=queue)
+        return Health(status="not_ready", why=shut.message, next_step=shut.next_step, intake=queue)
 
     return router
 

@@ -72,12 +72,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         )
     if vault is not None:
         yield from _transit_checks(vault)
-    gate = runtime.keyring.gate()
-    yield Finding(
-        "restore gate",
-        "ok" if gate.is_open else "error",
-        "fence log and key pages agree" if gate.is_open else "run `shredlake keys converge`",
-    )
+    yield _gate_finding(runtime)
     yield _tried("fence log", lambda: f"{runtime.keyring.fences.verify()} fences, hash chain holds")
     yield _tried("transparency log", lambda: f"{runtime.purge.log.verify()} leaves, hashes hold")
     checked = verify(runtime.lake)
@@ -108,6 +103,17 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         )
     free = shutil.disk_usage(home).free
     yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
+
+
+def _gate_finding(runtime: Runtime) -> Finding:
+    shut: ShredlakeError | None
+    try:
+        shut = runtime.keyring.gate().reason
+    except ShredlakeError as error:
+        shut = error
+    if shut is None:
+        return Finding("restore gate", "ok", "fence log, key pages and what else remembers fences agree")
+    return Finding("restore gate", "error", f"{shut.message}. {shut.next_step}")
 
 
 def intake_finding(queue: Queue, now: float) -> Finding:

@@ -215,6 +215,7 @@ class Health(Body):
 
     status: Literal["live", "ready", "not_ready"]
     why: str | None = None
+    next_step: str | None = Field(None, description="what opens it")
     intake: QueueView | None = Field(None, description="how much waits to be committed")
 
 

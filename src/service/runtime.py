@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from keys import Effects, Keyring, open_keys
+from keys import Effects, FenceCopy, Keyring, open_keys
 from lake import Lake, Replay, open_events, open_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
 from purge import Purge, open_purge
@@ -103,7 +103,11 @@ def open_keyring(
     """The keys of a lake."""
     fences = settings.keys.fence_log or home / "evidence" / "fences.db"
     places = key_places(home, settings.keys)
-    return open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects)
+    keyring = open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects)
+    if settings.keys.fence_copy is not None:
+        copy_of_fences = FenceCopy(settings.keys.fence_copy, keyring.custodian)
+        keyring.gatekeeping.witnesses.append(copy_of_fences.newest_fence)
+    return keyring
 
 
 def open_runtime(

@@ -38,7 +38,7 @@ from keys import (
     open_embedded,
     open_forensic,
 )
-from keys.leases import Lease, LeaseBook
+from keys.leases import Lease, LeaseBook, Seen
 
 ANN, BOB = SubjectId("ann"), SubjectId("bob")
 CONTEXT = FieldContext(b"t" * 16, 16, "personal", "service", "T", 1)
@@ -433,7 +433,7 @@ def test_what_was_opened_past_the_lease_is_thrown_away(tmp_path: Path) -> None:
     now = [100.0]
     book = LeaseBook(tmp_path / "leases.db", lambda: now[0])
     evicted: list[int] = []
-    lease = Lease(book, lambda: 7, evicted.append)
+    lease = Lease(book, lambda: Seen(7), evicted.append)
     assert lease.ensure() == 7
     now[0] += 2.9
     lease.check()
