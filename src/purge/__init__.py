@@ -22,7 +22,7 @@ from purge.errors import (
     VerificationFailed,
 )
 from purge.inventory import STORES, Store, store_of, unregistered
-from purge.journal import Journal, Request, StageRecord
+from purge.journal import Journal, Request, StageRecord, Stuck
 from purge.receipt import payload_of
 from purge.saga import Plan, Purge, Submitted
 from purge.scanner import Finding, Scanned, scan
@@ -62,6 +62,7 @@ __all__ = [
     "StageRecord",
     "Status",
     "Store",
+    "Stuck",
     "Submitted",
     "TransparencyLog",
     "UnderHold",

@@ -80,6 +80,15 @@ class Request:
         return next((s.detail for s in self.stages if s.stage == stage and s.finished_at), {})
 
 
+@frozen
+class Stuck:
+    """A request whose last run failed behind `stage`; names nobody."""
+
+    request_id: str
+    stage: str
+    due_at: datetime
+
+
 class Journal:
     """Requests and holds in one SQLite file with secure_delete."""
 
@@ -165,6 +174,12 @@ class Journal:
     def all(self) -> list[Request]:
         """Every request, the one due first ahead."""
         return [_request(row) for row in self._db.read("SELECT * FROM requests ORDER BY due_at, request_id")]
+
+    def stuck(self) -> list[Stuck]:
+        """Requests whose last run failed, the one due first ahead: what somebody may have to look at."""
+        sql = "SELECT request_id, stage, due_at FROM requests WHERE status = ? ORDER BY due_at, request_id"
+        rows = self._db.read(sql, (Status.INCOMPLETE.value,))
+        return [Stuck(row[0], row[1], datetime.fromisoformat(row[2])) for row in rows]
 
     def begin(self, request_id: str, stage: str) -> None:
         """Writes the intent of a stage before its effect."""

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
+from attrs import asdict
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -30,6 +31,7 @@ from service.models import (
     Named,
     PlanView,
     QueueView,
+    StuckView,
     ViewAnswer,
     ViewSummary,
     publication_body,
@@ -39,6 +41,7 @@ from service.scheduler import Scheduler
 from service.worker import ErasureWorker
 
 DEFAULT_ROWS: Final = 1000
+STUCK_SHOWN: Final = 20
 _BEARER: Final = HTTPBearer(auto_error=False, description="the token that `shredlake init` made")
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     code: {"description": text, "content": {problems.MEDIA_TYPE: {}}}
@@ -131,11 +134,18 @@ def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:
     def ready(response: Response) -> Health:
         """Whether it is safe to read: fence log, key pages and what else remembers fences agree."""
         shut = gatekeeper.reason()
-        queue = QueueView.of(runtime.lake.intake.queue(), time.time())
+        stuck = runtime.purge.journal.stuck()
+        found = Health(
+            status="ready",
+            intake=QueueView.of(runtime.lake.intake.queue(), time.time()),
+            stuck_erasures=len(stuck),
+            stuck=[StuckView(**asdict(one)) for one in stuck[:STUCK_SHOWN]],
+        )
         if shut is None:
-            return Health(status="ready", intake=queue)
+            return found
         response.status_code = 503
-        return Health(status="not_ready", why=shut.message, next_step=shut.next_step, intake=queue)
+        why = {"status": "not_ready", "why": shut.message, "next_step": shut.next_step}
+        return found.model_copy(update=why)
 
     return router
 
