@@ -120,11 +120,12 @@ def test_an_erasure_that_cannot_be_helped_by_a_retry_is_retried_all_the_same(wor
         assert (found.level, request.request_id in found.text) == ("warning", True)
         assert stuck_finding([stuck], stuck.due_at + timedelta(days=1)).level == "error"
         stray.unlink()
+        end = time.monotonic() + 60
         while world.purge.journal.get(request.request_id).status is not Status.COMPLETED:
+            assert time.monotonic() < end
             now[0] += 3600
             worker.wake()
             time.sleep(0.05)
-        assert now[0] < 1000 + 3600 * 1000
     finally:
         worker.stop()
     assert world.purge.journal.stuck() == []
