@@ -63,7 +63,13 @@ class CustodianError(KeysError):
 
 
 class CustodianUnavailable(CustodianError):
-    """The root cannot be reached now. Nothing is known about any key; never an erasure."""
+    """The root cannot be reached now. Nothing is known about any key; never an erasure.
+
+    Attributes:
+        status: HTTP status of an answer that has no meaning of its own; None where there was no answer.
+    """
+
+    status: int | None = None
 
     retry_helps = True
     default_next_step = "Bring the custodian back (embedded: put the root file back), then repeat the call."

@@ -27,7 +27,7 @@ class EpochClose:
     Attributes:
         root_version: the version that is in force now.
         nodes: how many node keys were rewrapped.
-        custodian_calls: calls made, whatever the number of subjects.
+        custodian_calls: counted, other threads' included; few, whatever the number of subjects.
         old_wrap_refused: a wrap kept from before was tried and refused: the proof.
     """
 
@@ -238,7 +238,7 @@ class KeyTree:
 
         Resumable: a killed close leaves wraps of a live version; the next one does all of it.
         """
-        first_time = self.store.meta(_CANARY) is None
+        before = self.custodian.calls
         kept_context, kept = self._canary()
         with effects("keys.rotate"), self.store.transaction() as writer:
             version = self.custodian.rotate()
@@ -255,8 +255,7 @@ class KeyTree:
                 raise StaleWrite("the page store went back behind the epoch close; nothing was retired")
             self.custodian.retire(version)
         refused = self._is_refused(kept_context, kept)
-        calls = 6 if first_time else 5  # rotate, rewrap, wrap a canary (two at first), retire, unwrap
-        return EpochClose(version, len(rows), calls, refused)
+        return EpochClose(version, len(rows), self.custodian.calls - before, refused)
 
     def forget_cached(self) -> None:
         """Drops opened node records; they are read again when needed."""
