@@ -27,7 +27,7 @@ from purge.receipt import payload_of
 from purge.saga import Plan, Purge, Submitted
 from purge.scanner import Finding, Scanned, scan
 from purge.stages import STAGES, Status
-from purge.tlog import Checkpoint, TransparencyLog, verifier_key
+from purge.tlog import Checkpoint, TransparencyLog, verifier_key, verifier_keys
 
 
 def open_purge(home: Path, lake: Lake, views: Views, assurance: Assurance = EMBEDDED_ASSURANCE) -> Purge:
@@ -77,4 +77,5 @@ __all__ = [
     "store_of",
     "unregistered",
     "verifier_key",
+    "verifier_keys",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -123,6 +124,11 @@ def _fence_of(leaf: bytes) -> tuple[int, bytes | None]:
 def note_key_hash(public_key: bytes) -> bytes:
     """First four bytes that name a key in a signed note."""
     return hashlib.sha256(ORIGIN.encode() + b"\n" + _ED25519 + public_key).digest()[:4]
+
+
+def verifier_keys(public_keys: Iterable[bytes]) -> str:
+    """All vkeys, one a line: signatures of a key that was rotated since verify with theirs."""
+    return "".join(f"{verifier_key(public)}\n" for public in public_keys)
 
 
 def verifier_key(public_key: bytes) -> str:

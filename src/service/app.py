@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from keys import SubjectId
 from projections import utc
-from purge import verifier_key
+from purge import verifier_keys
 from service import problems
 from service.batches import batch_routes
 from service.gatekeeper import Gatekeeper
@@ -279,8 +279,8 @@ def _log(runtime: Runtime) -> APIRouter:
 
     @router.get("/log/key", response_class=Response)
     def key() -> Response:
-        """The key that receipts and checkpoints verify with."""
-        (public,) = runtime.keyring.custodian.public_keys().values()
-        return Response(verifier_key(public) + "\n", media_type="text/plain")
+        """The keys that receipts and checkpoints verify with, one a line; one per rotation."""
+        keys = verifier_keys(runtime.keyring.custodian.public_keys().values())
+        return Response(keys, media_type="text/plain")
 
     return router
