@@ -15,6 +15,7 @@ from keys.errors import (
     AgentUnavailable,
     CustodianError,
     CustodianUnavailable,
+    DatabaseDamaged,
     EnvelopeError,
     FenceCopyInvalid,
     InvalidName,
@@ -27,6 +28,7 @@ from keys.errors import (
     PageDamaged,
     PageMissing,
     PageStoreError,
+    PageStoreFull,
     PageStoreUnavailable,
     RestoreGateClosed,
     RootKeyDeleted,
@@ -38,7 +40,7 @@ from keys.errors import (
     TamperedEnvelope,
     WrongKey,
 )
-from keys.fencecopy import Merged, export_fences, import_fences
+from keys.fencecopy import FenceCopy, Merged, export_fences, import_fences
 from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
 from keys.keyring import Keyring
 from keys.keytree import EpochClose, KeyTree
@@ -46,7 +48,7 @@ from keys.leases import Lease, LeaseBook
 from keys.opening import KeyPlaces, embedded_places, open_embedded, open_forensic, open_keys
 from keys.pagestore import PageStore, SqlitePageStore
 from keys.ports import OpeningKeys, WritingKeys
-from keys.restoregate import GateStatus
+from keys.restoregate import GateStatus, Remembered, Witness
 from keys.sealing import Opener, SealRule, SealSession
 from keys.signing import signature_is_valid
 from keys.sqlite import Database
@@ -74,12 +76,14 @@ __all__ = [
     "CustodianStatus",
     "CustodianUnavailable",
     "Database",
+    "DatabaseDamaged",
     "DrillReport",
     "Effects",
     "EmbeddedCustodian",
     "EnvelopeError",
     "EpochClose",
     "Fence",
+    "FenceCopy",
     "FenceCopyInvalid",
     "FenceLog",
     "FieldContext",
@@ -105,8 +109,10 @@ __all__ = [
     "PageMissing",
     "PageStore",
     "PageStoreError",
+    "PageStoreFull",
     "PageStoreUnavailable",
     "Provisioned",
+    "Remembered",
     "RestoreGateClosed",
     "RootKeyDeleted",
     "RootKeyRetired",
@@ -123,6 +129,7 @@ __all__ = [
     "SubjectRef",
     "TamperedEnvelope",
     "TreeCheck",
+    "Witness",
     "WritingKeys",
     "WrongKey",
     "check_purpose",

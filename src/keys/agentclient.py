@@ -17,7 +17,7 @@ from keys import envelope as cse1
 from keys.caches import Caches, Provisioned
 from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentUnavailable, LeaseExpired, SubjectErased
-from keys.leases import Lease, LeaseBook
+from keys.leases import Lease, LeaseBook, Seen
 from keys.quiet import no_collections
 from keys.sealing import Opener, SealRule, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId
@@ -91,7 +91,7 @@ class IngestKeys:
         self._rule = rule
         self._link = link
         self._caches = Caches()
-        self._lease = Lease(leases, self.epoch, self._evict)
+        self._lease = Lease(leases, lambda: _seen(link), self._evict)
 
     def session(self) -> SealSession:
         """A writer session; the agent chooses its salt."""
@@ -209,7 +209,7 @@ class BuildKeys:
         self._link = link
         self._given = lease
         self._agent_lease = lease
-        self._lease = Lease(leases, lambda: int(link.call("epoch")["epoch"]), self._evict)
+        self._lease = Lease(leases, lambda: _seen(link), self._evict)
 
     def opener(self) -> Opener:
         """Opens in bulk."""
@@ -289,6 +289,11 @@ def _exchange(connection: socket.socket, message: dict[str, Any]) -> dict[str, A
     if not isinstance(ok, dict):
         raise AgentUnavailable("a frame is not one of ours")
     return ok
+
+
+def _seen(link: AgentLink) -> Seen:
+    got = link.call("epoch")
+    return Seen(int(got["epoch"]), int(got["evictions"]))
 
 
 def _context(context: FieldContext) -> tuple[Any, ...]:

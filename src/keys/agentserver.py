@@ -99,7 +99,7 @@ class KeyAgent:
     # -- everybody ---------------------------------------------------------------------------------
 
     def _epoch(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
-        return {"epoch": self._keyring.epoch()}
+        return {"epoch": self._keyring.epoch(), "evictions": self._keyring.changes.evictions()}
 
     def _counts(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         return {"counts": dict(self.handed_out)}

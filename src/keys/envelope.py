@@ -46,6 +46,7 @@ TAG_BYTES: Final = 16
 HEADER_BYTES: Final = 65
 COMPRESS_ABOVE_BYTES: Final = 256
 MAX_PLAINTEXT_BYTES: Final = 64 * 1024 * 1024
+"""Of a compressed body: a frame that claims more is not opened, so a larger body is sealed as it is."""
 _HEAD: Final = struct.Struct(">BBBH16s32s12s")
 _TAIL: Final = struct.Struct(">BHH")
 _LENGTH: Final = struct.Struct(">H")
@@ -197,13 +198,13 @@ def seal(
     pad: bool = False,
     aead: Aead | None = None,
 ) -> bytes:
-    """Seals `body`; compresses first where that helps. The nonce must be random and fresh.
+    """Seals `body`, of any size; compresses first where that helps. The nonce must be random and fresh.
 
     Args:
         aead: `subkey.aead`, where the caller has just made it.
     """
     flags = 0
-    if compressor is not None and len(body) > COMPRESS_ABOVE_BYTES:
+    if compressor is not None and COMPRESS_ABOVE_BYTES < len(body) <= MAX_PLAINTEXT_BYTES:
         packed = compressor.compress(body)
         if len(packed) < len(body):
             body, flags = packed, FLAG_ZSTD
@@ -278,7 +279,7 @@ def _decompress(body: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
     try:
         size = zstandard.frame_content_size(body)
         if not 0 <= size <= MAX_PLAINTEXT_BYTES:
-            raise MalformedEnvelope(f"a body may have at most {MAX_PLAINTEXT_BYTES} bytes")
+            raise MalformedEnvelope(f"a compressed body may have at most {MAX_PLAINTEXT_BYTES} bytes")
         return decompressor.decompress(body)
     except zstandard.ZstdError:
         raise MalformedEnvelope("the opened body does not decompress") from None

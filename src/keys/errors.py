@@ -63,7 +63,13 @@ class CustodianError(KeysError):
 
 
 class CustodianUnavailable(CustodianError):
-    """The root cannot be reached now. Nothing is known about any key; never an erasure."""
+    """The root cannot be reached now. Nothing is known about any key; never an erasure.
+
+    Attributes:
+        status: HTTP status of an answer that has no meaning of its own; None where there was no answer.
+    """
+
+    status: int | None = None
 
     retry_helps = True
     default_next_step = "Bring the custodian back (embedded: put the root file back), then repeat the call."
@@ -150,13 +156,22 @@ class PageStoreUnavailable(PageStoreError):
     """The page store cannot be reached now, or gave up a transaction. Says nothing about any key."""
 
     retry_helps = True
-    default_next_step = "Bring the page store's server back, then repeat the call; repeating is safe."
+    default_next_step = "Bring the page store's server or file back, then repeat the call; repeating is safe."
 
 
 class PageStoreFull(PageStoreError):
     """The disk or the database of the page store is full; the transaction left nothing behind."""
 
     default_next_step = "Make room for the page store, then repeat the call."
+
+
+class DatabaseDamaged(PageStoreError):
+    """A database file is no database, or malformed. Says nothing about any key."""
+
+    default_next_step = (
+        "Restore that file from its newest backup (the fence log: also by `shredlake keys import-fences COPY`"
+        " into an empty one), then run `shredlake keys gate`."
+    )
 
 
 class StaleWrite(PageStoreError):

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from attrs import frozen
@@ -18,6 +19,7 @@ from attrs import frozen
 from keys.custodian import Custodian
 from keys.errors import FenceCopyInvalid
 from keys.fencelog import Fence, FenceLog, Return
+from keys.restoregate import Remembered
 from keys.signing import signature_is_valid
 
 FORMAT: Final = "shredlake fence log 1"
@@ -72,6 +74,65 @@ def import_fences(copy: bytes, log: FenceLog, public_keys: Mapping[str, bytes]) 
         log.take_id(log_id)
     added = log.restore(fences[common:], returns)
     return Merged(len(fences), len(fences) - common, added)
+
+
+class FenceCopy:
+    """A copy's file: written here, and a witness of the restore gate.
+
+    Args:
+        path: in another failure domain than fence log and page store.
+        custodian: signs it, and knows the keys it was signed with.
+    """
+
+    def __init__(self, path: Path, custodian: Custodian) -> None:
+        self._path = path
+        self._custodian = custodian
+        self._read: tuple[tuple[int, int], Remembered | None] = ((0, 0), None)
+
+    def newest_fence(self) -> Remembered | None:
+        """The copy's newest fence; None while there is no copy or none in it. Read again when it changed.
+
+        Raises:
+            FenceCopyInvalid: it was cut, edited or signed by another custodian.
+        """
+        try:
+            found = self._path.stat()
+            stamp = found.st_mtime_ns, found.st_size
+            if stamp != self._read[0]:
+                self._read = stamp, self._look()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._invalid(f"the copy of the fence log cannot be read: {error.strerror}") from None
+        return self._read[1]
+
+    def write(self, log: FenceLog) -> int:
+        """Replaces the copy by one of the log as it stands; the size in bytes.
+
+        The caller has asked the gate, with this copy among its witnesses: a log that went back must not
+        replace what knows more.
+        """
+        copy = export_fences(log, self._custodian)
+        draft = self._path.with_name(self._path.name + ".new")
+        draft.write_bytes(copy)
+        draft.replace(self._path)
+        return len(copy)
+
+    def _look(self) -> Remembered | None:
+        try:
+            _, fences, _ = read_copy(self._path.read_bytes(), self._custodian.public_keys())
+        except FenceCopyInvalid as error:
+            raise self._invalid(error.message) from None
+        if not fences:
+            return None
+        return Remembered("the signed copy", fences[-1].epoch, fences[-1].chain)
+
+    def _invalid(self, message: str) -> FenceCopyInvalid:
+        return FenceCopyInvalid(
+            f"{message} ({self._path.name})",
+            next_step="Put an intact copy in its place; where the fence log is known to be whole, move this"
+            " one away and write a new one with `shredlake keys export-fences`.",
+        )
 
 
 def read_copy(copy: bytes, public_keys: Mapping[str, bytes]) -> tuple[str, list[Fence], list[Return]]:

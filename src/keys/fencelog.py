@@ -185,8 +185,8 @@ class FenceLog:
         self.refresh()
         return self._covering(ref, purpose, generation)
 
-    def filter(self) -> Callable[[bytes, str, int], bool] | None:
-        """Tells of (ref, purpose, generation) whether it is fenced; None while nobody is.
+    def covering(self) -> Callable[[bytes, str, int], Fence | None] | None:
+        """Tells of (ref, purpose, generation) which fence covers it; None while nobody is fenced.
 
         Only handles that share ten bits with a fenced one cost a keyed hash.
         """
@@ -194,10 +194,10 @@ class FenceLog:
             return None
         heads = {tag[:2] for tag in self._by_ref}
 
-        def is_fenced(ref: bytes, purpose: str, generation: int) -> bool:
-            return _head(ref) in heads and self._covering(ref, purpose, generation) is not None
+        def find(ref: bytes, purpose: str, generation: int) -> Fence | None:
+            return self._covering(ref, purpose, generation) if _head(ref) in heads else None
 
-        return is_fenced
+        return find
 
     def touched_since(self, epoch: int, refs: Collection[bytes]) -> bool:
         """Whether any of these handles has a fence newer than `epoch`."""

@@ -29,7 +29,7 @@ class EpochClose:
     Attributes:
         root_version: the version that is in force now.
         nodes: how many node keys were rewrapped.
-        custodian_calls: calls made, whatever the number of subjects.
+        custodian_calls: counted, other threads' included; few, whatever the number of subjects.
         old_wrap_refused: a wrap kept from before was tried and refused: the proof.
     """
 
@@ -158,12 +158,6 @@ class KeyTree:
                 if record[:16] in wanted:
                     yield tree.decode(record)
 
-    def all_refs(self) -> Iterator[bytes]:
-        """The handle of every record, page by page."""
-        for page_id in self.store.page_ids():
-            for _, page in self.open_pages([page_id]):
-                yield from (record[:16] for record in tree.records(page))
-
     def open_pages(self, page_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """(page id, opened page) of each.
 
@@ -254,7 +248,7 @@ class KeyTree:
 
         Resumable: a killed close leaves wraps of a live version; the next one does all of it.
         """
-        first_time = self.store.meta(_CANARY) is None
+        before = self.custodian.calls
         kept_context, kept = self._canary()
         with effects("keys.rotate"), self._rotating() as (writer, version):
             rows = self.store.nodes()
@@ -270,8 +264,7 @@ class KeyTree:
                 raise StaleWrite("the page store went back behind the epoch close; nothing was retired")
             self.custodian.retire(version)
         refused = self._is_refused(kept_context, kept)
-        calls = 6 if first_time else 5  # rotate, rewrap, wrap a canary (two at first), retire, unwrap
-        return EpochClose(version, len(rows), calls, refused)
+        return EpochClose(version, len(rows), self.custodian.calls - before, refused)
 
     def adopt_root(self) -> int:
         """Goes on with a root that somebody else rotated; returns its version."""

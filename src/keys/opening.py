@@ -12,10 +12,10 @@ from keys.custodian import Custodian
 from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
 from keys.fencelog import FenceLog
+from keys.gatekeeping import FENCE_LOG
 from keys.keyring import Keyring
 from keys.leases import LeaseBook
 from keys.pagestore import PageStore, SqlitePageStore
-from keys.resident import FENCE_LOG
 from keys.sealing import SealRule
 
 

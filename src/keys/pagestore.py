@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from attrs import field, frozen
 
-from keys.errors import PageMissing, PageStoreFull, PageStoreUnavailable, StaleWrite
+from keys.errors import PageMissing, StaleWrite
 from keys.sqlite import Database
 
 _SCHEMA = """
@@ -160,13 +160,8 @@ class SqlitePageStore:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[PageWriter]:
-        try:
-            with self._db.write() as db:
-                yield _SqliteWriter(db)
-        except sqlite3.OperationalError as error:
-            if "full" in str(error):
-                raise PageStoreFull("the page store has no room left") from None
-            raise PageStoreUnavailable(f"the page store gave up: {error}") from None
+        with self._db.write() as db:
+            yield _SqliteWriter(db)
 
     def meta(self, name: str) -> str | None:
         rows = self._db.read("SELECT value FROM meta WHERE name = ?", (name,))
@@ -202,10 +197,10 @@ class SqlitePageStore:
         return [(row[0], row[1]) for row in self._in(sql, refs)]
 
     def all_elsewhere(self) -> Iterator[tuple[bytes, int]]:
-        yield from self._db.connection().execute("SELECT ref, page_id FROM elsewhere")
+        yield from self._db.rows("SELECT ref, page_id FROM elsewhere")
 
     def all_names(self) -> Iterator[BlindRow]:
-        return map(BlindRow._make, self._db.connection().execute("SELECT blind, page_id, name FROM blind"))
+        return map(BlindRow._make, self._db.rows("SELECT blind, page_id, name FROM blind"))
 
     def names_after(self, blind: bytes, limit: int) -> list[BlindRow]:
         sql = "SELECT blind, page_id, name FROM blind WHERE blind > ? ORDER BY blind LIMIT ?"

@@ -22,18 +22,22 @@ from purge.errors import (
     VerificationFailed,
 )
 from purge.inventory import STORES, Store, store_of, unregistered
-from purge.journal import Journal, Request, StageRecord
+from purge.journal import Journal, Request, StageRecord, Stuck
 from purge.receipt import payload_of
 from purge.saga import Plan, Purge, Submitted
 from purge.scanner import Finding, Scanned, scan
 from purge.stages import STAGES, Status
-from purge.tlog import Checkpoint, TransparencyLog, verifier_key
+from purge.tlog import Checkpoint, TransparencyLog, verifier_key, verifier_keys
 
 
 def open_purge(home: Path, lake: Lake, views: Views, assurance: Assurance = EMBEDDED_ASSURANCE) -> Purge:
-    """Erasures of the lake in a folder: journal, transparency log and locks below it."""
+    """Erasures of the lake in a folder: journal, transparency log and locks below it.
+
+    Journal and log become witnesses of the restore gate.
+    """
     journal = Journal(home / "purge" / "journal.db", lake.clock, lake.effects)
     log = TransparencyLog(home / "evidence" / "tlog.db", lake.keyring, lake.effects)
+    lake.keyring.gatekeeping.witnesses += [journal.newest_fence, log.newest_fence]
     return Purge(home, lake, views, journal, log, assurance)
 
 
@@ -58,6 +62,7 @@ __all__ = [
     "StageRecord",
     "Status",
     "Store",
+    "Stuck",
     "Submitted",
     "TransparencyLog",
     "UnderHold",
@@ -72,4 +77,5 @@ __all__ = [
     "store_of",
     "unregistered",
     "verifier_key",
+    "verifier_keys",
 ]

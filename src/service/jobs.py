@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from keys import FenceCopy
 from lake import Maintenance, UpkeepPolicy
+from service.errors import BadSettings
 from service.runtime import Runtime
 from service.scheduler import Scheduler
 from service.settings import Job, Upkeep
@@ -14,6 +18,9 @@ def run_job(runtime: Runtime, job: Job) -> str:
         closed = runtime.keyring.close_epoch()
         proof = "an old wrap was refused" if closed.old_wrap_refused else "AN OLD WRAP STILL OPENS"
         return f"root version {closed.root_version}, {closed.nodes} node(s) rewrapped; {proof}"
+    if job.action == "export_fences":
+        count, size = export_fence_copy(runtime, runtime.settings.keys.fence_copy)
+        return f"{count} fence(s), {size} bytes"
     if job.action == "upkeep":
         done = maintenance(runtime).run(runtime.lake.clock())
         return ", ".join(f"{step.what} {step.day or ''}".strip() for step in done) or "nothing to do"
@@ -25,8 +32,31 @@ def run_job(runtime: Runtime, job: Job) -> str:
     return f"release {release.release_id}: {', '.join(names)}"
 
 
+def export_fence_copy(runtime: Runtime, to: Path | None) -> tuple[int, int]:
+    """Writes the signed copy of the fence log; (fences, bytes).
+
+    Raises:
+        BadSettings: neither the caller nor the settings say where.
+        RestoreGateClosed: a witness, the copy itself among them, knows more than the log.
+    """
+    if to is None:
+        raise BadSettings(
+            "nothing says where the copy of the fence log goes",
+            next_step="Set keys.fence_copy, or name a file.",
+        )
+    keyring = runtime.keyring
+    copy = FenceCopy(to, keyring.custodian)
+    keyring.gate([copy.newest_fence]).trusted()
+    return keyring.epoch(), copy.write(keyring.fences)
+
+
 def maintenance(runtime: Runtime) -> Maintenance:
-    """Upkeep by the settings."""
+    """Upkeep by the settings.
+
+    Raises:
+        RestoreGateClosed: the fence log cannot be relied on; compaction opens and seals.
+    """
+    runtime.keyring.gate().trusted()
     return Maintenance(runtime.lake, upkeep_policy(runtime.settings.upkeep))
 
 

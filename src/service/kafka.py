@@ -146,6 +146,7 @@ def _consume(order: _Order, sender: Connection) -> None:
     try:
         log_to_file(order.home)
         with open_runtime(order.home) as runtime:
+            runtime.keyring.gate().trusted()
             open_consumer(runtime, order.number, accept_gaps=order.accept_gaps).run(
                 until_caught_up=order.until_caught_up, should_stop=lambda: bool(stopped), report=tell
             )

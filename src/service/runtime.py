@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from keys import Effects, Keyring, open_keys
+from keys import Effects, FenceCopy, Keyring, open_keys
 from lake import Lake, Replay, open_events, open_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
 from purge import Purge, open_purge
@@ -104,7 +104,11 @@ def open_keyring(
     fences = settings.keys.fence_log or home / "evidence" / "fences.db"
     places = key_places(home, settings.keys)
     rule = seal_rule(settings.keys)
-    return open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects, rule=rule)
+    keyring = open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects, rule=rule)
+    if settings.keys.fence_copy is not None:
+        copy_of_fences = FenceCopy(settings.keys.fence_copy, keyring.custodian)
+        keyring.gatekeeping.witnesses.append(copy_of_fences.newest_fence)
+    return keyring
 
 
 def open_runtime(

@@ -161,9 +161,10 @@ class Job(Section):
 
     name: str = Field(description="name of the job")
     cron: str = Field(description="cron expression of five fields, in UTC")
-    action: Literal["build", "close_epoch", "upkeep"] = Field(
+    action: Literal["build", "close_epoch", "upkeep", "export_fences"] = Field(
         "build",
-        description="build and publish views; close an epoch, also without an erasure, as cover; upkeep",
+        description="build and publish views; close an epoch, also without an erasure, as cover; upkeep;"
+        " write keys.fence_copy",
     )
     views: list[str] = Field(default_factory=list, description="views to build and publish; empty: all")
     rebuild: bool = Field(False, description="derive every bucket anew instead of catching up")
@@ -194,6 +195,11 @@ class Keys(Section):
     """Keys and fences."""
 
     fence_log: Path | None = Field(None, description="fence log; put it on another disk than the keys")
+    fence_copy: Path | None = Field(
+        None,
+        description="signed copy of the fence log, on a third disk or host: `keys export-fences` writes it,"
+        " and the restore gate compares with it",
+    )
     page_store: SecretStr | None = Field(
         None, description="postgresql://… of the key pages; default: SQLite in the lake's folder"
     )

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +44,13 @@ def open_vector(vector: dict[str, Any]) -> bytes:
     )
 
 
-def seal(body: bytes, *, pad: bool = False, key: cse1.Subkey = KEY) -> bytes:
+def seal(
+    body: bytes,
+    *,
+    pad: bool = False,
+    key: cse1.Subkey = KEY,
+    compressor: zstandard.ZstdCompressor | None = None,
+) -> bytes:
     """An envelope in the vectors' context."""
     return cse1.seal(
         key,
@@ -55,7 +62,17 @@ def seal(body: bytes, *, pad: bool = False, key: cse1.Subkey = KEY) -> bytes:
         salt=SALT,
         nonce=NONCE,
         pad=pad,
+        compressor=compressor,
     )
+
+
+def test_a_body_too_large_to_be_opened_compressed_is_sealed_as_it_is() -> None:
+    """What was sealed opens, whatever its size; a byte less is compressed."""
+    for size, is_compressed in ((cse1.MAX_PLAINTEXT_BYTES, True), (cse1.MAX_PLAINTEXT_BYTES + 1, False)):
+        body = bytes(size)
+        sealed = seal(body, compressor=zstandard.ZstdCompressor(level=1))
+        assert bool(cse1.parse(sealed).flags & cse1.FLAG_ZSTD) == is_compressed
+        assert unseal(sealed) == body
 
 
 def unseal(envelope: bytes, key: cse1.Subkey = KEY) -> bytes:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
 from infra.postgres import Postgres
 from infra.vault import Vault
@@ -15,6 +17,9 @@ from keys import Shredded, SubjectId
 from keys.errors import RootShared
 from lake import EventRead
 from purge import payload_of, scan
+from purge.verifier import Refused, verify
+from service.app import create_app
+from service.cli import app
 from service.doctor import examine
 from service.errors import BadSettings
 from service.keyplaces import key_places
@@ -90,6 +95,44 @@ def test_an_erasure_on_servers_is_one(home: Path, world: Runtime) -> None:
     assert gone.opened_values > 0
     assert scan(home, SubjectId(BOB), places=places).findings
     world.close()
+
+
+def test_receipts_verify_across_a_rotation_of_the_signing_key(
+    vault: Vault, home: Path, world: Runtime, tmp_path: Path
+) -> None:
+    """All keys are handed out, one a line; each receipt verifies with its own and with none else."""
+    send(world, [paid(who, event_id=who) for who in (ANN, BOB)])
+    runner, receipts, told = CliRunner(), [], []
+    for who in (ANN, BOB):
+        receipt = world.purge.journal.get(erase(world, who)).receipt
+        assert receipt is not None
+        receipts.append(receipt)
+        told.append(runner.invoke(app, ["--home", str(home), "receipt", "key"]).stdout)
+        vault.client().adapter.post("/v1/transit/keys/shredlake-sign/rotate")
+    with TestClient(create_app(world), headers={"Authorization": f"Bearer {world.token}"}) as client:
+        everything = client.get("/v1/log/key").text
+    assert len(everything.split()) == len(told[1].split()) + 1 == len(told[0].split()) + 2
+    for receipt in receipts:
+        verify(receipt, everything)
+        name = tmp_path / "receipt.json"
+        name.write_bytes(receipt)
+        (tmp_path / "keys").write_text(everything)
+        done = runner.invoke(app, ["receipt", "verify", str(name), "--key", str(tmp_path / "keys")])
+        assert done.exit_code == 0, done.output
+        good = [key for key in everything.split() if _verifies(receipt, key)]
+        assert len(good) == 1
+    verify(receipts[0], told[0])
+    with pytest.raises(Refused, match="another key"):
+        verify(receipts[1], told[0])
+    world.close()
+
+
+def _verifies(receipt: bytes, key: str) -> bool:
+    try:
+        verify(receipt, key)
+    except Refused:
+        return False
+    return True
 
 
 def test_what_waits_over_http_is_sealed_by_keys_of_the_servers(home: Path, world: Runtime) -> None:

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from lake import Ingestor, TypeRegistry
 from service.agent import agent_ingestor
-from service.cli.common import INCOMPLETE, emit, human_bytes, opened, progress_bar, say, session
+from service.cli.common import INCOMPLETE, emit, human_bytes, opened_gate, progress_bar, say, session
 from service.errors import BadInput
 from service.kafka import Totals, run_workers
 from service.runtime import open_runtime
@@ -42,6 +42,7 @@ app = typer.Typer(
 @contextmanager
 def _own_ingestor(home: Path) -> Iterator[tuple[TypeRegistry, Ingestor]]:
     with open_runtime(home) as runtime:
+        runtime.keyring.gate().trusted()
         yield runtime.lake.types, runtime.lake.ingestor()
 
 
@@ -153,7 +154,7 @@ def ingest_intake(
     ] = False,
 ) -> None:
     """Commit once what came over HTTP and waits: for when no server runs."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         if give_up:
             say(f"{runtime.lake.intake.give_up()} batch(es) could not be opened and were dropped")
         done = runtime.lake.intake.drain()

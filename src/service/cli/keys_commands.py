@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from attrs import asdict
 
-from keys import KeyPlaces, SqlitePageStore, export_fences, import_fences, run_drill
-from keys.restoregate import foreign_fence_log
+from keys import KeyPlaces, SqlitePageStore, import_fences, run_drill
 from service.agent import serve_agent, socket_of
-from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say
+from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, opened_gate, progress_bar, say
 from service.errors import BadInput
+from service.jobs import export_fence_copy
 from service.keyplaces import drill_custodian
 
 app = typer.Typer(help="Keys, epochs and the restore gate.", **GROUP)
@@ -33,11 +33,7 @@ def gate(context: typer.Context) -> None:
     """Say whether fence log and key pages agree; exit code 3 if not."""
     with opened(context) as (here, runtime):
         found = runtime.keyring.gate()
-        text = "open"
-        if not found.is_open:
-            text = "shut: run `shredlake keys converge`"
-        if found.fence_log_foreign:
-            text = f"shut: {foreign_fence_log()}"
+        text = "open" if found.reason is None else f"shut: {found.reason.message}. {found.reason.next_step}"
         emit(here, asdict(found) | {"open": found.is_open}, text)
         if not found.is_open:
             raise typer.Exit(INCOMPLETE)
@@ -47,14 +43,19 @@ def gate(context: typer.Context) -> None:
 def converge(
     context: typer.Context,
     adopt_log: Annotated[
-        bool, typer.Option("--adopt-log", help="go on with this fence log: the lake's own is lost for good")
+        bool,
+        typer.Option("--adopt-log", help="go on with this fence log: the lake's own is lost for good"),
+    ] = False,
+    every_page: Annotated[
+        bool,
+        typer.Option("--all", help="look at every page: also for what a partial restore has brought back"),
     ] = False,
 ) -> None:
     """After a restore: destroy every fenced subject again, so that the gate opens."""
     with opened(context) as (here, runtime):
         if adopt_log:
             runtime.keyring.bind_fence_log(replace=True)
-        count = runtime.keyring.converge()
+        count = runtime.keyring.converge(every_page=every_page)
         emit(here, {"replayed": count}, f"{count} fence(s) replayed")
 
 
@@ -119,16 +120,15 @@ def inventory(context: typer.Context) -> None:
 @app.command("export-fences")
 def export(
     context: typer.Context,
-    to: Annotated[Path, typer.Argument(help="file for the signed copy; keep it in another failure domain")],
+    to: Annotated[
+        Path | None,
+        typer.Argument(help="file in another failure domain (default: keys.fence_copy of the settings)"),
+    ] = None,
 ) -> None:
     """Copy the fence log, signed by the custodian: what a restore is converged by."""
     with opened(context) as (here, runtime):
-        copy = export_fences(runtime.keyring.fences, runtime.keyring.custodian)
-        draft = to.with_name(to.name + ".new")
-        draft.write_bytes(copy)
-        draft.replace(to)
-        count = runtime.keyring.epoch()
-        emit(here, {"fences": count, "bytes": len(copy)}, f"{count:,} fences, {human_bytes(len(copy))}")
+        count, size = export_fence_copy(runtime, to or runtime.settings.keys.fence_copy)
+        emit(here, {"fences": count, "bytes": size}, f"{count:,} fences, {human_bytes(size)}")
 
 
 @app.command("import-fences")
@@ -204,6 +204,6 @@ def agent(context: typer.Context) -> None:
         if missing:
             say(f"the system did not allow: {', '.join(missing)}")
 
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         counts = serve_agent(here.home, runtime.keyring, ready)
         emit(here, counts, "\n".join(f"{name:<36} {count:>12,}" for name, count in sorted(counts.items())))

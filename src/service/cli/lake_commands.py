@@ -13,7 +13,17 @@ from attrs import asdict
 from keys import ShredlakeError
 from lake import Housekeeping, Upkeep, explain, places_of, privacy_lint, summary_of, verify
 from lake.offsets import KIND
-from service.cli.common import GROUP, emit, emit_rows, human_bytes, opened, progress_bar, read_subject, say
+from service.cli.common import (
+    GROUP,
+    emit,
+    emit_rows,
+    human_bytes,
+    opened,
+    opened_gate,
+    progress_bar,
+    read_subject,
+    say,
+)
 from service.jobs import maintenance, upkeep_policy
 
 app = typer.Typer(help="The events table: snapshots, checks, upkeep.", **GROUP)
@@ -73,7 +83,7 @@ def compact(
     dry_run: DryRun = False,
 ) -> None:
     """Merge a day's blocks into one sorted file, drop duplicates, sever erased people's blocks."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         upkeep = Upkeep(runtime.lake)
         days = [date.fromisoformat(day)] if day else sorted(upkeep.days())
         rows = []

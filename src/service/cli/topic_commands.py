@@ -16,7 +16,7 @@ from attrs import asdict
 from keys import WritingKeys
 from lake import IcebergTable, JsonLinesFile, MappedFile, Source, TypeRegistry, load_mapping
 from service.agent import agent_writer
-from service.cli.common import INCOMPLETE, emit, opened, progress_bar, say, session
+from service.cli.common import INCOMPLETE, emit, opened_gate, progress_bar, say, session
 from service.cli.lake_commands import app as app
 from service.errors import BadInput, BadSettings
 from service.runtime import open_runtime
@@ -31,6 +31,7 @@ Topic = Annotated[str, typer.Argument(help="topic; it must exist")]
 @contextmanager
 def _own_writer(home: Path) -> Iterator[tuple[TypeRegistry, IcebergTable, WritingKeys]]:
     with open_runtime(home) as runtime:
+        runtime.keyring.gate().trusted()
         yield runtime.lake.types, runtime.lake.events, runtime.keyring
 
 
@@ -108,7 +109,7 @@ def republish(
     from lake.republish import Republisher, Wanted
 
     wanted = Wanted(_day(first), _day(last), tuple(event_type or ()), in_clear)
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         for name in wanted.types:
             runtime.lake.types.get(name)
         outlet = open_outlet(here.home, topic)
