@@ -339,14 +339,16 @@ class IcebergTable:
             )
             try:
                 self._send(table, requirements, transaction._updates)
-            except CommitFailedException:
-                for producer in transaction._snapshot_producers:
-                    producer._clean_all_uncommitted()
-                time.sleep(wait_seconds)
-                continue
             except Exception as error:
-                # The answer is unknown: the commit may have landed. Only the catalog knows.
-                if self.metadata().snapshot_by_id(snapshot_id) is None:
+                # Whatever the answer says, the commit may have landed: a proxy or client that sends again
+                # after a lost answer is told 409 because of its own first attempt. Only the catalog knows.
+                newest = self.metadata()
+                if newest.snapshot_by_id(snapshot_id) is None:
+                    if isinstance(error, CommitFailedException):
+                        if _lost_for_certain(table.metadata, newest):
+                            _clean_up(transaction)
+                        time.sleep(wait_seconds)
+                        continue
                     if isinstance(error, OSError):
                         raise storage_failed(error) from error
                     raise
@@ -371,6 +373,24 @@ def _delete_old_metadata(table: Table, newer: TableMetadata) -> None:
         if one.metadata_file not in kept:
             with contextlib.suppress(OSError):
                 table.io.delete(one.metadata_file)
+
+
+def _lost_for_certain(base: TableMetadata, newest: TableMetadata) -> bool:
+    """Whether a commit on `base` that `newest` does not know cannot have been there and expired since.
+
+    A head does not expire, and it would still be the head where nobody has committed behind it.
+    """
+    return _head_number(newest) <= _head_number(base) + 1
+
+
+def _head_number(metadata: TableMetadata) -> int:
+    head = metadata.current_snapshot()
+    return 0 if head is None else head.sequence_number or 0
+
+
+def _clean_up(transaction: _MemoTransaction) -> None:
+    for producer in transaction._snapshot_producers:
+        producer._clean_all_uncommitted()
 
 
 def _tag_update(name: str, snapshot_id: int) -> SetSnapshotRefUpdate:

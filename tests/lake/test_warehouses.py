@@ -166,7 +166,7 @@ def test_a_catalog_that_knows_another_lake_s_table_is_refused(far: Runtime, tmp_
         make(tmp_path / "second", lake | {"warehouse": (tmp_path / "another").as_uri()})
 
 
-@pytest.mark.parametrize("fault", ["409", "500", "lost", "500 before", "503"])
+@pytest.mark.parametrize("fault", ["409", "409 after landing", "500", "lost", "500 before", "503"])
 def test_a_catalog_that_answers_wrongly_loses_and_doubles_nothing(
     behind_faults: tuple[Runtime, Faults], fault: str
 ) -> None:
@@ -272,7 +272,7 @@ def test_a_topic_is_followed_while_the_catalog_misbehaves_and_upkeep_runs(
     """Commits refused, landed without an answer, and raced by merges: every event once, by itself."""
     world, faults = behind_faults
     topic = Topic(kafka.address()["KAFKA_BOOTSTRAP"])
-    faults.planned = ["409", "500", "", "lost", "503", "", "500 before", "409", "lost"]
+    faults.planned = ["409", "500", "", "409 after landing", "lost", "503", "", "500 before", "409", "lost"]
     stop = threading.Event()
     failed: list[BaseException] = []
 
