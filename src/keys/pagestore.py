@@ -14,7 +14,14 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from attrs import field, frozen
 
-from keys.errors import PageMissing, PageStoreFull, PageStoreUnavailable, StaleWrite
+from keys.errors import (
+    DatabaseFull,
+    DatabaseUnavailable,
+    PageMissing,
+    PageStoreFull,
+    PageStoreUnavailable,
+    StaleWrite,
+)
 from keys.sqlite import Database
 
 _SCHEMA = """
@@ -162,9 +169,9 @@ class SqlitePageStore:
         try:
             with self._db.write() as db:
                 yield _SqliteWriter(db)
-        except sqlite3.OperationalError as error:
-            if "full" in str(error):
-                raise PageStoreFull("the page store has no room left") from None
+        except DatabaseFull:
+            raise PageStoreFull("the page store has no room left") from None
+        except (DatabaseUnavailable, sqlite3.OperationalError) as error:
             raise PageStoreUnavailable(f"the page store gave up: {error}") from None
 
     def meta(self, name: str) -> str | None:

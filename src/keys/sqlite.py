@@ -7,9 +7,18 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from keys.errors import DatabaseFull, DatabaseUnavailable, KeysError
 
 BUSY_TIMEOUT_SECONDS = 60
+_PASSES_BY: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PROTOCOL,
+}
 
 
 class Database:
@@ -18,6 +27,10 @@ class Database:
     Args:
         path: the file; its folder is made, its mode is 0600.
         schema: `CREATE … IF NOT EXISTS` statements, run once per opening.
+
+    Raises:
+        DatabaseFull, DatabaseUnavailable: here and from every method; what else goes wrong is a defect of
+            ours and stays an error of `sqlite3`.
     """
 
     def __init__(self, path: Path, schema: str) -> None:
@@ -49,20 +62,35 @@ class Database:
 
     def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """All rows of one query."""
-        return self.connection().execute(sql, parameters).fetchall()
+        try:
+            return self.connection().execute(sql, parameters).fetchall()
+        except sqlite3.OperationalError as error:
+            raise self._named(error) or error from None
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One write transaction that holds the file's write lock from its first moment."""
-        db = self.connection()
-        db.execute("BEGIN IMMEDIATE")
         try:
-            yield db
-        except BaseException:
-            if db.in_transaction:  # a full disk has rolled it back already
-                db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+            db = self.connection()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # a full disk has rolled it back already
+                    db.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            raise self._named(error) or error from None
+
+    def _named(self, error: sqlite3.OperationalError) -> KeysError | None:
+        """What a full disk, a lock or a broken file system is to us."""
+        code = error.sqlite_errorcode & 0xFF  # the rest says more of the same
+        if code == sqlite3.SQLITE_FULL:
+            return DatabaseFull(f"{self.path.name} has no room left")
+        if code in _PASSES_BY:
+            return DatabaseUnavailable(f"{self.path.name} cannot be used: {error.sqlite_errorname}")
+        return None
 
     def flush_deleted(self) -> bool:
         """Moves the write-ahead log into the file and empties it, so that deleted bytes are gone.

@@ -367,9 +367,11 @@ class KafkaIngest:
     def _note_again(self) -> None:
         try:
             self._note_topics()
-        except TopicUnavailable as error:
+        except ShredlakeError as error:
+            if not error.retry_helps:
+                raise
             self._noted_at += _DELETE_SECONDS  # soon again
-            _log.warning("the topics' retention could not be read: %s", error.message)
+            _log.warning("the topics' retention could not be noted: %s", error.message)
 
     def _delete_committed(self) -> None:
         """Where the operator allows it: what is in the table goes from the broker."""

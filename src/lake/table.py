@@ -204,7 +204,7 @@ class IcebergTable:
             bodies: columns stored without a dictionary, because hardly a value comes twice.
 
         Raises:
-            StorageFailed: the store refused.
+            StorageFailed: the store refused; nothing of the file is left.
         """
         table = self.load()
         schema = table.schema()
@@ -215,17 +215,19 @@ class IcebergTable:
         kept = [names[i] for i, plan in stats_plan.items() if plan.mode.type.value != "none"]
         path = f"{table.location()}/data/{folder}{prefix}{uuid.uuid4().hex}.parquet"
         coded = [n for n in arrow_schema.names if n not in random and n not in bodies]
-        with storage_errors(), self._effects("write-file"), table.io.new_output(path).create() as sink:
-            writer = pq.ParquetWriter(
-                pa.PythonFile(sink, mode="w"),
-                arrow_schema,
-                compression={n: "NONE" if n in random else "ZSTD" for n in arrow_schema.names},
-                use_dictionary=coded,
-                write_statistics=kept,
-                store_schema=False,
-            )
-            writer.write_table(arrow, row_group_size=row_group_rows)
-            writer.close()
+        with storage_errors(), _whole_or_gone(table, path), self._effects("write-file"):
+            with table.io.new_output(path).create() as sink:
+                writer = pq.ParquetWriter(
+                    pa.PythonFile(sink, mode="w"),
+                    arrow_schema,
+                    compression={n: "NONE" if n in random else "ZSTD" for n in arrow_schema.names},
+                    use_dictionary=coded,
+                    write_statistics=kept,
+                    store_schema=False,
+                )
+                writer.write_table(arrow, row_group_size=row_group_rows)
+                writer.close()
+            size_bytes = len(table.io.new_input(path))
         footer = writer.writer.metadata
         statistics = data_file_statistics_from_parquet_metadata(
             footer, stats_plan, parquet_path_to_id_mapping(schema)
@@ -235,7 +237,7 @@ class IcebergTable:
             file_path=path,
             file_format=FileFormat.PARQUET,
             partition=partition or Record(),
-            file_size_in_bytes=len(table.io.new_input(path)),
+            file_size_in_bytes=size_bytes,
             sort_order_id=None,
             spec_id=table.metadata.default_spec_id,
             equality_ids=None,
@@ -320,7 +322,8 @@ class IcebergTable:
             if not wanted:
                 return
             try:
-                self._send(table, (AssertTableUUID(uuid=table.metadata.table_uuid),), wanted)
+                with storage_errors():
+                    self._send(table, (AssertTableUUID(uuid=table.metadata.table_uuid),), wanted)
             except CommitFailedException:
                 time.sleep(wait_seconds)
                 continue
@@ -364,6 +367,17 @@ class IcebergTable:
             response = self._catalog.commit_table(table, requirements, updates)
         if isinstance(self._catalog, SqlCatalog):  # a REST server does that itself
             _delete_old_metadata(table, response.metadata)
+
+
+@contextlib.contextmanager
+def _whole_or_gone(table: Table, path: str) -> Iterator[None]:
+    """Deletes what there is of a file that could not be written: on a full disk it is in the way."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(OSError):
+            table.io.delete(path)
+        raise
 
 
 def _delete_old_metadata(table: Table, newer: TableMetadata) -> None:
