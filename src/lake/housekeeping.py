@@ -43,16 +43,16 @@ class Housekeeping:
 
     def climb(self, now: datetime) -> TagChanges:
         """Brings the ladder of tags up to a moment."""
-        metadata = self._table.metadata()
-        tags = {
-            name: ref.snapshot_id
-            for name, ref in metadata.refs.items()
-            if ref.snapshot_ref_type == SnapshotRefType.TAG
-        }
-        changes = ladder([(s.snapshot_id, s.timestamp_ms) for s in metadata.snapshots], tags, now)
-        if changes.any:
-            self._table.set_tags(changes.tags, changes.remove)
-        return changes
+
+        def choose(metadata: TableMetadata) -> TagChanges:
+            tags = {
+                name: ref.snapshot_id
+                for name, ref in metadata.refs.items()
+                if ref.snapshot_ref_type == SnapshotRefType.TAG
+            }
+            return ladder([(s.snapshot_id, s.timestamp_ms) for s in metadata.snapshots], tags, now)
+
+        return self._table.change_tags(choose)
 
     def sweep(self, grace_seconds: float = SWEEP_GRACE_SECONDS, dry_run: bool = False) -> list[StoredObject]:
         """Deletes files of the table's folder that no kept snapshot refers to and that are old enough.

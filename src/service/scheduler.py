@@ -82,7 +82,7 @@ class Scheduler:
             due_times(job.cron, self._since, self._since)
 
     def tick(self) -> list[Run]:
-        """Runs what is due now; several missed times of a job become one run."""
+        """Runs what is due now; several missed times of a job become one run, and no job stops another."""
         done = []
         for job in self._jobs:
             now = self._clock()
@@ -116,6 +116,8 @@ class Scheduler:
                 self.tick()
             except ShredlakeError as error:
                 _log.error("scheduler: %s", error)
+            except Exception as error:  # jobs go on tomorrow; its text may quote a value
+                _log.error("scheduler: %s", type(error).__name__)
 
     def stop(self) -> None:
         """Ends `forever` after the run that is under way."""
@@ -147,6 +149,9 @@ class Scheduler:
         except ShredlakeError as error:
             _log.error("job %s failed: %s", job.name, error)
             return f"failed: {type(error).__name__}: {error}"
+        except Exception as error:  # its text may quote a value
+            _log.error("job %s failed: %s", job.name, type(error).__name__)
+            return f"failed: {type(error).__name__}"
 
     def _finish(self, job: str, due: datetime, outcome: str) -> None:
         with self._db.write() as db:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyiceberg.table.metadata import TableMetadata
 
 from infra.kafka import Kafka
 from infra.s3 import BUCKET
@@ -85,6 +86,26 @@ def test_events_go_in_and_come_out_and_nothing_is_left_over(far: Runtime) -> Non
     assert sorted(map(int, head_frame(far)["event_id"])) == list(range(80))
     assert verify(far.lake, deep=True).problems == ()
     assert privacy_lint(far.lake) == []
+
+
+def test_a_tag_that_moves_while_snapshots_are_chosen_keeps_where_it_points(far: Runtime) -> None:
+    """Whatever the catalog: it is noticed inside the commit, and the choice is made anew."""
+    for number in range(4):
+        send(far, people(1, number))
+    *_, second, first = (one.snapshot_id for one in far.lake.events.history())
+    far.lake.events.set_tags({"pinned": first})
+
+    def choose(metadata: TableMetadata) -> list[int]:
+        named = {ref.snapshot_id for ref in metadata.refs.values()}
+        if second not in named:
+            far.lake.events.set_tags({"pinned": second})
+        return [one.snapshot_id for one in metadata.snapshots if one.snapshot_id not in named]
+
+    gone = far.lake.events.expire(choose)
+    assert second not in gone
+    assert len(gone) == 2
+    assert far.lake.events.metadata().refs["pinned"].snapshot_id == second
+    assert far.lake.events.files(second)
 
 
 def test_an_erasure_reaches_every_byte_and_every_version(far: Runtime) -> None:
