@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import SnapshotRefType
 
@@ -71,15 +72,27 @@ class Housekeeping:
         return orphans
 
     def orphans(self) -> list[StoredObject]:
-        """Data files and manifests that no kept snapshot refers to, those of commits under way included."""
+        """Files that no kept snapshot refers to, those of commits under way included.
+
+        Metadata files as well: a SQL catalog writes one before it asks whether the commit wins, and what
+        is deleted from a bucket stays as an older version. Those ahead of the head are left alone: a
+        commit under way may make one the head.
+        """
         # Listed before the metadata is read: what is committed in between is referred to.
-        found = [one for one in self._objects.objects(self._table.load().location()) if one.is_data]
-        referenced = {local_path(location) for location in self._referenced()}
+        listed = list(self._objects.objects(self._table.load().location()))
+        table = self._table.load()
+        head = StoredObject(table.metadata_location, 0, datetime.now(UTC)).metadata_number
+        found = [
+            one
+            for one in listed
+            if one.is_data
+            or (head is not None and one.metadata_number is not None and one.metadata_number <= head)
+        ]
+        referenced = {local_path(location) for location in self._referenced(table)}
         return [one for one in found if local_path(one.location) not in referenced]
 
-    def _referenced(self) -> set[str]:
-        table = self._table.load()
-        found: set[str] = set()
+    def _referenced(self, table: Table) -> set[str]:
+        found = {table.metadata_location, *(one.metadata_file for one in table.metadata.metadata_log)}
         with storage_errors():
             for snapshot in table.metadata.snapshots:
                 found.add(snapshot.manifest_list)

@@ -30,6 +30,7 @@ from lake import (
 )
 from lake.levels import Level, Origin, added_after, origin
 from lake.merging import handle_ranges, mergeable
+from lake.objects import local_path
 from lake.retention import DEFAULT_LADDER, build_tag, expendable, ladder
 from service.runtime import Runtime, open_runtime
 from tests.lake.test_tables import head_frame
@@ -359,6 +360,33 @@ def test_a_snapshot_that_is_gone_cannot_be_named(world: Runtime) -> None:
     with pytest.raises(SnapshotGone):
         world.lake.events.set_tags({"late": first})
     assert "late" not in world.lake.events.metadata().refs
+
+
+def test_metadata_of_a_lost_race_goes_and_that_of_a_commit_under_way_stays(world: Runtime) -> None:
+    """Written before the catalog decides: the sweep takes what cannot win any more."""
+    commits(world, 2)
+    catalog: Any = world.lake.warehouse.catalog
+    writing = catalog._write_metadata
+    seen: list[list[str]] = []
+
+    def raced(metadata: Any, io: Any, metadata_path: str) -> None:
+        writing(metadata, io, metadata_path)
+        if not seen:
+            seen.append([metadata_path])
+            with open_runtime(world.home) as other:
+                orphans = Housekeeping(other.lake).orphans()
+                assert local_path(metadata_path) not in [local_path(one.location) for one in orphans]
+                commits(other, 1, start=2)
+
+    catalog._write_metadata = raced
+    commits(world, 1, start=3)
+    (lost,) = seen[0]
+    assert Path(local_path(lost)).exists()
+    swept = Housekeeping(world.lake).sweep(grace_seconds=0)
+    assert local_path(lost) in [local_path(one.location) for one in swept]
+    assert not Path(local_path(lost)).exists()
+    assert ids(world) == expected(4)
+    assert verify(world.lake, deep=True).problems == ()
 
 
 # -- beside others, and killed ---------------------------------------------------------------------

@@ -108,6 +108,25 @@ def test_a_tag_that_moves_while_snapshots_are_chosen_keeps_where_it_points(far: 
     assert far.lake.events.files(second)
 
 
+def test_of_old_metadata_no_version_stays(far: Runtime) -> None:
+    """What neither the head nor its log names goes, what they name stays, once."""
+    send(far, people(1))
+    (one,) = far.lake.events.history()
+    for number in range(25):
+        far.lake.events.set_tags({f"tag-{number}": one.snapshot_id})
+    Housekeeping(far.lake).sweep(grace_seconds=0)
+    table = far.lake.events.load()
+    named = [table.metadata_location, *(entry.metadata_file for entry in table.metadata.metadata_log)]
+    found = [
+        one
+        for one in far.lake.warehouse.objects.objects(table.location())
+        if one.location.endswith(".metadata.json")
+    ]
+    assert sorted(local_path(one.location) for one in found) == sorted(map(local_path, named))
+    assert not any(one.is_marker for one in found)
+    assert head_frame(far).height == 1
+
+
 def test_an_erasure_reaches_every_byte_and_every_version(far: Runtime) -> None:
     """With the keys in hand nobody finds the person in what the store still has, and others are there."""
     send(far, people(40))
