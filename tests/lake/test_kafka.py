@@ -343,6 +343,7 @@ def drop(topic: Topic, before: int) -> None:
 def test_a_topic_that_is_not_there_is_said_so(kafka: Kafka, world: Runtime, topic: Topic) -> None:
     """Before anything is written; and so is a broker that is not there."""
     topic.remove()
+    wait_until(lambda: topic.name not in topic.admin.list_topics(timeout=30).topics)
     with pytest.raises(TopicUnavailable, match="UNKNOWN_TOPIC"):
         topic.consumer(world)
 
