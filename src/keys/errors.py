@@ -136,6 +136,19 @@ class RootMismatch(CustodianError):
     default_next_step = "Put the root file that was made with this page store back in place."
 
 
+class DatabaseUnavailable(KeysError):
+    """A SQLite file of the lake's folder can be neither read nor written now; says nothing of its content."""
+
+    retry_helps = True
+    default_next_step = "Mend the disk of the lake's folder, then repeat the call; nothing was written."
+
+
+class DatabaseFull(DatabaseUnavailable):
+    """The disk of a SQLite file is full; the transaction left nothing behind."""
+
+    default_next_step = "Make room on the disk of the lake's folder, then repeat the call."
+
+
 class PageStoreError(KeysError):
     """Base of page store errors."""
 
@@ -162,10 +175,11 @@ class PageStoreUnavailable(PageStoreError):
 class PageStoreFull(PageStoreError):
     """The disk or the database of the page store is full; the transaction left nothing behind."""
 
+    retry_helps = True
     default_next_step = "Make room for the page store, then repeat the call."
 
 
-class DatabaseDamaged(PageStoreError):
+class DatabaseDamaged(KeysError):
     """A database file is no database, or malformed. Says nothing about any key."""
 
     default_next_step = (

@@ -14,7 +14,14 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from attrs import field, frozen
 
-from keys.errors import PageMissing, StaleWrite
+from keys.errors import (
+    DatabaseFull,
+    DatabaseUnavailable,
+    PageMissing,
+    PageStoreFull,
+    PageStoreUnavailable,
+    StaleWrite,
+)
 from keys.sqlite import Database
 
 _SCHEMA = """
@@ -160,8 +167,13 @@ class SqlitePageStore:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[PageWriter]:
-        with self._db.write() as db:
-            yield _SqliteWriter(db)
+        try:
+            with self._db.write() as db:
+                yield _SqliteWriter(db)
+        except DatabaseFull:
+            raise PageStoreFull("the page store has no room left") from None
+        except DatabaseUnavailable as error:
+            raise PageStoreUnavailable(f"the page store gave up: {error.message}") from None
 
     def meta(self, name: str) -> str | None:
         rows = self._db.read("SELECT value FROM meta WHERE name = ?", (name,))

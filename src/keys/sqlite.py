@@ -7,11 +7,19 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from keys.errors import DatabaseDamaged, PageStoreFull, PageStoreUnavailable
+from keys.errors import DatabaseDamaged, DatabaseFull, DatabaseUnavailable
 
 BUSY_TIMEOUT_SECONDS = 60
+_PASSES_BY: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
 
 
 class Database:
@@ -20,6 +28,10 @@ class Database:
     Args:
         path: the file; its folder is made, its mode is 0600.
         schema: `CREATE … IF NOT EXISTS` statements, run once per opening.
+
+    Raises:
+        DatabaseFull, DatabaseUnavailable, DatabaseDamaged: here and from every method; what else goes wrong
+            is a defect of ours and stays an error of `sqlite3`.
     """
 
     def __init__(self, path: Path, schema: str) -> None:
@@ -68,8 +80,8 @@ class Database:
         """One write transaction that holds the file's write lock from its first moment.
 
         Raises:
-            PageStoreFull: no room; nothing was written.
-            PageStoreUnavailable: locked for too long, or the disk does not answer.
+            DatabaseFull: no room; nothing was written.
+            DatabaseUnavailable: locked for too long, or the disk does not answer.
             DatabaseDamaged: the file is malformed.
         """
         try:
@@ -77,11 +89,11 @@ class Database:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
+                db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:  # a full disk has rolled it back already
                     db.execute("ROLLBACK")
                 raise
-            db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             raise self._told(error) from None
 
@@ -104,9 +116,9 @@ class Database:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         name = self.path.name
         if code == sqlite3.SQLITE_FULL:
-            return PageStoreFull(f"{name} has no room left")
+            return DatabaseFull(f"{name} has no room left")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return DatabaseDamaged(f"{name} is malformed")
-        if isinstance(error, sqlite3.OperationalError):
-            return PageStoreUnavailable(f"{name} gave up: {error.sqlite_errorname}")
+        if code in _PASSES_BY:
+            return DatabaseUnavailable(f"{name} cannot be used: {error.sqlite_errorname}")
         return error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ _T = TypeVar("_T")
 _AT_ONCE: Final = 1000  # the most that one DeleteObjects takes
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
 _DATA_ENDS: Final = (".parquet", ".avro")
+_METADATA_NAME: Final = re.compile(r"/metadata/(\d+)-[^/]*\.metadata\.json$")
 
 
 @frozen
@@ -45,8 +47,14 @@ class StoredObject:
 
     @property
     def is_data(self) -> bool:
-        """Whether it is a data file or a manifest; table metadata is kept by the catalog."""
+        """Whether it is a data file or a manifest."""
         return self.location.endswith(_DATA_ENDS)
+
+    @property
+    def metadata_number(self) -> int | None:
+        """Which commit a metadata file of a table is of, counted by the catalog; None for other files."""
+        found = _METADATA_NAME.search(self.location)
+        return int(found[1]) if found else None
 
 
 class ObjectStore(Protocol):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from keys import Database, PageStoreError
+from keys import Database, DatabaseDamaged, DatabaseUnavailable
 from lake.batches import Arrival, Batch, Note, Outcome, Queue, Waiting
 from lake.errors import IntakeFull, KeyReused, StorageFailed, UnknownBatch
 
@@ -321,7 +321,7 @@ class Spool:
         try:
             with self._mutex, self._db.write() as db:
                 yield db
-        except PageStoreError as error:
+        except (DatabaseUnavailable, DatabaseDamaged) as error:
             raise StorageFailed(f"the intake cannot be written: {error.message}") from None
 
 

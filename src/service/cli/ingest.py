@@ -135,6 +135,7 @@ def ingest_kafka(
         accept_gaps=accept_gaps,
         should_stop=lambda: bool(stopped),
         show=show,
+        warn=say,
     )
     text = f"{done.events:,} events in {done.commits:,} commit(s), {done.lag:,} behind"
     if done.suppressed:

@@ -173,6 +173,10 @@ def do_upkeep(
                 if every is None or not error.retry_helps:
                     raise
                 say(f"{error.message}; the next round tries again")
+            except Exception as error:  # its text may quote a value
+                if every is None:
+                    raise
+                say(f"the round failed: {type(error).__name__}; the next one tries again")
             if every is None or stopped.wait(every * 60):
                 return
 
