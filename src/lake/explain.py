@@ -13,7 +13,7 @@ from lake.levels import Level, origin
 from lake.maintenance import UpkeepPolicy, closed_days
 from lake.merging import L0_FILE_BYTES, day_of, handle_ranges, mergeable
 from lake.offsets import INGEST, KIND, ranges_of
-from lake.replay import block_rows
+from lake.selection import block_rows
 from lake.table import summary_of
 
 _REHEARSALS: Final = 3

@@ -13,7 +13,7 @@ from pyiceberg.exceptions import CommitFailedException
 from keys import KeyRecordMissing, Shredded, SubjectId, TamperedEnvelope
 from lake import CommitConflict, EventRead, Housekeeping, SnapshotGone, StorageFailed, Upkeep, verify
 from lake.objects import local_path
-from lake.replay import block_rows
+from lake.selection import block_rows
 from service.runtime import Runtime
 from tests.world import Clock, compact_all, paid, send, shred
 
