@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import polars as pl
@@ -206,10 +206,10 @@ def scan_parquet(locations: Sequence[str], properties: Mapping[str, str]) -> pl.
     )
 
 
-def collected(frame: pl.LazyFrame) -> pl.DataFrame:
+def collected(frame: pl.LazyFrame, engine: Literal["auto", "streaming"] = "auto") -> pl.DataFrame:
     """The rows. Raises `StorageFailed` when the store cannot be read."""
     try:
-        return frame.collect()
+        return frame.collect(engine=engine)
     except (OSError, pl.exceptions.ComputeError) as error:  # the latter for an object store
         raise StorageFailed(f"the store refused a read: {type(error).__name__}") from error
 

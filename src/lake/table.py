@@ -18,7 +18,7 @@ from attrs import frozen
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.manifest import DataFile, ManifestEntryStatus, ManifestFile
+from pyiceberg.manifest import DataFile, ManifestFile
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
@@ -136,6 +136,16 @@ class IcebergTable:
                 for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
             ]
 
+    def sequence_of(self, snapshot_id: int, within: Snapshot) -> int | None:
+        """The sequence number of a snapshot, by a later one's files; None where it added none of them."""
+        io = self.load().io
+        with storage_errors():
+            for manifest in within.manifests(io):
+                for entry in manifest.fetch_manifest_entry(io, discard_deleted=True):
+                    if entry.snapshot_id == snapshot_id:
+                        return entry.sequence_number
+        return None
+
     def kept_files(self) -> list[DataFile]:
         """Data files of every kept snapshot, each once, as of one look at the metadata.
 
@@ -152,18 +162,6 @@ class IcebergTable:
                 for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True)
             }
         return list(found.values())
-
-    def added_files(self, snapshot: Snapshot) -> list[DataFile]:
-        """Data files that this very snapshot added."""
-        io = self.load().io
-        with storage_errors():
-            return [
-                entry.data_file
-                for manifest in snapshot.manifests(io)
-                if manifest.added_snapshot_id == snapshot.snapshot_id
-                for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
-                if entry.status == ManifestEntryStatus.ADDED and entry.snapshot_id == snapshot.snapshot_id
-            ]
 
     def scan(self, files: Iterable[DataFile]) -> pl.LazyFrame:
         """Rows of data files of this table."""

@@ -144,17 +144,29 @@ def open_runtime(
         executor=executor,
         code_folder=files[0].parent if files else None,
         bits=settings.projections.bucket_bits,
+        memory_bytes=settings.replay.memory_bytes,
     )
     purge = open_purge(home, lake, views, assurance(settings.keys))
     return Runtime(home, settings, keyring, lake, views, purge, (home / "token").read_text().strip())
 
 
-def open_deriver(home: Path) -> Deriver:
-    """What a worker process opens: keys under a lease of its own, the lake, the views."""
+def open_replay(home: Path) -> Replay:
+    """A reader with keys under a lease of its own, as a worker process opens it."""
     settings = load_settings(home)
-    keyring = open_keyring(home, settings)
-    lake = open_lake(home / "lake", keyring, place=lake_place(settings.lake))
-    return Deriver(lake.replay(), lake.types, ViewRegistry.load(settings.projections.files))
+    events, types = open_events(home / "lake", place=lake_place(settings.lake))
+    return Replay(events, open_keyring(home, settings), types)
+
+
+def open_agent_replay(home: Path, lease: bytes) -> Replay:
+    """A reader that can open until the next erasure; its keys stay with the host's agent."""
+    settings = load_settings(home)
+    events, types = open_events(home / "lake", place=lake_place(settings.lake))
+    return Replay(events, build_keys(home, lease), types)
+
+
+def open_deriver(home: Path) -> Deriver:
+    """What a worker process of a build opens: a reader and the views."""
+    return _deriver(home, open_replay(home))
 
 
 def agent_deriver(home: Path) -> Callable[[], Deriver]:
@@ -164,10 +176,13 @@ def agent_deriver(home: Path) -> Callable[[], Deriver]:
 
 def open_agent_deriver(home: Path, lease: bytes) -> Deriver:
     """A worker that can open until the next erasure, and do nothing else with keys."""
+    return _deriver(home, open_agent_replay(home, lease))
+
+
+def _deriver(home: Path, replay: Replay) -> Deriver:
     settings = load_settings(home)
-    events, types = open_events(home / "lake", place=lake_place(settings.lake))
     registry = ViewRegistry.load(settings.projections.files)
-    return Deriver(Replay(events, build_keys(home, lease), types), types, registry)
+    return Deriver(replay, replay.types, registry, settings.replay.memory_bytes)
 
 
 class SafeFormatter(logging.Formatter):

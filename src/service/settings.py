@@ -148,6 +148,19 @@ class Upkeep(Section):
     )
 
 
+class Replay(Section):
+    """Reading events back."""
+
+    memory_mb: Annotated[int, Field(ge=16)] = Field(
+        512, description="that a piece of a read or of a build may take, per process"
+    )
+
+    @property
+    def memory_bytes(self) -> int:
+        """The same in bytes."""
+        return self.memory_mb * 1024 * 1024
+
+
 class Projections(Section):
     """Building views."""
 
@@ -228,6 +241,7 @@ class Settings(BaseSettings):
     ingest: Ingest = Field(default_factory=Ingest)
     lake: Lake = Field(default_factory=Lake)
     upkeep: Upkeep = Field(default_factory=Upkeep)
+    replay: Replay = Field(default_factory=Replay)
     projections: Projections = Field(default_factory=Projections)
     keys: Keys = Field(default_factory=Keys)
     kafka: Kafka | None = Field(None, description="default: no topic is followed")

@@ -23,7 +23,7 @@ from lake import (
     verify,
 )
 from lake.objects import local_path
-from lake.replay import block_rows
+from lake.selection import block_rows
 from service.runtime import Runtime
 from tests.world import Clock, compact_all, paid, send, shred
 

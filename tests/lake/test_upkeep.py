@@ -481,6 +481,7 @@ def test_explain_says_what_is_and_what_comes(world: Runtime) -> None:
     assert (found.live_files, found.by_level["ingested"], found.snapshots) == (5, 5, 5)
     assert found.commits_per_hour > 0
     assert 0 < found.commit_seconds < 60
+    assert (found.manifests, found.planning_seconds > 0) == (5, True)
     assert Housekeeping(world.lake).sweep(grace_seconds=0, dry_run=True) == []
     assert found.next_merge_minutes is not None
     tomorrow = explain(world.lake, datetime.now(UTC) + timedelta(days=1))

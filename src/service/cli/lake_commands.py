@@ -201,6 +201,8 @@ def explain_lake(context: typer.Context) -> None:
             f"ingest       {found.events_per_hour:,.0f} events and {found.commits_per_hour:,.0f} commits "
             f"an hour, {found.bytes_per_event:,.0f} bytes an event as committed",
             f"a commit     {1000 * found.commit_seconds:,.0f} ms, without its data and the catalog's answer",
+            f"reading      planned by Shredlake from {found.manifests:,} manifest(s) in "
+            f"{1000 * found.planning_seconds:,.0f} ms; Polars' own planner is not used (docs/adr/0024)",
             f"next merge   {coming}",
             f"next L1      {found.closed_days:,} closed day(s) become about {found.l1_files:,} file(s)",
         )
