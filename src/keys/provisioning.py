@@ -21,6 +21,7 @@ from keys.retry import repeatedly
 from keys.subjects import DEFAULT_PURPOSE, SubjectId, check_purpose
 
 _GUESS_FROM: Final = 256
+_SAMPLE: Final = 32
 
 
 class Provisioning:
@@ -71,9 +72,7 @@ class Provisioning:
         """What is not in the cache; what was found goes into it, what was made only the next time."""
         index = self._tree.index
         blinds = index.digests("subject", list(subjects))
-        # After a batch of strangers nobody is looked for: who is known after all shows when they are added.
-        guess = self._strangers and len(blinds) >= _GUESS_FROM
-        refs = [None] * len(blinds) if guess else index.find(blinds)
+        refs = [None] * len(blinds) if self._are_strangers(blinds) else index.find(blinds)
         index.refresh()
         looked_at = index.version
         found = self._resident.active(refs, purpose)
@@ -97,6 +96,16 @@ class Provisioning:
             value: made[blind] if item is None else item
             for value, blind, item in zip(subjects, blinds, found, strict=True)
         }
+
+    def _are_strangers(self, blinds: Sequence[bytes]) -> bool:
+        """Whether nobody here is likely to be known: after a batch of strangers a sample is asked for.
+
+        A guess alone: who is known after all shows when they are added, and then everybody is looked for.
+        """
+        if not self._strangers or len(blinds) < _GUESS_FROM:
+            return False
+        sample = blinds[:: len(blinds) // _SAMPLE]
+        return not any(self._tree.index.find(sample))
 
     def _provision_missing(
         self, missing: Mapping[bytes, SubjectId], purpose: str, new_names: Set[bytes], looked_at: str
