@@ -69,7 +69,7 @@ class Provisioning:
     def _find_or_make(
         self, subjects: Mapping[str, SubjectId], purpose: str, known: dict[str, Provisioned]
     ) -> dict[str, Provisioned | SubjectErased]:
-        """What is not in the cache; what was found goes into it, what was made only the next time."""
+        """What is not in the cache, and puts it there: whoever was new comes again, in the next batch."""
         index = self._tree.index
         blinds = index.digests("subject", list(subjects))
         refs = [None] * len(blinds) if self._are_strangers(blinds) else index.find(blinds)
@@ -88,14 +88,19 @@ class Provisioning:
             if missing
             else {}
         )
-        known.update((v, item) for v, item in zip(subjects, found, strict=True) if item is not None)
         self._strangers = len(missing) == len(blinds) and all(
             isinstance(one, Provisioned) and one.created for one in made.values()
         )
-        return {
+        outcomes = {
             value: made[blind] if item is None else item
             for value, blind, item in zip(subjects, blinds, found, strict=True)
         }
+        known.update(
+            (value, Provisioned(one.ref, one.generation, False))
+            for value, one in outcomes.items()
+            if isinstance(one, Provisioned)
+        )
+        return outcomes
 
     def _are_strangers(self, blinds: Sequence[bytes]) -> bool:
         """Whether nobody here is likely to be known: after a batch of strangers a sample is asked for.
