@@ -259,6 +259,7 @@ def test_a_return_does_not_reach_past_an_erasure_that_comes_meanwhile(
     monkeypatch.setattr(keyring, "gate", another_erases_after_the_look)
     keyring.authorize_return(ANN)
     monkeypatch.undo()
+    keyring.catch_up()
     assert isinstance(keyring.provision([ANN])[0], SubjectErased)
     assert keyring.converge() == 1
     assert isinstance(keyring.provision([ANN])[0], SubjectErased)
