@@ -168,7 +168,9 @@ class VaultSession:
     def _send(self, method: Method, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         arguments = {} if body is None else {"json": body}
         self.calls += 1
-        answer = _asked(lambda: getattr(self._client.adapter, method)(f"/v1/{path}", **arguments))
+        answer = _asked(
+            lambda: getattr(self._client.adapter, method)(f"/v1/{path}", **arguments), self._client.url
+        )
         data = answer.get("data") if isinstance(answer, dict) else None
         return data if isinstance(data, dict) else {}
 
@@ -219,8 +221,12 @@ class VaultSession:
         return token
 
 
-def _asked(ask: Callable[[], Any]) -> Any:
-    """The answer, with hvac's and the network's errors as ours."""
+def _asked(ask: Callable[[], Any], address: str = "") -> Any:
+    """The answer, with hvac's and the network's errors as ours.
+
+    Args:
+        address: of the node that is asked. One that stands by sends us to whom it knows as the leader.
+    """
     try:
         return ask()
     except hvac.exceptions.VaultError as error:
@@ -232,6 +238,8 @@ def _asked(ask: Callable[[], Any]) -> Any:
             next_step="Name the certificate authority of your network in keys.vault.ca_file.",
         ) from None
     except requests.exceptions.RequestException as error:
+        if address and error.request is not None and not str(error.request.url).startswith(address):
+            raise CustodianStandby("a standby answered, and the leader that it names does not") from None
         raise CustodianUnavailable(f"the custodian cannot be reached: {type(error).__name__}") from None
 
 
