@@ -7,7 +7,9 @@ page store restored from a backup. Rows are hash-chained, so a truncated or edit
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
@@ -75,6 +77,29 @@ class Return:
     authorized_at: str
 
 
+class _Seen:
+    """The fences that were read so far, in their order; grows, so that readers need no lock."""
+
+    def __init__(self) -> None:
+        self.fences: list[Fence] = []
+        self.by_ref: dict[bytes, list[Fence]] = {}
+        self.by_subject: dict[bytes, list[Fence]] = {}
+        self.heads: set[bytes] = set()
+
+    @property
+    def epoch(self) -> int:
+        """The newest one's number."""
+        return self.fences[-1].epoch if self.fences else 0
+
+    def add(self, fences: Sequence[Fence]) -> None:
+        """Takes what follows."""
+        for fence in fences:
+            self.heads.add(fence.ref_tag[:2])
+            self.by_ref.setdefault(fence.ref_tag, []).append(fence)
+            self.by_subject.setdefault(fence.subject_tag, []).append(fence)
+        self.fences.extend(fences)
+
+
 class FenceLog:
     """Append-only log of fences.
 
@@ -88,9 +113,8 @@ class FenceLog:
         self._db = Database(path, _SCHEMA)
         self._mac = HmacSha256(tag_key)
         self._clock = clock
-        self._by_ref: dict[bytes, list[Fence]] = {}
-        self._by_subject: dict[bytes, list[Fence]] = {}
-        self._seen = 0
+        self._mutex = threading.Lock()
+        self._seen = _Seen()
         self._id = ""
 
     def epoch(self) -> int:
@@ -170,7 +194,7 @@ class FenceLog:
         """Where a person who has no key record stands, by this log alone."""
         self.refresh()
         tag = self.subject_tag(subject)
-        fences = [f for f in self._by_subject.get(tag, ()) if f.covers(purpose)]
+        fences = [f for f in self._seen.by_subject.get(tag, ()) if f.covers(purpose)]
         if not fences:
             return Life()
         newest = fences[-1]
@@ -192,7 +216,7 @@ class FenceLog:
         """
         if self.is_empty():
             return None
-        heads = {tag[:2] for tag in self._by_ref}
+        heads = self._seen.heads
 
         def find(ref: bytes, purpose: str, generation: int) -> Fence | None:
             return self._covering(ref, purpose, generation) if _head(ref) in heads else None
@@ -202,26 +226,31 @@ class FenceLog:
     def touched_since(self, epoch: int, refs: Collection[bytes]) -> bool:
         """Whether any of these handles has a fence newer than `epoch`."""
         self.refresh()
-        tags = {tag for tag, fences in self._by_ref.items() if fences[-1].epoch > epoch}
-        if not tags:  # nearly always
+        newer = self._seen.fences[bisect.bisect_right(self._seen.fences, epoch, key=lambda f: f.epoch) :]
+        if not newer:  # nearly always
             return False
+        tags = {fence.ref_tag for fence in newer}
         heads = {tag[:2] for tag in tags}
         return any(_head(ref) in heads and self.ref_tag(ref) in tags for ref in refs)
 
     def is_empty(self) -> bool:
         """Whether nobody was ever fenced; then no tag has to be computed."""
         self.refresh()
-        return not self._by_ref
+        return not self._seen.fences
 
     def _covering(self, ref: bytes, purpose: str, generation: int) -> Fence | None:
-        for fence in self._by_ref.get(self.ref_tag(ref), ()):
+        for fence in self._seen.by_ref.get(self.ref_tag(ref), ()):
             if fence.covers(purpose) and generation <= fence.generation:
                 return fence
         return None
 
     def all(self) -> list[Fence]:
         """Every fence, oldest first."""
-        return [Fence(*row) for row in self._db.read("SELECT * FROM fences ORDER BY epoch")]
+        return self._after(0)
+
+    def _after(self, epoch: int) -> list[Fence]:
+        sql = "SELECT * FROM fences WHERE epoch > ? ORDER BY epoch"
+        return [Fence(*row) for row in self._db.read(sql, (epoch,))]
 
     def returns(self) -> list[Return]:
         """Every authorised return, oldest first."""
@@ -260,14 +289,14 @@ class FenceLog:
 
     def refresh(self) -> int:
         """Reads what other processes added; returns the newest epoch seen."""
-        newest = self.epoch()
-        if newest != self._seen:
-            by_ref: dict[bytes, list[Fence]] = {}
-            by_subject: dict[bytes, list[Fence]] = {}
-            for fence in self.all():
-                by_ref.setdefault(fence.ref_tag, []).append(fence)
-                by_subject.setdefault(fence.subject_tag, []).append(fence)
-            self._by_ref, self._by_subject, self._seen = by_ref, by_subject, newest
+        with self._mutex:
+            newest = self.epoch()
+            if newest > self._seen.epoch:
+                self._seen.add(self._after(self._seen.epoch))
+            elif newest < self._seen.epoch:  # an older file was put in its place
+                older = _Seen()
+                older.add(self.all())
+                self._seen = older  # whole: no reader finds it empty
         return newest
 
     def close(self) -> None:
