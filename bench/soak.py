@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from bench.tables import CLICK, click
+from bench.clicks import CLICKED, clicked
 from lake import HttpBatch, verify
 from service.runtime import initialise, open_runtime
 
@@ -35,23 +35,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--rate", type=int, default=5000, help="events a second")
+    parser.add_argument("--every", type=float, default=10, help="seconds between two samples")
     parser.add_argument("--to", type=Path, default=Path("build/bench"), help="folder of the results")
     chosen = parser.parse_args()
     chosen.to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="shredlake-soak-") as folder:
-        samples, problems = _soak(Path(folder) / "lake", chosen.minutes * 60, chosen.rate)
+        samples, problems = _soak(Path(folder) / "lake", chosen.minutes * 60, chosen.rate, chosen.every)
     (chosen.to / "soak.jsonl").write_text("".join(json.dumps(one) + "\n" for one in samples))
     _plot(samples, chosen.rate, chosen.to / "soak.png")
     print(f"{samples[-1]['events']:,} events in {len(samples)} samples; {'; '.join(problems) or 'each once'}")
     return bool(problems)
 
 
-def _soak(home: Path, seconds: float, rate: int) -> tuple[list[dict[str, Any]], list[str]]:
+def _soak(home: Path, seconds: float, rate: int, every: float) -> tuple[list[dict[str, Any]], list[str]]:
     initialise(home)
     config = home / "shredlake.toml"
     config.write_text(config.read_text() + _UPKEEP)
     with open_runtime(home) as runtime:
-        runtime.lake.types.register(CLICK)
+        runtime.lake.types.register(CLICKED)
         command = [sys.executable, "-c", "from service.cli import main; main()", "--home", str(home)]
         keeper = subprocess.Popen(
             [*command, "--quiet", "lake", "upkeep", "--every", "0.5"],
@@ -62,14 +63,14 @@ def _soak(home: Path, seconds: float, rate: int) -> tuple[list[dict[str, Any]], 
         while (now := time.monotonic() - began) < seconds:
             due = int(now * rate)
             if due - sent >= rate // 2:
-                lines = [click(number, PEOPLE) for number in range(sent, due)]
+                lines = [clicked(number, PEOPLE) for number in range(sent, due)]
                 start = time.perf_counter()
                 ingestor.run(HttpBatch(lines, f"s{sent}", runtime.lake.types))
                 took.append(time.perf_counter() - start)
                 sent = due
             else:
                 time.sleep(0.02)
-            if took and now >= 10 * (len(samples) + 1):
+            if took and now >= every * (len(samples) + 1):
                 samples.append(
                     {
                         "second": round(now),

@@ -23,7 +23,7 @@ from lake.table import summary_of
 from service.runtime import Runtime, initialise, open_runtime
 
 COMMITS: Final = 5000
-STOCK_COMMITS: Final = 500
+STOCK_COMMITS: Final = 1000
 ROUND: Final = 50
 PEOPLE: Final = 100_000
 STEADY_RATE: Final = 20_000

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from infra.errors import InfraError
 from infra.servers import PROGRAMS, SERVERS, Server, get
+from infra.vault.setup import PREFIX
 
 _DEFAULT_DATA = Path(tempfile.gettempdir()) / "shredlake-servers"
 
@@ -34,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--output", choices=["env", "json"], default="env")
     setup = commands.add_parser("vault-setup", help="set a Vault of your own up (VAULT_ADDR, VAULT_TOKEN)")
     setup.add_argument("--data", type=Path, default=Path("vault-roles"), help="folder for the roles' log-ins")
+    setup.add_argument("--prefix", default=PREFIX, help="of this lake's keys and roles (keys.vault.prefix)")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "vault-setup":
-            return _vault_setup(chosen.data)
+            return _vault_setup(chosen.data, chosen.prefix)
         known = PROGRAMS if chosen.command == "get" else SERVERS
         names = chosen.names or list(known)
         unknown = set(names) - set(known)
@@ -91,13 +93,13 @@ def _down(names: Sequence[str], data: Path) -> dict[str, str]:
     return _status(names, data)
 
 
-def _vault_setup(data: Path) -> int:
+def _vault_setup(data: Path, prefix: str) -> int:
     import hvac
 
     from infra.vault.setup import set_up
 
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    set_up(hvac.Client(verify=os.environ.get("VAULT_CACERT", True)), data)
+    set_up(hvac.Client(verify=os.environ.get("VAULT_CACERT", True)), data, prefix)
     sys.stderr.write(f"the log-in of each role is in {data / 'roles'}\n")
     return 0
 

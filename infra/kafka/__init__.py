@@ -97,6 +97,7 @@ class Broker:
             "share.coordinator.state.topic.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
             "log.cleaner.dedupe.buffer.size": 4 * 1024 * 1024,  # its default is half of a small heap
+            "log.cleaner.backoff.ms": 1000,  # a test of a compacted topic need not wait a quarter of a minute
             "broker.session.timeout.ms": 3000,  # a killed broker's return is noticed sooner
             "broker.heartbeat.interval.ms": 500,
         }

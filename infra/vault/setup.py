@@ -18,8 +18,12 @@ PREFIX = "shredlake"
 TOKEN_TTL = "1h"  # noqa: S105 - how long a log-in lasts
 
 
-def set_up(client: hvac.Client, folder: Path) -> None:
-    """Makes what is missing; writes each role's log-in to `<folder>/roles/<role>/{role_id,secret_id}`."""
+def set_up(client: hvac.Client, folder: Path, prefix: str = PREFIX) -> None:
+    """Makes what is missing for one lake; log-ins go to `<folder>/roles/<role>/{role_id,secret_id}`.
+
+    Args:
+        prefix: what the lake's keys, policies and roles are called by; every lake has its own.
+    """
     if f"{MOUNT}/" not in client.sys.list_mounted_secrets_engines()["data"]:
         client.sys.enable_secrets_engine("transit", path=MOUNT)
     if "approle/" not in client.sys.list_auth_methods()["data"]:
@@ -27,12 +31,13 @@ def set_up(client: hvac.Client, folder: Path) -> None:
     if not client.sys.list_enabled_audit_devices()["data"]:
         audit = {"type": "file", "options": {"file_path": str((folder / "audit.log").resolve())}}
         client.adapter.put("/v1/sys/audit/file", json=audit)
-    for prefix in (PREFIX, f"{PREFIX}-drill"):  # a drill closes epochs, so it has a root of its own
-        make_keys(client, prefix)
+    for one in (prefix, f"{prefix}-drill"):  # a drill closes epochs, so it has a root of its own
+        make_keys(client, one)
     client.adapter.post(f"/v1/{MOUNT}/config/keys", json={"disable_upsert": True})
     for role in ROLES:
-        client.sys.create_or_update_policy(f"{PREFIX}-{role}", (POLICIES / f"{role}.hcl").read_text())
-        _approle(client, role, folder / "roles" / role)
+        policy = (POLICIES / f"{role}.hcl").read_text().replace(f"/{PREFIX}-", f"/{prefix}-")
+        client.sys.create_or_update_policy(f"{prefix}-{role}", policy)
+        _approle(client, f"{prefix}-{role}", folder / "roles" / role)
 
 
 def make_keys(client: hvac.Client, prefix: str) -> None:
@@ -56,13 +61,13 @@ def _existing(client: hvac.Client, prefix: str) -> set[str]:
     return {key.removeprefix(f"{prefix}-") for key in keys if key.startswith(f"{prefix}-")}
 
 
-def _approle(client: hvac.Client, role: str, folder: Path) -> None:
-    path = f"/v1/auth/approle/role/{PREFIX}-{role}"
+def _approle(client: hvac.Client, name: str, folder: Path) -> None:
+    path = f"/v1/auth/approle/role/{name}"
     client.adapter.post(
         path,
         json={
-            "token_policies": [f"{PREFIX}-{role}"],
-            "token_no_default_policy": role == "console",
+            "token_policies": [name],
+            "token_no_default_policy": name.endswith("-console"),
             "token_ttl": TOKEN_TTL,
             "token_max_ttl": "24h",
         },

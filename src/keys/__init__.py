@@ -15,6 +15,9 @@ from keys.errors import (
     AgentUnavailable,
     CustodianError,
     CustodianUnavailable,
+    DatabaseDamaged,
+    DatabaseFull,
+    DatabaseUnavailable,
     EnvelopeError,
     FenceCopyInvalid,
     InvalidName,
@@ -27,6 +30,7 @@ from keys.errors import (
     PageDamaged,
     PageMissing,
     PageStoreError,
+    PageStoreFull,
     PageStoreUnavailable,
     RestoreGateClosed,
     RootKeyDeleted,
@@ -46,8 +50,8 @@ from keys.leases import Lease, LeaseBook
 from keys.opening import KeyPlaces, embedded_places, open_embedded, open_forensic, open_keys
 from keys.pagestore import PageStore, SqlitePageStore
 from keys.ports import OpeningKeys, WritingKeys
-from keys.restoregate import GateStatus
-from keys.sealing import Opener, SealSession
+from keys.restoregate import GateStatus, Remembered, Witness
+from keys.sealing import Opener, SealRule, SealSession
 from keys.signing import signature_is_valid
 from keys.sqlite import Database
 from keys.storecopy import copy_store
@@ -74,6 +78,9 @@ __all__ = [
     "CustodianStatus",
     "CustodianUnavailable",
     "Database",
+    "DatabaseDamaged",
+    "DatabaseFull",
+    "DatabaseUnavailable",
     "DrillReport",
     "Effects",
     "EmbeddedCustodian",
@@ -105,12 +112,15 @@ __all__ = [
     "PageMissing",
     "PageStore",
     "PageStoreError",
+    "PageStoreFull",
     "PageStoreUnavailable",
     "Provisioned",
+    "Remembered",
     "RestoreGateClosed",
     "RootKeyDeleted",
     "RootKeyRetired",
     "RootMismatch",
+    "SealRule",
     "SealSession",
     "Shredded",
     "ShredlakeError",
@@ -122,6 +132,7 @@ __all__ = [
     "SubjectRef",
     "TamperedEnvelope",
     "TreeCheck",
+    "Witness",
     "WritingKeys",
     "WrongKey",
     "check_purpose",

@@ -18,9 +18,9 @@ from keys import envelope as cse1
 from keys.caches import Caches, Provisioned
 from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentDenied, AgentUnavailable, KeysError, LeaseExpired, SubjectErased
-from keys.leases import Lease, boot_seconds
+from keys.leases import Lease, Seen, boot_seconds
 from keys.quiet import no_collections
-from keys.sealing import Opener, SealSession
+from keys.sealing import Opener, SealRule, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId
 from keys.tree import KEY_BYTES
 
@@ -95,10 +95,10 @@ class AgentLeases:
         self._link = link
         self.clock_seconds: Callable[[], float] = boot_seconds
 
-    def renew(self, lease_id: str, epoch: int, lease_seconds: float) -> float:
+    def renew(self, lease_id: str, seen: Seen, lease_seconds: float) -> float:
         """See `LeaseBook.renew`; for us it ends no later than in the agent's book."""
         expires_at = self.clock_seconds() + lease_seconds
-        self._link.call("renew", lease_id=lease_id, epoch=epoch, seconds=lease_seconds)
+        self._link.call("renew", lease_id=lease_id, seen=list(seen), seconds=lease_seconds)
         return expires_at
 
     def release(self, lease_id: str) -> None:
@@ -111,16 +111,18 @@ class IngestKeys:
 
     Args:
         link: with the ingest role's token.
+        rule: how its sessions seal.
     """
 
-    def __init__(self, link: AgentLink) -> None:
+    def __init__(self, link: AgentLink, rule: SealRule = SealRule()) -> None:
+        self._rule = rule
         self._link = link
         self._caches = Caches()
-        self._lease = Lease(AgentLeases(link), self.epoch, self._evict)
+        self._lease = Lease(AgentLeases(link), lambda: _seen(link), self._evict)
 
     def session(self) -> SealSession:
         """A writer session; the agent chooses its salt."""
-        return SealSession(self, os.urandom, time.monotonic)
+        return SealSession(self, os.urandom, time.monotonic, self._rule)
 
     def provision(
         self, subjects: Sequence[SubjectId], purpose: str = DEFAULT_PURPOSE
@@ -173,27 +175,27 @@ class IngestKeys:
         return bytes(self._link.call("begin_session")["salt"])
 
     def sealing(
-        self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = cse1.SUITE_AES_GCM
     ) -> dict[bytes, Subkey | Shredded]:
         """See `keys.sealing.SealKeys`. Raises `SealSessionLost` after the agent was restarted."""
         with no_collections():
-            return self._sealing(salt, context, refs)
+            return self._sealing(salt, context, refs, suite)
 
     def _sealing(
-        self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int
     ) -> dict[bytes, Subkey | Shredded]:
         self._lease.ensure()
-        known = self._caches.sealing(context.derivation_info(cse1.SUITE_AES_GCM) + salt)
+        known = self._caches.sealing(context.derivation_info(suite) + salt)
         unknown = [ref for ref in dict.fromkeys(refs) if ref not in known]
         found: dict[bytes, Subkey | Shredded] = {}
         if unknown:
             asked = _context(context)
-            got = self._current("sealing", salt=salt, context=asked, refs=b"".join(unknown))
-            okms = wire.split(got["subkeys"], 2 * KEY_BYTES)
-            known |= {
-                ref: Subkey(okm[:KEY_BYTES], okm[KEY_BYTES:], cse1.SUITE_AES_GCM, generation)
-                for ref, okm, generation in zip(unknown, okms, _numbers(got["generations"]), strict=True)
-            }
+            got = self._current("sealing", salt=salt, context=asked, refs=b"".join(unknown), suite=suite)
+            known |= zip(
+                unknown,
+                cse1.subkeys_of(got["subkeys"], _numbers(got["generations"]), suite),
+                strict=True,
+            )
             for at, (receipt_id, epoch) in got["shredded"].items():
                 ref = unknown[int(at)]
                 del known[ref]
@@ -233,7 +235,7 @@ class BuildKeys:
         self._link = link
         self._given = lease
         self._agent_lease = lease
-        self._lease = Lease(AgentLeases(link), lambda: int(link.call("epoch")["epoch"]), self._evict)
+        self._lease = Lease(AgentLeases(link), lambda: _seen(link), self._evict)
 
     def opener(self) -> Opener:
         """Opens in bulk."""
@@ -313,6 +315,11 @@ def _exchange(connection: socket.socket, message: dict[str, Any]) -> dict[str, A
     if not isinstance(ok, dict):
         raise AgentUnavailable("a frame is not one of ours")
     return ok
+
+
+def _seen(link: AgentLink) -> Seen:
+    got = link.call("epoch")
+    return Seen(int(got["epoch"]), int(got["evictions"]))
 
 
 def _context(context: FieldContext) -> tuple[Any, ...]:

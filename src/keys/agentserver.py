@@ -36,7 +36,7 @@ from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentDenied, AgentUnavailable, InvalidName, KeysError, LeaseExpired, SealSessionLost
 from keys.fencelog import ALL_PURPOSES
 from keys.keyring import Keyring
-from keys.leases import MAX_LEASE_SECONDS
+from keys.leases import MAX_LEASE_SECONDS, Seen
 from keys.quiet import no_collections
 from keys.subjects import REF_BYTES, Held, Identity, SubjectId
 from keys.tree import KEY_BYTES
@@ -124,7 +124,7 @@ class KeyAgent:
     # -- everybody ---------------------------------------------------------------------------------
 
     def _epoch(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
-        return {"epoch": self._keyring.epoch()}
+        return {"epoch": self._keyring.epoch(), "evictions": self._keyring.changes.evictions()}
 
     def _counts(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         return {"counts": self.counts()}
@@ -133,7 +133,8 @@ class KeyAgent:
         lease_id, seconds = str(request["lease_id"]), float(request["seconds"])
         if len(lease_id) > _LEASE_ID_CHARACTERS or not 0 < seconds <= MAX_LEASE_SECONDS:
             raise ValueError("not a lease of ours")
-        self._keyring.leases.renew(lease_id, int(request["epoch"]), seconds)
+        epoch, evictions = request["seen"]
+        self._keyring.leases.renew(lease_id, Seen(int(epoch), int(evictions)), seconds)
         return {}
 
     def _release(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
@@ -152,13 +153,14 @@ class KeyAgent:
             raise SealSessionLost("this writer session is not one of this connection")
         epoch = self._keyring.catch_up()  # nobody fenced by now is sealed for
         refs = wire.split(request["refs"], REF_BYTES)
-        keys = self._keyring.resident.sealing(request["salt"], FieldContext(*request["context"]), refs)
-        found = [keys[ref] for ref in refs]
-        blank = bytes(2 * KEY_BYTES)
+        context, suite = FieldContext(*request["context"]), request["suite"]
+        if suite not in cse1.CIPHERS.values():
+            raise InvalidName("the key agent does not know this cipher suite")
+        keys, generations, gone = self._keyring.resident.packed_subkeys(request["salt"], context, refs, suite)
         return {
-            "subkeys": b"".join(k.key + k.commitment if isinstance(k, Subkey) else blank for k in found),
-            "generations": _numbers(k.generation if isinstance(k, Subkey) else 0 for k in found),
-            "shredded": wire.shredded_message(found),
+            "subkeys": keys,
+            "generations": _numbers(generations),
+            "shredded": {str(at): [one.receipt_id, one.epoch] for at, one in gone.items()},
             "epoch": epoch,
             "items": len(refs),
         }

@@ -7,13 +7,13 @@ are looked up under both and written under the newer one.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from keys.handles import HANDLE_KEY_BYTES, Handles, split_blocks
+from keys.mac import HmacSha256
 from keys.pagestore import BlindRow, PageStore
 
 BLOCK_BYTES: Final = 16
@@ -36,7 +36,7 @@ class BlindIndex:
         self._store = store
         self._read_keys = read_keys
         self.version = ""
-        self._hash_key = b""
+        self._mac = HmacSha256(b"")
         self.handles = Handles(read_keys()[HASH_KEY_BYTES:FIXED_KEY_BYTES])
         self._ciphers: list[Cipher[Any]] = []
         self.refresh()
@@ -46,7 +46,7 @@ class BlindIndex:
         version = self._store.meta(VERSION) or "1"
         if version != self.version:
             keys = self._read_keys()
-            self._hash_key, rest = keys[:HASH_KEY_BYTES], keys[FIXED_KEY_BYTES:]
+            self._mac, rest = HmacSha256(keys[:HASH_KEY_BYTES]), keys[FIXED_KEY_BYTES:]
             self._ciphers = [
                 Cipher(algorithms.AES(rest[at : at + CIPHER_KEY_BYTES]), modes.ECB())
                 for at in range(0, len(rest), CIPHER_KEY_BYTES)
@@ -65,8 +65,8 @@ class BlindIndex:
 
     def digests(self, kind: str, values: Sequence[str]) -> list[bytes]:
         """The keyed hash of each name."""
-        key, prefix = self._hash_key, kind.encode() + b"\0"
-        return [hmac.digest(key, prefix + v.encode(), "sha256")[:BLOCK_BYTES] for v in values]
+        digest, prefix = self._mac.digest, kind.encode() + b"\0"
+        return [digest(prefix + v.encode())[:BLOCK_BYTES] for v in values]
 
     def find(self, digests: Sequence[bytes]) -> list[bytes | None]:
         """The ref behind each hash, or None."""
@@ -102,7 +102,7 @@ class BlindIndex:
         blinds = _permuted(self._ciphers[-1], [digest for digest, _ in wanted])
         sealed = _permuted(self._ciphers[-1], [ref for _, ref in wanted])
         homes = self.handles.homes(ref for _, ref in wanted)
-        return [BlindRow(*row) for row in zip(blinds, homes, sealed, strict=True)]
+        return list(map(BlindRow._make, zip(blinds, homes, sealed, strict=True)))
 
     def rows_of(self, refs: Sequence[bytes]) -> list[tuple[int, bytes]]:
         """(page, sealed ref) of every row that leads to these refs, under every cipher in use."""

@@ -34,6 +34,9 @@ class Signature:
 class Custodian(Protocol):
     """Holds the root, which never leaves it. Every adapter passes `keys.testing.CustodianContract`.
 
+    Attributes:
+        calls: how often the root was asked so far: requests to a server, or readings of a file.
+
     Each pair is (context, bytes): a wrap opens only under the context it was made with.
 
     Raises (all methods):
@@ -41,6 +44,9 @@ class Custodian(Protocol):
         RootKeyRetired: the wrap belongs to a retired version.
         RootMismatch: another root made the wrap, or it was changed.
     """
+
+    @property
+    def calls(self) -> int: ...
 
     def wrap(self, items: Sequence[tuple[bytes, bytes]]) -> list[bytes]: ...
 

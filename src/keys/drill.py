@@ -81,7 +81,7 @@ def run_drill(
     """
     began = time.perf_counter()
     clock = _Steps(on_step)
-    keyring = open_keys(places, sandbox / "keys")
+    keyring = open_keys(places, sandbox / "keys", owns_root=False)  # every drill of a lake uses the same
     subjects = [SubjectId(f"drill-{n}") for n in range(people)]
     sealed = _seal_all(keyring, subjects)
     clock.step(f"{people:,} people provisioned, something of each sealed")

@@ -53,6 +53,7 @@ class EmbeddedCustodian:
         self._mutex = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
         self._root: dict[str, Any] = {}
+        self.calls = 0
         self._wipe_leftover()
         self._load()
 
@@ -151,6 +152,7 @@ class EmbeddedCustodian:
     def _load(self) -> dict[str, Any]:
         """The root, read again when the file changed under us (another process rotated it)."""
         with self._mutex:
+            self.calls += 1
             try:
                 info = self._path.stat()
                 stamp = (info.st_ino, info.st_mtime_ns, info.st_size)

@@ -21,8 +21,9 @@ Metadata Leakage from Encrypted Files and Communication with PURBs", 2019.
 from __future__ import annotations
 
 import hmac
+import itertools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 import zstandard
@@ -31,6 +32,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV, ChaCha20Poly1305
 
 from keys.errors import MalformedEnvelope, TamperedEnvelope, WrongKey
+from keys.mac import hmac_sha512
 
 MAGIC: Final = 0xE1
 SUITE_AES_GCM: Final = 1
@@ -44,6 +46,7 @@ TAG_BYTES: Final = 16
 HEADER_BYTES: Final = 65
 COMPRESS_ABOVE_BYTES: Final = 256
 MAX_PLAINTEXT_BYTES: Final = 64 * 1024 * 1024
+"""Of a compressed body: a frame that claims more is not opened, so a larger body is sealed as it is."""
 _HEAD: Final = struct.Struct(">BBBH16s32s12s")
 _TAIL: Final = struct.Struct(">BHH")
 _LENGTH: Final = struct.Struct(">H")
@@ -64,6 +67,14 @@ _AEADS: Final[dict[int, Callable[[bytes], Aead]]] = {
     SUITE_AES_GCM_SIV: AESGCMSIV,
     SUITE_CHACHA20: ChaCha20Poly1305,
 }
+
+
+CIPHERS: Final = {
+    "aes-256-gcm": SUITE_AES_GCM,
+    "aes-256-gcm-siv": SUITE_AES_GCM_SIV,
+    "chacha20-poly1305": SUITE_CHACHA20,
+}
+"""Cipher suites by the names of RFC 5288, RFC 8452 and RFC 8439, in lower case."""
 
 
 @frozen
@@ -145,8 +156,15 @@ def prefixed(*parts: bytes) -> bytes:
 
 def derive(dek: bytes, info: bytes, salt: bytes, suite: int = SUITE_AES_GCM, generation: int = 0) -> Subkey:
     """The subkey of a 32-byte DEK for `FieldContext.derivation_info` and a 16-byte salt."""
-    okm = hmac.digest(dek, info + salt, "sha512")
+    okm = hmac_sha512(dek, info + salt)
     return _new_tuple(Subkey, (okm[:32], okm[32:], suite, generation))
+
+
+def subkeys_of(packed: bytes, generations: Iterable[int], suite: int) -> list[Subkey]:
+    """Subkeys out of their 64 bytes each, as `hmac_sha512` gives them, one behind the other."""
+    halves = [packed[at : at + 32] for at in range(0, len(packed), 32)]
+    parts = zip(halves[::2], halves[1::2], itertools.repeat(suite), generations, strict=False)
+    return [_new_tuple(Subkey, part) for part in parts]
 
 
 def associated_data(prefix: bytes, flags: int, generation: int, ref: bytes, block_id: bytes) -> bytes:
@@ -180,13 +198,13 @@ def seal(
     pad: bool = False,
     aead: Aead | None = None,
 ) -> bytes:
-    """Seals `body`; compresses first where that helps. The nonce must be random and fresh.
+    """Seals `body`, of any size; compresses first where that helps. The nonce must be random and fresh.
 
     Args:
         aead: `subkey.aead`, where the caller has just made it.
     """
     flags = 0
-    if compressor is not None and len(body) > COMPRESS_ABOVE_BYTES:
+    if compressor is not None and COMPRESS_ABOVE_BYTES < len(body) <= MAX_PLAINTEXT_BYTES:
         packed = compressor.compress(body)
         if len(packed) < len(body):
             body, flags = packed, FLAG_ZSTD
@@ -261,7 +279,7 @@ def _decompress(body: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
     try:
         size = zstandard.frame_content_size(body)
         if not 0 <= size <= MAX_PLAINTEXT_BYTES:
-            raise MalformedEnvelope(f"a body may have at most {MAX_PLAINTEXT_BYTES} bytes")
+            raise MalformedEnvelope(f"a compressed body may have at most {MAX_PLAINTEXT_BYTES} bytes")
         return decompressor.decompress(body)
     except zstandard.ZstdError:
         raise MalformedEnvelope("the opened body does not decompress") from None

@@ -63,7 +63,13 @@ class CustodianError(KeysError):
 
 
 class CustodianUnavailable(CustodianError):
-    """The root cannot be reached now. Nothing is known about any key; never an erasure."""
+    """The root cannot be reached now. Nothing is known about any key; never an erasure.
+
+    Attributes:
+        status: HTTP status of an answer that has no meaning of its own; None where there was no answer.
+    """
+
+    status: int | None = None
 
     retry_helps = True
     default_next_step = "Bring the custodian back (embedded: put the root file back), then repeat the call."
@@ -115,10 +121,32 @@ class RootKeyRetired(CustodianError):
     default_next_step = "Use today's page store; wraps of a closed epoch can never be opened again."
 
 
+class RootShared(CustodianError):
+    """Somebody else rotated this root: another lake may be wrapped with it. Nothing was retired."""
+
+    default_next_step = (
+        "Make sure that no other lake uses this root and that nothing rotates it by itself; "
+        "then run `shredlake keys adopt-root`."
+    )
+
+
 class RootMismatch(CustodianError):
     """The root does not belong to this page store."""
 
     default_next_step = "Put the root file that was made with this page store back in place."
+
+
+class DatabaseUnavailable(KeysError):
+    """A SQLite file of the lake's folder can be neither read nor written now; says nothing of its content."""
+
+    retry_helps = True
+    default_next_step = "Mend the disk of the lake's folder, then repeat the call; nothing was written."
+
+
+class DatabaseFull(DatabaseUnavailable):
+    """The disk of a SQLite file is full; the transaction left nothing behind."""
+
+    default_next_step = "Make room on the disk of the lake's folder, then repeat the call."
 
 
 class PageStoreError(KeysError):
@@ -141,13 +169,23 @@ class PageStoreUnavailable(PageStoreError):
     """The page store cannot be reached now, or gave up a transaction. Says nothing about any key."""
 
     retry_helps = True
-    default_next_step = "Bring the page store's server back, then repeat the call; repeating is safe."
+    default_next_step = "Bring the page store's server or file back, then repeat the call; repeating is safe."
 
 
 class PageStoreFull(PageStoreError):
     """The disk or the database of the page store is full; the transaction left nothing behind."""
 
+    retry_helps = True
     default_next_step = "Make room for the page store, then repeat the call."
+
+
+class DatabaseDamaged(KeysError):
+    """A database file is no database, or malformed. Says nothing about any key."""
+
+    default_next_step = (
+        "Restore that file from its newest backup (the fence log: also by `shredlake keys import-fences COPY`"
+        " into an empty one), then run `shredlake keys gate`."
+    )
 
 
 class StaleWrite(PageStoreError):

@@ -1,4 +1,4 @@
-"""The fence log in a second failure domain: a signed, hash-chained copy in a file.
+"""The fence log in a second failure domain: a signed, hash-chained copy.
 
 JSON Lines: a head with the counts and the newest link, one line per fence, one per authorised return,
 and a last line with the custodian's Ed25519 signature (RFC 8032) over everything before it. A copy that
@@ -18,6 +18,7 @@ from attrs import frozen
 from keys.custodian import Custodian
 from keys.errors import FenceCopyInvalid
 from keys.fencelog import Fence, FenceLog, Return
+from keys.restoregate import Remembered
 from keys.signing import signature_is_valid
 
 FORMAT: Final = "shredlake fence log 2"
@@ -72,6 +73,19 @@ def import_fences(copy: bytes, log: FenceLog, public_keys: Mapping[str, bytes]) 
         log.take_id(log_id)
     added = log.restore(fences[common:], returns)
     return Merged(len(fences), len(fences) - common, added)
+
+
+def newest_of(copy: bytes, public_keys: Mapping[str, bytes], by: str) -> Remembered | None:
+    """A copy's newest fence, as a witness of the restore gate says it; None where it has none.
+
+    Args:
+        by: what remembers it, for people.
+
+    Raises:
+        FenceCopyInvalid: it was cut, edited or signed by another custodian.
+    """
+    _, fences, _ = read_copy(copy, public_keys)
+    return Remembered(by, fences[-1].epoch, fences[-1].chain) if fences else None
 
 
 def read_copy(copy: bytes, public_keys: Mapping[str, bytes]) -> tuple[str, list[Fence], list[Return]]:

@@ -8,8 +8,10 @@ was authorised carries a keyed hash, so that nobody comes back by a row that som
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import hmac
+import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
@@ -19,6 +21,7 @@ from typing import Final
 from attrs import astuple, frozen
 
 from keys.lifecycle import Life, State, authorize_return
+from keys.mac import HmacSha256
 from keys.sqlite import Database
 from keys.subjects import SubjectId
 
@@ -82,6 +85,29 @@ class Return:
     mac: bytes
 
 
+class _Seen:
+    """The fences that were read so far, in their order; grows, so that readers need no lock."""
+
+    def __init__(self) -> None:
+        self.fences: list[Fence] = []
+        self.by_ref: dict[bytes, list[Fence]] = {}
+        self.by_subject: dict[bytes, list[Fence]] = {}
+        self.heads: set[bytes] = set()
+
+    @property
+    def epoch(self) -> int:
+        """The newest one's number."""
+        return self.fences[-1].epoch if self.fences else 0
+
+    def add(self, fences: Sequence[Fence]) -> None:
+        """Takes what follows."""
+        for fence in fences:
+            self.heads.add(fence.ref_tag[:2])
+            self.by_ref.setdefault(fence.ref_tag, []).append(fence)
+            self.by_subject.setdefault(fence.subject_tag, []).append(fence)
+        self.fences.extend(fences)
+
+
 class FenceLog:
     """Append-only log of fences.
 
@@ -93,11 +119,10 @@ class FenceLog:
 
     def __init__(self, path: Path, tag_key: bytes, clock: Callable[[], datetime]) -> None:
         self._db = Database(path, _SCHEMA)
-        self._key = tag_key
+        self._mac = HmacSha256(tag_key)
         self._clock = clock
-        self._by_ref: dict[bytes, list[Fence]] = {}
-        self._by_subject: dict[bytes, list[Fence]] = {}
-        self._seen = 0
+        self._mutex = threading.Lock()
+        self._seen = _Seen()
         self._id = ""
 
     def epoch(self) -> int:
@@ -124,7 +149,7 @@ class FenceLog:
 
     def subject_tag(self, subject: SubjectId) -> bytes:
         """Keyed hash of an id."""
-        return hmac.digest(self._key, b"subject|" + subject.reveal().encode(), "sha256")[:16]
+        return self._mac.digest(b"subject|" + subject.reveal().encode())[:16]
 
     def ref_tag(self, ref: bytes) -> bytes:
         """16 bytes: the handle's first ten bits in the clear, then its keyed hash.
@@ -132,7 +157,7 @@ class FenceLog:
         The ten bits say which bucket of a view's state has to be derived anew; a lake has at least
         thousands of people per bucket, so they name nobody.
         """
-        return _head(ref) + hmac.digest(self._key, b"ref|" + ref, "sha256")[:14]
+        return _head(ref) + self._mac.digest(b"ref|" + ref)[:14]
 
     def append(self, entries: Sequence[tuple[bytes, bytes, str, int]], request_id: str) -> list[Fence]:
         """Writes fences for (subject_tag, ref_tag, purpose, generation).
@@ -173,14 +198,14 @@ class FenceLog:
             row = (self.subject_tag(subject), purpose, epoch, at)
             # One that somebody else has written in its place is replaced; a true one says the same.
             db.execute(
-                "INSERT OR REPLACE INTO authorized_returns VALUES (?, ?, ?, ?, ?)", (*row, self._mac(row))
+                "INSERT OR REPLACE INTO authorized_returns VALUES (?, ?, ?, ?, ?)", (*row, self._mac_of(row))
             )
 
     def life(self, subject: SubjectId, purpose: str) -> Life:
         """Where a person who has no key record stands, by this log alone."""
         self.refresh()
         tag = self.subject_tag(subject)
-        fences = [f for f in self._by_subject.get(tag, ()) if f.covers(purpose)]
+        fences = [f for f in self._seen.by_subject.get(tag, ()) if f.covers(purpose)]
         if not fences:
             return Life()
         newest = fences[-1]
@@ -195,50 +220,55 @@ class FenceLog:
         self.refresh()
         return self._covering(ref, purpose, generation)
 
-    def filter(self) -> Callable[[bytes, str, int], bool] | None:
-        """Tells of (ref, purpose, generation) whether it is fenced; None while nobody is.
+    def covering(self) -> Callable[[bytes, str, int], Fence | None] | None:
+        """Tells of (ref, purpose, generation) which fence covers it; None while nobody is fenced.
 
         Only handles that share ten bits with a fenced one cost a keyed hash.
         """
         if self.is_empty():
             return None
-        heads = {tag[:2] for tag in self._by_ref}
+        heads = self._seen.heads
 
-        def is_fenced(ref: bytes, purpose: str, generation: int) -> bool:
-            return _head(ref) in heads and self._covering(ref, purpose, generation) is not None
+        def find(ref: bytes, purpose: str, generation: int) -> Fence | None:
+            return self._covering(ref, purpose, generation) if _head(ref) in heads else None
 
-        return is_fenced
+        return find
 
     def touched_since(self, epoch: int, refs: Collection[bytes]) -> bool:
         """Whether any of these handles has a fence newer than `epoch`."""
         self.refresh()
-        tags = {tag for tag, fences in self._by_ref.items() if fences[-1].epoch > epoch}
-        if not tags:  # nearly always
+        newer = self._seen.fences[bisect.bisect_right(self._seen.fences, epoch, key=lambda f: f.epoch) :]
+        if not newer:  # nearly always
             return False
+        tags = {fence.ref_tag for fence in newer}
         heads = {tag[:2] for tag in tags}
         return any(_head(ref) in heads and self.ref_tag(ref) in tags for ref in refs)
 
     def is_empty(self) -> bool:
         """Whether nobody was ever fenced; then no tag has to be computed."""
         self.refresh()
-        return not self._by_ref
+        return not self._seen.fences
 
-    def _mac(self, row: tuple[bytes, str, int, str]) -> bytes:
-        return hmac.digest(self._key, b"return|" + _parts(row), "sha256")
+    def _mac_of(self, row: tuple[bytes, str, int, str]) -> bytes:
+        return self._mac.digest(b"return|" + _parts(row))
 
     def _is_ours(self, one: Return) -> bool:
         row = (one.subject_tag, one.purpose, one.epoch, one.authorized_at)
-        return hmac.compare_digest(self._mac(row), one.mac)
+        return hmac.compare_digest(self._mac_of(row), one.mac)
 
     def _covering(self, ref: bytes, purpose: str, generation: int) -> Fence | None:
-        for fence in self._by_ref.get(self.ref_tag(ref), ()):
+        for fence in self._seen.by_ref.get(self.ref_tag(ref), ()):
             if fence.covers(purpose) and generation <= fence.generation:
                 return fence
         return None
 
     def all(self) -> list[Fence]:
         """Every fence, oldest first."""
-        return [Fence(*row) for row in self._db.read("SELECT * FROM fences ORDER BY epoch")]
+        return self._after(0)
+
+    def _after(self, epoch: int) -> list[Fence]:
+        sql = "SELECT * FROM fences WHERE epoch > ? ORDER BY epoch"
+        return [Fence(*row) for row in self._db.read(sql, (epoch,))]
 
     def returns(self) -> list[Return]:
         """Every authorised return, oldest first."""
@@ -281,14 +311,14 @@ class FenceLog:
 
     def refresh(self) -> int:
         """Reads what other processes added; returns the newest epoch seen."""
-        newest = self.epoch()
-        if newest != self._seen:
-            by_ref: dict[bytes, list[Fence]] = {}
-            by_subject: dict[bytes, list[Fence]] = {}
-            for fence in self.all():
-                by_ref.setdefault(fence.ref_tag, []).append(fence)
-                by_subject.setdefault(fence.subject_tag, []).append(fence)
-            self._by_ref, self._by_subject, self._seen = by_ref, by_subject, newest
+        with self._mutex:
+            newest = self.epoch()
+            if newest > self._seen.epoch:
+                self._seen.add(self._after(self._seen.epoch))
+            elif newest < self._seen.epoch:  # an older file was put in its place
+                older = _Seen()
+                older.add(self.all())
+                self._seen = older  # whole: no reader finds it empty
         return newest
 
     def close(self) -> None:

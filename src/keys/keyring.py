@@ -9,32 +9,29 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from typing import Final
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from attrs import evolve
-
-from keys import lifecycle, tree
+from keys import tree
 from keys.caches import Provisioned
+from keys.changes import StoreChanges
 from keys.custodian import Custodian, Signature
 from keys.effects import Effects
 from keys.errors import InvalidTransition, SubjectErased
 from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
+from keys.gatekeeping import Gatekeeping
 from keys.keytree import EpochClose, KeyTree, NewKey
 from keys.leases import LeaseBook
-from keys.lifecycle import Life
 from keys.pagestore import PageStore, PageWriter
+from keys.provisioning import Provisioning
 from keys.purposes import PurposeNumbers
 from keys.rekey import Progress as RekeyProgress
 from keys.rekey import Rekey, Rekeyed
-from keys.resident import FENCE_LOG, ResidentKeys
-from keys.restoregate import GateStatus, compare
+from keys.resident import ResidentKeys
+from keys.restoregate import GateStatus, Witness
 from keys.retry import repeatedly
-from keys.sealing import Opener, SealSession
+from keys.sealing import Opener, SealRule, SealSession
 from keys.subjects import DEFAULT_PURPOSE, Identity, Shredded, SubjectId, check_purpose
-from keys.treecheck import Progress, TreeCheck, check_tree, tree_stats
-
-_HOLDS: Final = "hold_changes"
+from keys.treecheck import Progress, TreeCheck, check_tree, fenced_records, tree_stats
 
 
 class Keyring:
@@ -44,6 +41,8 @@ class Keyring:
         custodian, store, fences, leases: the four collaborators; `open_embedded` makes them from a folder.
         random_bytes: source of salts and nonces.
         clock_seconds: monotonic; ages writer sessions.
+        rule: how sessions seal.
+        owns_root: see `KeyTree`.
         effects: the gate of durable effects.
     """
 
@@ -56,104 +55,36 @@ class Keyring:
         *,
         random_bytes: Callable[[int], bytes] = os.urandom,
         clock_seconds: Callable[[], float] = time.monotonic,
+        rule: SealRule = SealRule(),
+        owns_root: bool = True,
         effects: Effects | None = None,
     ) -> None:
+        self._rule = rule
         self._effects = effects or Effects()
         self.custodian = custodian
         self.fences = fences
         self.leases = leases
-        self.tree = KeyTree(store, custodian, random_bytes)
+        self.tree = KeyTree(store, custodian, random_bytes, owns_root=owns_root)
         self._store = store
         self._random = random_bytes
         self._clock_seconds = clock_seconds
         self._purposes = PurposeNumbers(store)
-        self.resident = ResidentKeys(self.tree, store, fences, leases, self.hold_changes, random_bytes)
+        self.changes = StoreChanges(store)
+        self.gatekeeping = Gatekeeping(store, fences)
+        self.resident = ResidentKeys(
+            self.tree, store, fences, leases, self.gatekeeping, self.changes, random_bytes
+        )
+        self._provisioning = Provisioning(
+            self.tree, self._transaction, fences, self.resident, self._purposes, self._effects
+        )
 
     # -- provisioning ------------------------------------------------------------------------------
 
     def provision(
         self, subjects: Sequence[SubjectId], purpose: str = DEFAULT_PURPOSE
     ) -> list[Provisioned | SubjectErased]:
-        """A key for each (subject, purpose): found or made, all new ones in one transaction.
-
-        An erased subject's place holds the error instead of raising, so that one late event of an
-        erased person does not stop a batch.
-        """
-        check_purpose(purpose)
-        known = self.resident.names(purpose)
-        values = [subject.reveal() for subject in subjects]
-        cached = [known.get(value) for value in values]
-        fresh = {v: s for v, s, item in zip(values, subjects, cached, strict=True) if item is None}
-        found = self._find_or_make(fresh, purpose, known) if fresh else {}
-        return [found[v] if item is None else item for v, item in zip(values, cached, strict=True)]
-
-    def _find_or_make(
-        self, subjects: Mapping[str, SubjectId], purpose: str, known: dict[str, Provisioned]
-    ) -> dict[str, Provisioned | SubjectErased]:
-        """What is not in the cache; what was found goes into it, what was made only the next time."""
-        blinds = self.tree.index.digests("subject", list(subjects))
-        refs = self.tree.index.find(blinds)
-        looked_at = self.tree.index.version
-        found = self.resident.active(refs, purpose)
-        missing = {
-            blind: subject
-            for subject, blind, item in zip(subjects.values(), blinds, found, strict=True)
-            if item is None
-        }
-        new = {blind for blind, ref in zip(blinds, refs, strict=True) if ref is None}
-        trusted = iter((looked_at,))  # the first try relies on the look above; a later one looks again
-        made = (
-            repeatedly(lambda: self._provision_missing(missing, purpose, new, next(trusted, "")))
-            if missing
-            else {}
-        )
-        known.update((v, item) for v, item in zip(subjects, found, strict=True) if item is not None)
-        return {
-            value: made[blind] if item is None else item
-            for value, blind, item in zip(subjects, blinds, found, strict=True)
-        }
-
-    def _provision_missing(
-        self, missing: Mapping[bytes, SubjectId], purpose: str, new_names: Set[bytes], looked_at: str
-    ) -> dict[bytes, Provisioned | SubjectErased]:
-        """The same by blind name, under the store's write lock: another process may have been first.
-
-        Args:
-            new_names: those that the index did not know when it was of version `looked_at`.
-
-        Raises:
-            StaleWrite: one of them has come to be meanwhile; look again.
-        """
-        made: dict[bytes, Provisioned | SubjectErased] = {}
-        new: list[NewKey] = []
-        with self._transaction() as writer:
-            code = self._purposes.number_or_new(purpose, writer)
-            # With one cipher a name has one row at most: that nobody else made it shows when it is added.
-            unknown = new_names if self.tree.index.is_still(looked_at) else frozenset[bytes]()
-            known = [blind for blind in missing if blind not in unknown]
-            refs = dict(zip(known, self.tree.index.find(known), strict=True))
-            found = dict(zip(known, self.resident.active(list(refs.values()), purpose), strict=True))
-            check_fences, first = not self.fences.is_empty(), lifecycle.provision(Life())
-            names: list[bytes] = []
-            for blind, subject in missing.items():
-                item, ref, life = found.get(blind), refs.get(blind), first
-                if item is not None:
-                    made[blind] = item
-                    continue
-                try:
-                    if check_fences:
-                        life = lifecycle.provision(self.fences.life(subject, purpose))
-                except SubjectErased as refused:
-                    made[blind] = refused
-                    continue
-                names.append(blind)
-                new.append(NewKey(code, life.generation, ref, blind if ref is None else None))
-            if new:
-                with self._effects("keys.provision"):
-                    refs_made = self.tree.create(writer, new)
-                for blind, key, fresh in zip(names, new, refs_made, strict=True):
-                    made[blind] = Provisioned(fresh, key.generation, True)
-        return made
+        """See `Provisioning.provision`."""
+        return self._provisioning.provision(subjects, purpose)
 
     def add_identities(self, pairs: Sequence[tuple[bytes, Identity]]) -> None:
         """Names a provisioned subject's further identities in the blind index; none of a destroyed one."""
@@ -218,7 +149,10 @@ class Keyring:
         return [Provisioned(ref, 1, True) for ref in refs]
 
     def drop(self, refs: Sequence[bytes]) -> int:
-        """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes."""
+        """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes.
+
+        Another process that has such a key keeps it until the next fence, or `evict_everywhere`.
+        """
 
         def remove() -> int:
             with self._effects("keys.drop"), self._transaction() as writer:
@@ -236,7 +170,7 @@ class Keyring:
 
         def change() -> None:
             with self._transaction() as writer:
-                writer.set_meta(_HOLDS, str(self.hold_changes() + 1))
+                self.changes.count_hold(writer)
                 self.tree.set_state(writer, [ref], tree.STATE_HELD if held else tree.STATE_ACTIVE)
 
         repeatedly(change)
@@ -249,7 +183,7 @@ class Keyring:
 
     def hold_changes(self) -> int:
         """How often a hold was placed or released: what is derived from the lake depends on it."""
-        return int(self._store.meta(_HOLDS) or 0)
+        return self.changes.holds()
 
     def fence(
         self, targets: Sequence[tuple[SubjectId, bytes]], request_id: str, purpose: str = ALL_PURPOSES
@@ -306,40 +240,45 @@ class Keyring:
         self.resident.acknowledge_now()
         return self.leases.wait_until_acknowledged(epoch)
 
-    def gate(self) -> GateStatus:
-        """Compares fence log and page store."""
-        destroyed = self._store.destroyed()  # first: whatever is in it was fenced before
-        fenced = {fence.epoch: fence.chain for fence in self.fences.all()}
-        return compare(fenced, destroyed, self.resident.knows_its_fence_log())
+    def evict_everywhere(self) -> float:
+        """Lets every process drop every key it keeps; seconds until all have, or may not use them.
+
+        From then on nobody opens what was sealed under a key that is in the pages no more.
+        """
+
+        def ask() -> int:
+            with self._effects("keys.evict"), self._transaction() as writer:
+                return self.changes.count_eviction(writer)
+
+        evictions = repeatedly(ask)
+        self.resident.acknowledge_now()
+        return self.leases.wait_until_acknowledged(self.epoch(), evictions)
+
+    def gate(self, witnesses: Sequence[Witness] = ()) -> GateStatus:
+        """Compares fence log, page store, and what the witnesses remember, these among them."""
+        return self.gatekeeping.status(witnesses)
 
     def bind_fence_log(self, *, replace: bool = False) -> None:
-        """Makes the fence log at hand the one of the page store, where that belongs to none yet.
+        """Makes the fence log at hand the one of the page store; see `Gatekeeping.bind`."""
+        self.gatekeeping.bind(self._transaction, replace=replace)
+
+    def converge(self, *, every_page: bool = False) -> int:
+        """Destroys every fenced subject again after a restore. Returns how many fences were replayed.
 
         Args:
-            replace: also where it belongs to another, which is lost for good.
-
-        Raises:
-            RestoreGateClosed: the page store knows destructions that this log does not.
-        """
-        if self._store.meta(FENCE_LOG) is not None and not replace:
-            return
-        with self._transaction() as writer:
-            if replace or self._store.meta(FENCE_LOG) is None:
-                evolve(self.gate(), fence_log_foreign=False).trusted()
-                writer.set_meta(FENCE_LOG, self.fences.log_id())
-
-    def converge(self) -> int:
-        """Destroys every fenced subject again after a restore. Returns how many fences were replayed.
+            every_page: also what is back in the pages although they say that it was destroyed.
 
         Raises:
             RestoreGateClosed: the fence log is the older one; nothing can be proven with it.
         """
         epochs = set(self.gate().trusted().pending_epochs)
-        pending = [fence for fence in self.fences.all() if fence.epoch in epochs]
+        if not epochs and not every_page:
+            return 0
+        back = list(fenced_records(self.tree, self.fences, self._purposes.names()))
+        covering = {fence.epoch for _, fence in back}
+        pending = [fence for fence in self.fences.all() if fence.epoch in epochs | covering]
         if pending:
-            tags = {fence.ref_tag for fence in pending}
-            refs = {ref for ref in self.tree.all_refs() if self.fences.ref_tag(ref) in tags}
-            self.destroy(sorted(refs), pending)
+            self.destroy(sorted({record.ref for record, _ in back}), pending)
         return len(pending)
 
     def close_epoch(self) -> EpochClose:
@@ -347,6 +286,10 @@ class Keyring:
         closed = self.tree.close_epoch(self._effects)
         self.tree.forget_cached()
         return closed
+
+    def adopt_root(self) -> int:
+        """Goes on with a root that somebody else rotated; returns its version."""
+        return self.tree.adopt_root()
 
     def rekey(
         self,
@@ -369,7 +312,7 @@ class Keyring:
 
     def session(self) -> SealSession:
         """A writer session with its own salt."""
-        return SealSession(self.resident, self._random, self._clock_seconds)
+        return SealSession(self.resident, self._random, self._clock_seconds, self._rule)
 
     def opener(self) -> Opener:
         """Opens blocks in bulk under this process's lease."""

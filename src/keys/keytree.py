@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from keys.custodian import Custodian
 from keys.effects import Effects
 from keys.errors import PageDamaged, PageMissing, PageStoreError, RootKeyRetired, RootMismatch, StaleWrite
 from keys.pagestore import NodeRow, PageRow, PageStore, PageWriter
+from keys.rootowner import RootOwner
 
 _CANARY: Final = "root_canary"
 _FORMAT: Final = "2"
@@ -27,7 +29,7 @@ class EpochClose:
     Attributes:
         root_version: the version that is in force now.
         nodes: how many node keys were rewrapped.
-        custodian_calls: calls made, whatever the number of subjects.
+        custodian_calls: counted, other threads' included; few, whatever the number of subjects.
         old_wrap_refused: a wrap kept from before was tried and refused: the proof.
     """
 
@@ -58,14 +60,22 @@ class KeyTree:
         store: the page store.
         custodian: holds the root.
         random_bytes: source of keys, refs and nonces.
+        owns_root: False for a sandbox whose root others may rotate, and which may lose everything.
 
     Raises:
         RootMismatch: the custodian's root is not the one this store was made with.
+        RootShared: this tree is new, and the root is another one's.
     """
 
     def __init__(
-        self, store: PageStore, custodian: Custodian, random_bytes: Callable[[int], bytes] = os.urandom
+        self,
+        store: PageStore,
+        custodian: Custodian,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        *,
+        owns_root: bool = True,
     ) -> None:
+        self._owner = RootOwner(store, custodian) if owns_root else None
         self.store = store
         self.custodian = custodian
         self._random = random_bytes
@@ -108,10 +118,10 @@ class KeyTree:
             deks = self._random(tree.KEY_BYTES * len(batch))
             fresh = iter(self.index.handles.make(page_id, len(batch), self._random))
             refs = [next(fresh) if new.ref is None else new.ref for new in batch]
-            body += b"".join(
-                tree.encode(ref, new.purpose_code, new.generation, deks[at : at + tree.KEY_BYTES])
-                for new, ref, at in zip(batch, refs, range(0, len(deks), tree.KEY_BYTES), strict=True)
-            )
+            kinds = [new[:2] for new in batch]
+            heads = {kind: tree.middle(*kind) for kind in set(kinds)}
+            middles = [heads[kind] for kind in kinds]
+            body += tree.joined(refs, middles, deks)
             last = self._sealed_page(key, page_id, body)
             writer.put_page(last, version)
             named = zip(batch, refs, strict=True)
@@ -147,12 +157,6 @@ class KeyTree:
             for record in tree.records(page):
                 if record[:16] in wanted:
                     yield tree.decode(record)
-
-    def all_refs(self) -> Iterator[bytes]:
-        """The handle of every record, page by page."""
-        for page_id in self.store.page_ids():
-            for _, page in self.open_pages([page_id]):
-                yield from (record[:16] for record in tree.records(page))
 
     def open_pages(self, page_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """(page id, opened page) of each.
@@ -244,10 +248,9 @@ class KeyTree:
 
         Resumable: a killed close leaves wraps of a live version; the next one does all of it.
         """
-        first_time = self.store.meta(_CANARY) is None
+        before = self.custodian.calls
         kept_context, kept = self._canary()
-        with effects("keys.rotate"), self.store.transaction() as writer:
-            version = self.custodian.rotate()
+        with effects("keys.rotate"), self._rotating() as (writer, version):
             rows = self.store.nodes()
             wrapped = self.custodian.rewrap([(self._node_context(r.node_id), r.wrapped) for r in rows])
             for row, fresh in zip(rows, wrapped, strict=True):
@@ -261,8 +264,12 @@ class KeyTree:
                 raise StaleWrite("the page store went back behind the epoch close; nothing was retired")
             self.custodian.retire(version)
         refused = self._is_refused(kept_context, kept)
-        calls = 6 if first_time else 5  # rotate, rewrap, wrap a canary (two at first), retire, unwrap
-        return EpochClose(version, len(rows), calls, refused)
+        return EpochClose(version, len(rows), self.custodian.calls - before, refused)
+
+    def adopt_root(self) -> int:
+        """Goes on with a root that somebody else rotated; returns its version."""
+        with self.store.transaction() as writer:
+            return RootOwner(self.store, self.custodian).adopt(writer)
 
     def forget_cached(self) -> None:
         """Drops opened node records; they are read again when needed."""
@@ -271,8 +278,24 @@ class KeyTree:
 
     # -- inner -------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _rotating(self, *, unused: bool = False) -> Iterator[tuple[PageWriter, int]]:
+        """(a transaction, the root version that is in force in it); raises `RootShared`."""
+        while True:
+            before = None
+            if self._owner is not None:
+                with self.store.transaction() as writer:
+                    before = self._owner.intend(writer, unused=unused)
+            with self.store.transaction() as writer:
+                if self._owner is None or before is None:
+                    yield writer, self.custodian.rotate()
+                    return
+                if self._owner.is_still(before):
+                    yield writer, self._owner.rotate(writer, before)
+                    return
+
     def _initialise(self) -> None:
-        with self.store.transaction() as writer:
+        with self._rotating(unused=True) as (writer, _):
             if self.store.meta("tree") is not None:
                 return
             tree_id = self._random(8).hex()

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from keys.errors import LeaseExpired
 from keys.sqlite import Database
@@ -20,8 +20,9 @@ RENEW_AFTER_SECONDS: Final = 1.0
 MAX_LEASE_SECONDS: Final = 60.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leases (lease_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL,
-    expires_at REAL NOT NULL) WITHOUT ROWID
+    expires_at REAL NOT NULL, evictions INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID
 """
+_ADD_EVICTIONS = "ALTER TABLE leases ADD COLUMN evictions INTEGER NOT NULL DEFAULT 0"
 
 
 def boot_seconds() -> float:
@@ -29,19 +30,35 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class Seen(NamedTuple):
+    """What a holder has looked at and dropped its keys for.
+
+    Attributes:
+        epoch: the newest fence's number.
+        evictions: how often everybody was asked to drop every key; see `Keyring.evict_everywhere`.
+    """
+
+    epoch: int
+    evictions: int = 0
+
+
 class LeaseBook:
     """All leases of one lake on one host."""
 
     def __init__(self, path: Path, clock_seconds: Callable[[], float] = boot_seconds) -> None:
         self._db = Database(path, _SCHEMA)
+        with self._db.write() as db:  # a file of before has no such column, and outlives its processes
+            if "evictions" not in {row[1] for row in db.execute("PRAGMA table_info(leases)")}:
+                db.execute(_ADD_EVICTIONS)
         self.clock_seconds = clock_seconds
 
-    def renew(self, lease_id: str, epoch: int, lease_seconds: float) -> float:
-        """Writes the lease with the epoch its holder has evicted up to; returns when it expires."""
+    def renew(self, lease_id: str, seen: Seen, lease_seconds: float) -> float:
+        """Writes the lease with what its holder has evicted for; returns when it expires."""
         assert lease_seconds <= MAX_LEASE_SECONDS, "a longer lease would look like one of an earlier boot"
         expires_at = self.clock_seconds() + lease_seconds
         with self._db.write() as db:
-            db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (lease_id, epoch, expires_at))
+            row = (lease_id, seen.epoch, expires_at, seen.evictions)
+            db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)", row)
         return expires_at
 
     def release(self, lease_id: str) -> None:
@@ -49,23 +66,23 @@ class LeaseBook:
         with self._db.write() as db:
             db.execute("DELETE FROM leases WHERE lease_id = ?", (lease_id,))
 
-    def behind(self, epoch: int) -> int:
-        """How many live leases have not acknowledged `epoch`. Leases of an earlier boot are dead."""
+    def behind(self, epoch: int, evictions: int = 0) -> int:
+        """How many live leases have not acknowledged both. Leases of an earlier boot are dead."""
         now = self.clock_seconds()
         with self._db.write() as db:
             latest = self.clock_seconds() + MAX_LEASE_SECONDS  # read under the lock: nobody renews meanwhile
             db.execute("DELETE FROM leases WHERE expires_at < ? OR expires_at > ?", (now - 60, latest))
-        sql = "SELECT COUNT(*) FROM leases WHERE epoch < ? AND expires_at >= ?"
-        return int(self._db.read(sql, (epoch, now))[0][0])
+        sql = "SELECT COUNT(*) FROM leases WHERE (epoch < ? OR evictions < ?) AND expires_at >= ?"
+        return int(self._db.read(sql, (epoch, evictions, now))[0][0])
 
-    def wait_until_acknowledged(self, epoch: int, timeout_seconds: float = 30.0) -> float:
+    def wait_until_acknowledged(self, epoch: int, evictions: int = 0, timeout_seconds: float = 30.0) -> float:
         """Blocks until nobody can hold an older key; returns the seconds it took.
 
         Raises:
             LeaseExpired: holders kept renewing without acknowledging, which is a defect of theirs.
         """
         start = self.clock_seconds()
-        while self.behind(epoch):
+        while self.behind(epoch, evictions):
             if self.clock_seconds() - start > timeout_seconds:
                 raise LeaseExpired("a process keeps renewing its lease without evicting erased keys")
             time.sleep(0.02)
@@ -81,7 +98,7 @@ class Leases(Protocol):
 
     @property
     def clock_seconds(self) -> Callable[[], float]: ...
-    def renew(self, lease_id: str, epoch: int, lease_seconds: float) -> float: ...
+    def renew(self, lease_id: str, seen: Seen, lease_seconds: float) -> float: ...
     def release(self, lease_id: str) -> None: ...
 
 
@@ -90,43 +107,43 @@ class Lease:
 
     Args:
         book: shared with the other processes.
-        current_epoch: reads the fence log's head.
-        evict: called with the new epoch before it is acknowledged; must drop every cached key of it.
+        look: reads the fence log's head and how often everybody was asked to evict.
+        evict: called with the new epoch before either is acknowledged; must drop every cached key.
     """
 
     def __init__(
         self,
         book: Leases,
-        current_epoch: Callable[[], int],
+        look: Callable[[], Seen],
         evict: Callable[[int], None],
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._book = book
-        self._current_epoch = current_epoch
+        self._look = look
         self._evict = evict
         self._seconds = lease_seconds
         self._id = uuid.uuid4().hex
         self._expires_at = 0.0
-        self._epoch = -1
+        self._seen = Seen(-1, -1)
 
     @property
     def epoch(self) -> int:
         """The epoch acknowledged last; -1 before the first."""
-        return self._epoch
+        return self._seen.epoch
 
     def ensure(self) -> int:
         """Renews where due, evicting first; returns the acknowledged epoch."""
         renew_at = self._expires_at - self._seconds + RENEW_AFTER_SECONDS
         if self._book.clock_seconds() >= min(renew_at, self._expires_at):
             # Written first, then looked: an erasure either waits for this lease or is seen here.
-            expires_at = self._book.renew(self._id, self._epoch, self._seconds)
-            epoch = self._current_epoch()
-            if epoch != self._epoch:
-                self._evict(epoch)
-                self._epoch = epoch
-                self._book.renew(self._id, epoch, self._seconds)
+            expires_at = self._book.renew(self._id, self._seen, self._seconds)
+            seen = self._look()
+            if seen != self._seen:
+                self._evict(seen.epoch)
+                self._seen = seen
+                self._book.renew(self._id, seen, self._seconds)
             self._expires_at = expires_at  # of before the look: a pause since then counts
-        return self._epoch
+        return self._seen.epoch
 
     def check(self) -> None:
         """Called after opening and before handing plaintext out.
@@ -145,6 +162,6 @@ class Lease:
 
     def release(self) -> None:
         """Gives the lease up; the keys must be dropped first."""
-        self._evict(self._epoch)
+        self._evict(self._seen.epoch)
         self._book.release(self._id)
-        self._expires_at, self._epoch = 0.0, -1
+        self._expires_at, self._seen = 0.0, Seen(-1, -1)

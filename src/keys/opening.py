@@ -12,10 +12,11 @@ from keys.custodian import Custodian
 from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
 from keys.fencelog import FenceLog
+from keys.gatekeeping import FENCE_LOG
 from keys.keyring import Keyring
 from keys.leases import LeaseBook
 from keys.pagestore import PageStore, SqlitePageStore
-from keys.resident import FENCE_LOG
+from keys.sealing import SealRule
 
 
 @frozen
@@ -46,6 +47,8 @@ def open_keys(
     fence_path: Path | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     effects: Effects | None = None,
+    rule: SealRule = SealRule(),
+    owns_root: bool = True,
 ) -> Keyring:
     """The keyring of these places, with fence log and leases of this host.
 
@@ -54,11 +57,16 @@ def open_keys(
         fence_path: where the fence log lies; put it on another disk than the page store.
         clock: gives the time of fences.
         effects: the gate of durable effects.
+        rule: how values are sealed.
+        owns_root: False for a sandbox whose root others may rotate.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     custodian = places.custodian()
     fences = FenceLog(fence_path or home / "fences.db", custodian.secret("fence"), clock)
-    keyring = Keyring(custodian, places.pages(), fences, LeaseBook(home / "leases.db"), effects=effects)
+    leases = LeaseBook(home / "leases.db")
+    keyring = Keyring(
+        custodian, places.pages(), fences, leases, rule=rule, owns_root=owns_root, effects=effects
+    )
     keyring.bind_fence_log()
     return keyring
 

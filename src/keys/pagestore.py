@@ -14,7 +14,14 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from attrs import field, frozen
 
-from keys.errors import PageMissing, PageStoreFull, PageStoreUnavailable, StaleWrite
+from keys.errors import (
+    DatabaseFull,
+    DatabaseUnavailable,
+    PageMissing,
+    PageStoreFull,
+    PageStoreUnavailable,
+    StaleWrite,
+)
 from keys.sqlite import Database
 
 _SCHEMA = """
@@ -31,6 +38,7 @@ CREATE TABLE IF NOT EXISTS elsewhere (ref BLOB NOT NULL, page_id INTEGER NOT NUL
 CREATE TABLE IF NOT EXISTS destroyed (epoch INTEGER PRIMARY KEY, chain BLOB NOT NULL)
 """
 _CHUNK = 500
+_ROWS = 200
 
 
 @frozen
@@ -162,10 +170,10 @@ class SqlitePageStore:
         try:
             with self._db.write() as db:
                 yield _SqliteWriter(db)
-        except sqlite3.OperationalError as error:
-            if "full" in str(error):
-                raise PageStoreFull("the page store has no room left") from None
-            raise PageStoreUnavailable(f"the page store gave up: {error}") from None
+        except DatabaseFull:
+            raise PageStoreFull("the page store has no room left") from None
+        except DatabaseUnavailable as error:
+            raise PageStoreUnavailable(f"the page store gave up: {error.message}") from None
 
     def meta(self, name: str) -> str | None:
         rows = self._db.read("SELECT value FROM meta WHERE name = ?", (name,))
@@ -201,10 +209,10 @@ class SqlitePageStore:
         return [(row[0], row[1]) for row in self._in(sql, refs)]
 
     def all_elsewhere(self) -> Iterator[tuple[bytes, int]]:
-        yield from self._db.connection().execute("SELECT ref, page_id FROM elsewhere")
+        yield from self._db.rows("SELECT ref, page_id FROM elsewhere")
 
     def all_names(self) -> Iterator[BlindRow]:
-        return map(BlindRow._make, self._db.connection().execute("SELECT blind, page_id, name FROM blind"))
+        return map(BlindRow._make, self._db.rows("SELECT blind, page_id, name FROM blind"))
 
     def names_after(self, blind: bytes, limit: int) -> list[BlindRow]:
         sql = "SELECT blind, page_id, name FROM blind WHERE blind > ? ORDER BY blind LIMIT ?"
@@ -265,8 +273,16 @@ class _SqliteWriter:
             raise StaleWrite(f"page {page.page_id} was changed by another process")
 
     def add_blind(self, rows: Iterable[BlindRow]) -> int:
-        # in key order: neighbours land in the same B-tree page
-        return self._db.executemany("INSERT OR IGNORE INTO blind VALUES (?, ?, ?)", sorted(rows)).rowcount
+        found, added = sorted(rows), 0  # in key order: neighbours land in the same B-tree page
+        for at in range(0, len(found), _ROWS):  # many rows a statement: a fifth less than one by one
+            some = found[at : at + _ROWS]
+            values = ",".join(["(?,?,?)"] * len(some))
+            done = self._db.execute(
+                f"INSERT OR IGNORE INTO blind VALUES {values}",
+                [value for row in some for value in row],
+            )
+            added += done.rowcount
+        return added
 
     def drop_blind(self, rows: Iterable[tuple[int, bytes]]) -> None:
         self._db.executemany("DELETE FROM blind WHERE page_id = ? AND name = ?", rows)

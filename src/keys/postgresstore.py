@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from keys.errors import InvalidName, PageStoreFull, PageStoreUnavailable, StaleWrite
+from keys.errors import DatabaseDamaged, InvalidName, PageStoreFull, PageStoreUnavailable, StaleWrite
 from keys.pagestore import (
     COUNT_ELSEWHERE,
     COUNT_NAMES,
@@ -198,6 +198,15 @@ class PostgresPageStore:
                 yield db
         except PoolTimeout:
             raise PageStoreUnavailable("the page store's server cannot be reached") from None
+        except psycopg.errors.ReadOnlySqlTransaction:
+            self._pool.drain()  # new connections may reach whoever leads now
+            raise PageStoreUnavailable(
+                "the page store's server takes no writes: it is a standby, or set read-only",
+                next_step="Name the primary in keys.page_store (several hosts with"
+                " target_session_attrs=read-write find it), or let the server write; repeating is safe.",
+            ) from None
+        except (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted) as error:
+            raise DatabaseDamaged(f"the page store's server says {type(error).__name__}") from None
         except psycopg.errors.DiskFull:
             raise PageStoreFull("the page store has no room left") from None
         except psycopg.errors.UniqueViolation:

@@ -11,18 +11,19 @@ from typing import Final
 from keys import envelope as cse1
 from keys import tree
 from keys.caches import Caches, Dek, Provisioned
+from keys.changes import StoreChanges
 from keys.envelope import FieldContext, Subkey
 from keys.errors import KeyRecordMissing, TamperedEnvelope, WrongKey
 from keys.fencelog import ALL_PURPOSES, FenceLog
+from keys.gatekeeping import Gatekeeping
 from keys.keytree import KeyTree
-from keys.leases import Lease, LeaseBook
+from keys.leases import Lease, LeaseBook, Seen
+from keys.mac import hmac_sha512
 from keys.pagestore import PageStore
 from keys.purposes import PurposeNumbers
 from keys.restoregate import foreign_fence_log
 from keys.subjects import DEFAULT_PURPOSE, Held, Shredded
 
-FENCE_LOG: Final = "fence_log"
-"""Where the page store says which fence log it belongs to."""
 _BULK_FROM: Final = 256
 _BULK_SHARE: Final = 4  # more refs than records / 4: open every page instead of asking for each
 
@@ -33,7 +34,8 @@ class ResidentKeys:
     Args:
         key_tree, store, fences: where keys and fences are read.
         leases: where this process is known as a holder.
-        hold_changes: how often a legal hold came or went; a change throws everything cached away.
+        gatekeeping: knows whether the fences are those of the pages.
+        changes: of holds and evictions; either throws everything cached away.
         random_bytes: source of sessions' salts.
     """
 
@@ -43,14 +45,16 @@ class ResidentKeys:
         store: PageStore,
         fences: FenceLog,
         leases: LeaseBook,
-        hold_changes: Callable[[], int],
+        gatekeeping: Gatekeeping,
+        changes: StoreChanges,
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self.fences = fences
         self._tree = key_tree
         self._store = store
         self._purposes = PurposeNumbers(store)
-        self._hold_changes = hold_changes
+        self._gatekeeping = gatekeeping
+        self._changes = changes
         self._random = random_bytes
         self._seen_holds = 0
         self._mutex = threading.RLock()
@@ -89,10 +93,10 @@ class ResidentKeys:
         return self._random(cse1.SALT_BYTES)
 
     def sealing(
-        self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = cse1.SUITE_AES_GCM
     ) -> dict[bytes, Subkey | Shredded]:
         """See `keys.sealing.SealKeys`."""
-        info = context.derivation_info(cse1.SUITE_AES_GCM)
+        info = context.derivation_info(suite)
         with self._mutex:  # before the keys: what is derived from older ones goes where nobody looks
             known = self._caches.sealing(info + salt)
         deks = self.deks(refs, context.purpose)
@@ -103,9 +107,24 @@ class ResidentKeys:
                 continue
             key = known.get(ref)
             if key is None or key.generation != dek.generation:
-                key = known[ref] = cse1.derive(dek.key, info, salt, generation=dek.generation)
+                key = known[ref] = cse1.derive(dek.key, info, salt, suite, dek.generation)
             found[ref] = key
         return found
+
+    def packed_subkeys(
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int
+    ) -> tuple[bytes, list[int], dict[int, Shredded]]:
+        """The same for the wire: (keys and commitments, generations, who is shredded by place).
+
+        Nothing is kept here: whoever asked keeps it. A shredded one has 64 zero bytes and generation 0.
+        """
+        found = self.deks(refs, context.purpose)
+        message, blank = context.derivation_info(suite) + salt, bytes(2 * tree.KEY_BYTES)
+        ordered = [found[ref] for ref in refs]
+        keys = [blank if isinstance(dek, Shredded) else hmac_sha512(dek.key, message) for dek in ordered]
+        generations = [0 if isinstance(dek, Shredded) else dek.generation for dek in ordered]
+        shredded = {at: dek for at, dek in enumerate(ordered) if isinstance(dek, Shredded)}
+        return b"".join(keys), generations, shredded
 
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """BLAKE2b (RFC 7693), keyed by the DEK; see `keys.sealing.SealKeys`."""
@@ -128,7 +147,7 @@ class ResidentKeys:
             KeyRecordMissing: neither a key nor a fence.
         """
         deks = self.deks(refs, context.purpose)
-        infos = {suite: context.derivation_info(suite) for suite in (1, 2, 3)}
+        infos = {suite: context.derivation_info(suite) for suite in cse1.CIPHERS.values()}
         found: list[Subkey | Shredded | Held] = []
         last: tuple[bytes, bytes, int] | None = None
         for ref, header in zip(refs, headers, strict=True):
@@ -234,11 +253,11 @@ class ResidentKeys:
         if not pages or len(refs) * _BULK_SHARE <= len(pages) * tree.PAGE_RECORDS:
             pages = self._tree.pages_of(refs)
         # A fence comes before the destruction: whoever loads in between must not keep the key.
-        is_fenced = self.fences.filter()
+        fence_of = self.fences.covering()
         purposes = dict(enumerate(self._purposes.names(), start=1))
         for _, page in self._tree.open_pages(pages):
             for record in tree.records(page):
-                if is_fenced is not None and is_fenced(
+                if fence_of is not None and fence_of(
                     record[:16],
                     purposes.get(int.from_bytes(record[16:18], "big"), ALL_PURPOSES),
                     int.from_bytes(record[18:20], "big"),
@@ -248,23 +267,19 @@ class ResidentKeys:
                     record[22:54], int.from_bytes(record[18:20], "big"), record[20] == tree.STATE_HELD
                 )
 
-    def knows_its_fence_log(self) -> bool:
-        """Whether the page store belongs to the fence log at hand, or to none yet."""
-        return self._store.meta(FENCE_LOG) in (None, self.fences.log_id())
-
-    def _look_around(self) -> int:
-        """The epoch; on the way, keys are dropped when a legal hold came or went elsewhere.
+    def _look_around(self) -> Seen:
+        """What a lease acknowledges; on the way, keys are dropped when a hold came or went elsewhere.
 
         Raises:
             RestoreGateClosed: the fences are another lake's, or another host's copy.
         """
-        if not self.knows_its_fence_log():
+        if not self._gatekeeping.knows_its_fence_log():
             raise foreign_fence_log()
-        holds = self._hold_changes()
+        holds, evictions = self._changes.holds(), self._changes.evictions()
         if holds != self._seen_holds:
             self._seen_holds = holds
             self.forget_all()
-        return self.fences.refresh()
+        return Seen(self.fences.refresh(), evictions)
 
     def _evict(self, epoch: int) -> None:
         self.forget_all()

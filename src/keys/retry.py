@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from keys.errors import PageStoreError
+from keys.errors import DatabaseUnavailable, PageStoreError
 
 ATTEMPTS: Final = 7
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -22,7 +22,7 @@ def repeatedly(work: Callable[[], _T], *, attempts: int = ATTEMPTS) -> _T:
     for attempt in range(1, attempts):
         try:
             return work()
-        except PageStoreError as error:
+        except (PageStoreError, DatabaseUnavailable) as error:
             if not error.retry_helps:
                 raise
             # Full jitter: processes that failed together do not come back together.

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import zstandard
+from attrs import frozen
 
 from keys import envelope as cse1
 from keys.envelope import FieldContext, Subkey
 from keys.errors import SealSessionLost
+from keys.quiet import no_collections
 from keys.subjects import Held, Shredded
 
 MAX_SEALS_PER_SESSION: Final = 2**20
@@ -20,6 +22,19 @@ QUICK_BELOW_BYTES: Final = 4096
 as fast, since setting up the tables costs more than they save."""
 
 
+@frozen
+class SealRule:
+    """How values are sealed from now on; what was sealed otherwise is read all the same.
+
+    Attributes:
+        suite: cipher suite of CSE1, one of `keys.envelope.CIPHERS`.
+        padded: hides the length of what is sealed, at the cost of at most an eighth of its size (Padmé).
+    """
+
+    suite: int = cse1.SUITE_AES_GCM
+    padded: bool = False
+
+
 class SealKeys(Protocol):
     """Gives a writer session what it seals with; never what it could open older values with."""
 
@@ -28,9 +43,9 @@ class SealKeys(Protocol):
         ...
 
     def sealing(
-        self, salt: bytes, context: FieldContext, refs: Sequence[bytes]
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = cse1.SUITE_AES_GCM
     ) -> dict[bytes, Subkey | Shredded]:
-        """ref → its subkey for this salt and context, or `Shredded`."""
+        """ref → its subkey for this salt, context and cipher suite, or `Shredded`."""
         ...
 
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -68,8 +83,13 @@ class SealSession:
     """A writer session: one salt; ends after an hour or 2^20 seals."""
 
     def __init__(
-        self, keys: SealKeys, random_bytes: Callable[[int], bytes], clock_seconds: Callable[[], float]
+        self,
+        keys: SealKeys,
+        random_bytes: Callable[[int], bytes],
+        clock_seconds: Callable[[], float],
+        rule: SealRule = SealRule(),
     ) -> None:
+        self._rule = rule
         self._keys = keys
         self._random = random_bytes
         self._clock_seconds = clock_seconds
@@ -89,11 +109,22 @@ class SealSession:
         if age_seconds > SESSION_SECONDS or self._seals + len(bodies) > MAX_SEALS_PER_SESSION:
             self._restart()
         self._seals += len(bodies)
+        with no_collections():
+            return self._seal(context, refs, block_ids, bodies)
+
+    def _seal(
+        self,
+        context: FieldContext,
+        refs: Sequence[bytes],
+        block_ids: Sequence[bytes],
+        bodies: Sequence[bytes],
+    ) -> list[bytes | Shredded]:
+        suite, pad = self._rule.suite, self._rule.padded
         try:
-            keys = self._keys.sealing(self._salt, context, refs)
+            keys = self._keys.sealing(self._salt, context, refs, suite)
         except SealSessionLost:  # the agent was restarted
             self._restart()
-            keys = self._keys.sealing(self._salt, context, refs)
+            keys = self._keys.sealing(self._salt, context, refs, suite)
         salt, quick, thorough = self._salt, self._quick, self._thorough
         prefix = context.associated_prefix()
         nonces = self._random(cse1.NONCE_BYTES * len(bodies))
@@ -116,6 +147,8 @@ class SealSession:
                     generation=key.generation,
                     salt=salt,
                     nonce=nonces[at * 12 : at * 12 + 12],
+                    suite=suite,
+                    pad=pad,
                     compressor=quick if len(body) < QUICK_BELOW_BYTES else thorough,
                     aead=aead,
                 )
@@ -166,7 +199,8 @@ class Opener:
         while at < len(refs):
             end = at + OPEN_BATCH
             epoch = self._keys.renew_lease()
-            batch = self._open_batch(context, refs[at:end], block_ids[at:end], envelopes[at:end])
+            with no_collections():
+                batch = self._open_batch(context, refs[at:end], block_ids[at:end], envelopes[at:end])
             self._keys.check_lease()
             if self._keys.lease_epoch() != epoch:
                 continue  # another thread acknowledged an erasure meanwhile: open these again

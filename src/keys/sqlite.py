@@ -7,9 +7,19 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from keys.errors import DatabaseDamaged, DatabaseFull, DatabaseUnavailable
 
 BUSY_TIMEOUT_SECONDS = 60
+_PASSES_BY: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
 
 
 class Database:
@@ -18,6 +28,10 @@ class Database:
     Args:
         path: the file; its folder is made, its mode is 0600.
         schema: `CREATE … IF NOT EXISTS` statements, run once per opening.
+
+    Raises:
+        DatabaseFull, DatabaseUnavailable, DatabaseDamaged: here and from every method; what else goes wrong
+            is a defect of ours and stays an error of `sqlite3`.
     """
 
     def __init__(self, path: Path, schema: str) -> None:
@@ -31,7 +45,7 @@ class Database:
                 db.execute(statement)
 
     def connection(self) -> sqlite3.Connection:
-        """This thread's connection, in autocommit mode."""
+        """This thread's connection, in autocommit mode; its errors are SQLite's own."""
         found: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if found is None:
             found = sqlite3.connect(
@@ -48,29 +62,47 @@ class Database:
         return found
 
     def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """All rows of one query."""
-        return self.connection().execute(sql, parameters).fetchall()
+        """All rows of one query. Raises as `write`."""
+        try:
+            return self.connection().execute(sql, parameters).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._told(error) from None
+
+    def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        """The rows of one query, read while they are taken. Raises as `write`."""
+        try:
+            yield from self.connection().execute(sql)
+        except sqlite3.DatabaseError as error:
+            raise self._told(error) from None
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction that holds the file's write lock from its first moment."""
-        db = self.connection()
-        db.execute("BEGIN IMMEDIATE")
+        """One write transaction that holds the file's write lock from its first moment.
+
+        Raises:
+            DatabaseFull: no room; nothing was written.
+            DatabaseUnavailable: locked for too long, or the disk does not answer.
+            DatabaseDamaged: the file is malformed.
+        """
         try:
-            yield db
-        except BaseException:
-            if db.in_transaction:  # a full disk has rolled it back already
-                db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+            db = self.connection()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # a full disk has rolled it back already
+                    db.execute("ROLLBACK")
+                raise
+        except sqlite3.DatabaseError as error:
+            raise self._told(error) from None
 
     def flush_deleted(self) -> bool:
         """Moves the write-ahead log into the file and empties it, so that deleted bytes are gone.
 
         Returns False while a reader keeps the log alive; a later call finishes.
         """
-        row = self.connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return bool(row[0] == 0)
+        return bool(self.read("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0)
 
     def close(self) -> None:
         """Closes every thread's connection."""
@@ -78,3 +110,15 @@ class Database:
             connection.close()
         self._all.clear()
         self._local = threading.local()
+
+    def _told(self, error: sqlite3.DatabaseError) -> Exception:
+        """The same as one of ours: by its code, since its text may quote a row. A defect stays itself."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        name = self.path.name
+        if code == sqlite3.SQLITE_FULL:
+            return DatabaseFull(f"{name} has no room left")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return DatabaseDamaged(f"{name} is malformed")
+        if code in _PASSES_BY:
+            return DatabaseUnavailable(f"{name} cannot be used: {error.sqlite_errorname}")
+        return error

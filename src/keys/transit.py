@@ -37,6 +37,10 @@ class TransitCustodian:
         self._secrets: dict[str, bytes] = {}
         self._public: dict[int, bytes] = {}
 
+    @property
+    def calls(self) -> int:
+        return self._session.calls
+
     def wrap(self, items: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
         batch = [{"context": _text(context), "plaintext": _text(key)} for context, key in items]
         return [_packed(item["ciphertext"]) for item in self._batch("encrypt", batch)]

@@ -11,7 +11,7 @@ root → node keys → page keys → records {SubjectRef, purpose, generation, s
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from attrs import field, frozen
@@ -45,12 +45,22 @@ class KeyRecord:
 
     def encode(self) -> bytes:
         """54 bytes, see the module."""
-        return encode(self.ref, self.purpose_code, self.generation, self.dek, self.state)
+        return self.ref + _MIDDLE.pack(self.purpose_code, self.generation, self.state) + self.dek
 
 
-def encode(ref: bytes, purpose_code: int, generation: int, dek: bytes, state: int = STATE_ACTIVE) -> bytes:
-    """A record's 54 bytes without making a `KeyRecord`."""
-    return ref + _MIDDLE.pack(purpose_code, generation, state) + dek
+def middle(purpose_code: int, generation: int) -> bytes:
+    """What stands between handle and DEK in the record of an active key."""
+    return _MIDDLE.pack(purpose_code, generation, STATE_ACTIVE)
+
+
+def joined(refs: Sequence[bytes], middles: Sequence[bytes], deks: bytes) -> bytes:
+    """Records of many keys, one behind the other.
+
+    Args:
+        deks: 32 bytes of each, one behind the other.
+    """
+    keys = [deks[at : at + KEY_BYTES] for at in range(0, len(deks), KEY_BYTES)]
+    return b"".join([part for record in zip(refs, middles, keys, strict=True) for part in record])
 
 
 def locator(ref: bytes, purpose_code: int) -> bytes:

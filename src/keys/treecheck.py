@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from attrs import frozen
@@ -10,7 +10,7 @@ from attrs import frozen
 from keys import tree
 from keys.custodian import CustodianStatus
 from keys.errors import PageStoreError
-from keys.fencelog import FenceLog
+from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
 from keys.keytree import KeyTree
 from keys.pagestore import PageStore
 from keys.restoregate import GateStatus
@@ -36,7 +36,8 @@ class TreeCheck:
 
     Attributes:
         problems: empty when every page opens, every index row points at a record, every record has its
-            index row, and fence log and pages agree. They name pages and counts, nobody.
+            index row, no record is fenced, and fence log and pages agree. They name pages and counts,
+            nobody.
     """
 
     pages: int
@@ -62,7 +63,8 @@ def check_tree(
     by_purpose: dict[int, list[int]] = {}  # number → [records, held, highest generation]
     places: set[tuple[bytes, int]] = set()
     page_ids = store.page_ids()
-    records = 0
+    fence_of = _fence_of(fence_log, purposes)
+    records = fenced = 0
     for at in range(0, len(page_ids), _AT_ONCE):
         for row in store.pages(page_ids[at : at + _AT_ONCE]):
             try:
@@ -77,6 +79,7 @@ def check_tree(
             if len({(one.ref, one.purpose_code) for one in found}) != len(found):
                 problems.append(f"page {row.page_id} holds two keys for one handle and purpose")
             places.update((one.ref, row.page_id) for one in found)
+            fenced += sum(1 for one in found if fence_of(one) is not None)
             for one in found:
                 tally = by_purpose.setdefault(one.purpose_code, [0, 0, 0])
                 tally[0] += 1
@@ -93,8 +96,10 @@ def check_tree(
     except ValueError as error:
         fences = 0
         problems.append(str(error))
-    if not gate.is_open:
-        problems.append("fence log and key pages disagree: run `shredlake keys converge`")
+    if gate.reason is not None:
+        problems.append(f"{gate.reason.message}. {gate.reason.next_step}")
+    elif fenced:
+        problems.append(f"{fenced} fenced key records are in the pages: run `shredlake keys converge --all`")
     counted = tuple(
         PurposeCount(purposes[number - 1] if 0 < number <= len(purposes) else f"number {number}", *tally)
         for number, tally in sorted(by_purpose.items())
@@ -102,6 +107,21 @@ def check_tree(
     return TreeCheck(
         len(page_ids), records, len({ref for ref, _ in places}), names, fences, counted, tuple(problems)
     )
+
+
+def fenced_records(
+    key_tree: KeyTree, fence_log: FenceLog, purposes: Sequence[str]
+) -> Iterator[tuple[tree.KeyRecord, Fence]]:
+    """The records that a fence covers and that are in the pages all the same, each with its fence.
+
+    Opens every page, one at a time.
+    """
+    fence_of = _fence_of(fence_log, purposes)
+    for page_id in key_tree.store.page_ids():
+        for _, page in key_tree.open_pages([page_id]):
+            for record in map(tree.decode, tree.records(page)):
+                if (fence := fence_of(record)) is not None:
+                    yield record, fence
 
 
 def tree_stats(store: PageStore, root: CustodianStatus, epoch: int) -> Mapping[str, int | float | str]:
@@ -121,6 +141,18 @@ def tree_stats(store: PageStore, root: CustodianStatus, epoch: int) -> Mapping[s
         "root_version": root.latest_version,
         "oldest_root_version": root.minimum_version,
     }
+
+
+def _fence_of(fence_log: FenceLog, purposes: Sequence[str]) -> Callable[[tree.KeyRecord], Fence | None]:
+    find = fence_log.covering()
+    names = dict(enumerate(purposes, start=1))
+
+    def fence_of(record: tree.KeyRecord) -> Fence | None:
+        if find is None:
+            return None
+        return find(record.ref, names.get(record.purpose_code, ALL_PURPOSES), record.generation)
+
+    return fence_of
 
 
 def _index_problems(key_tree: KeyTree, store: PageStore, places: set[tuple[bytes, int]]) -> list[str]:

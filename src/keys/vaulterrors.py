@@ -38,7 +38,9 @@ def error_of(status: int, texts: Sequence[str]) -> CustodianError:
     if meanings:
         kind, message = meanings[0]
         return kind(message)
-    return CustodianUnavailable(f"the custodian answered {status}: {text[:_SHOWN]}")
+    unknown = CustodianUnavailable(f"the custodian answered {status}: {text[:_SHOWN]}")
+    unknown.status = status
+    return unknown
 
 
 _Meaning = tuple[type[CustodianError], str]

@@ -15,10 +15,12 @@ from attrs import field, frozen
 
 from keys.errors import (
     CustodianBusy,
+    CustodianDenied,
     CustodianError,
     CustodianStandby,
     CustodianTokenExpired,
     CustodianUnavailable,
+    RootKeyDeleted,
 )
 from keys.vaulterrors import error_of
 
@@ -129,6 +131,8 @@ class VaultSession:
         self._mutex = threading.Lock()
         self._token: Token | None = None
         self._logged_in_at = 0.0
+        self.calls = 0
+        """Requests sent so far, repeated ones included, log-ins left out."""
 
     def call(
         self, method: Method, path: str, body: dict[str, Any] | None = None, *, repeatable: bool = True
@@ -163,7 +167,10 @@ class VaultSession:
 
     def _send(self, method: Method, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         arguments = {} if body is None else {"json": body}
-        answer = _asked(lambda: getattr(self._client.adapter, method)(f"/v1/{path}", **arguments))
+        self.calls += 1
+        answer = _asked(
+            lambda: getattr(self._client.adapter, method)(f"/v1/{path}", **arguments), self._client.url
+        )
         data = answer.get("data") if isinstance(answer, dict) else None
         return data if isinstance(data, dict) else {}
 
@@ -198,7 +205,7 @@ class VaultSession:
 
     def _logged_in_anew(self) -> Token:
         """On a client of its own, so that calls under way keep their token."""
-        return self._keep(_asked(lambda: self._login.log_in(self._new_client())))
+        return self._keep(_admitted(lambda: self._login.log_in(self._new_client())))
 
     def _new_client(self) -> hvac.Client:
         server = self._server
@@ -214,8 +221,12 @@ class VaultSession:
         return token
 
 
-def _asked(ask: Callable[[], Any]) -> Any:
-    """The answer, with hvac's and the network's errors as ours."""
+def _asked(ask: Callable[[], Any], address: str = "") -> Any:
+    """The answer, with hvac's and the network's errors as ours.
+
+    Args:
+        address: of the node that is asked. One that stands by sends us to whom it knows as the leader.
+    """
     try:
         return ask()
     except hvac.exceptions.VaultError as error:
@@ -227,7 +238,30 @@ def _asked(ask: Callable[[], Any]) -> Any:
             next_step="Name the certificate authority of your network in keys.vault.ca_file.",
         ) from None
     except requests.exceptions.RequestException as error:
+        if address and error.request is not None and not str(error.request.url).startswith(address):
+            raise CustodianStandby("a standby answered, and the leader that it names does not") from None
         raise CustodianUnavailable(f"the custodian cannot be reached: {type(error).__name__}") from None
+
+
+def _admitted(log_in: Callable[[], Token]) -> Token:
+    """The log-in; an answer that refuses it is no outage, whatever its words.
+
+    Raises:
+        CustodianTokenExpired: what we showed is not accepted (any more).
+        CustodianDenied: there is no such way to log in, or it is closed to us.
+    """
+    try:
+        token: Token = _asked(log_in)
+    except RootKeyDeleted:  # what 404 means of a key's path
+        raise CustodianDenied(
+            "the custodian has no such log-in",
+            next_step="Check keys.vault.auth, keys.vault.auth_mount and keys.vault.namespace.",
+        ) from None
+    except CustodianUnavailable as error:
+        if type(error) is CustodianUnavailable and error.status is not None and 400 <= error.status < 500:
+            raise CustodianTokenExpired(f"the custodian refuses this log-in ({error.status})") from None
+        raise
+    return token
 
 
 def _logged_in(client: hvac.Client, path: str, body: dict[str, str]) -> Token:

@@ -39,17 +39,13 @@ from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
 from lake.lakehouse import Lake, open_events, open_lake
 from lake.maintenance import Maintenance, Step, UpkeepPolicy
 from lake.mapping import Mapping, load_mapping
-from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes
+from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes, stamp_of
+from lake.pieces import Pace
 from lake.readahead import ReadAhead, with_read_ahead
 from lake.redaction import LetterRedaction
-from lake.replay import (
-    CLEAR_FIELDS,
-    EventRead,
-    Events,
-    Replay,
-    block_rows,
-)
+from lake.replay import CLEAR_FIELDS, DEFAULT_MEMORY_BYTES, Events, Replay
 from lake.retention import build_tag
+from lake.selection import EventRead, block_rows
 from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedFile, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
@@ -62,6 +58,7 @@ __all__ = [
     "CLEAR_FIELDS",
     "DEAD_LETTER",
     "DEFAULT_BATCH_EVENTS",
+    "DEFAULT_MEMORY_BYTES",
     "EMBEDDED",
     "PERSONAL_HEAD",
     "PRIMARY",
@@ -106,6 +103,7 @@ __all__ = [
     "Note",
     "ObjectStore",
     "Outcome",
+    "Pace",
     "Parsed",
     "Place",
     "Problem",
@@ -149,6 +147,7 @@ __all__ = [
     "put_bytes",
     "redrive",
     "refused",
+    "stamp_of",
     "summary_of",
     "verify",
     "waiting_bodies",

@@ -139,7 +139,7 @@ class Backlog:
         waited = now - self._since
         pending = self._pending.values()
         return (
-            sum(one.size_bytes for one in pending) >= self._rule.memory_bytes
+            self.held_bytes() >= self._rule.memory_bytes
             or self.events() >= self._rule.events
             or (waited >= self._rule.idle_seconds and all(one.at_end for one in pending))
             or (
@@ -151,6 +151,14 @@ class Backlog:
     def events(self) -> int:
         """Messages that wait."""
         return sum(pending.count for pending in self._pending.values())
+
+    def held_bytes(self) -> int:
+        """About what all that waits takes in memory."""
+        return sum(pending.size_bytes for pending in self._pending.values())
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit, not even holes."""
+        return all(pending.end == pending.start for pending in self._pending.values())
 
     def ready(self) -> list[tuple[str, Parsed]]:
         """(source, what to commit) of every partition with something to commit. Raises as `parse_pieces`."""
@@ -176,5 +184,5 @@ class Backlog:
         pending.parsed_end, pending.messages = pending.end, []
 
     def _look(self) -> None:
-        if all(pending.end == pending.start for pending in self._pending.values()):
+        if self.is_empty():
             self._since = None

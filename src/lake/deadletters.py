@@ -10,8 +10,8 @@ from attrs import field, frozen
 from lake.eventtypes import DEAD_LETTER
 from lake.ingest import IngestSummary
 from lake.lakehouse import Lake
-from lake.replay import EventRead
 from lake.sealer import letter_bytes
+from lake.selection import EventRead
 from lake.sources import HttpBatch
 
 _FIELDS = ("reason", "field", "feed", "line", "raw", "event_id")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from datetime import date, datetime, timedelta
 from typing import Final
 
@@ -13,7 +14,7 @@ from lake.levels import Level, origin
 from lake.maintenance import UpkeepPolicy, closed_days
 from lake.merging import L0_FILE_BYTES, day_of, handle_ranges, mergeable
 from lake.offsets import INGEST, KIND, ranges_of
-from lake.replay import block_rows
+from lake.selection import block_rows
 from lake.table import summary_of
 
 _REHEARSALS: Final = 3
@@ -65,6 +66,7 @@ class Explained:
         next_merge_minutes: until today's small files are put together at this rate; None when never.
         closed_days: days that the next round rewrites; `l1_files` they become.
         metadata_bytes: of the newest metadata file, which every commit writes anew.
+        manifests: that a reader of the head looks through; `planning_seconds` is what that takes now.
     """
 
     snapshots: int
@@ -80,6 +82,8 @@ class Explained:
     closed_days: int
     l1_files: int
     metadata_bytes: int
+    manifests: int
+    planning_seconds: float
 
 
 def explain(lake: Lake, now: datetime, policy: UpkeepPolicy | None = None) -> Explained:
@@ -88,7 +92,10 @@ def explain(lake: Lake, now: datetime, policy: UpkeepPolicy | None = None) -> Ex
     table = lake.events.load()
     commit_seconds = statistics.median(lake.events.rehearse_seconds() for _ in range(_REHEARSALS))
     history = lake.events.history(table.metadata)
+    head = table.metadata.current_snapshot()
+    began = time.perf_counter()
     live = lake.events.sequenced_files()
+    planning_seconds = time.perf_counter() - began
     since_ms = (now - _RECENT).timestamp() * 1000
     recent = [s for s in history if s.timestamp_ms >= since_ms and summary_of(s).get(KIND) == INGEST]
     span_hours = (
@@ -119,4 +126,6 @@ def explain(lake: Lake, now: datetime, policy: UpkeepPolicy | None = None) -> Ex
         closed_days=len(closed),
         l1_files=sum(len(handle_ranges(size, policy.l1_file_bytes)) for size in closed_bytes),
         metadata_bytes=len(table.io.new_input(table.metadata_location)),
+        manifests=len(head.manifests(table.io)) if head is not None else 0,
+        planning_seconds=round(planning_seconds, 4),
     )

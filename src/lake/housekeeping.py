@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import SnapshotRefType
 
@@ -43,16 +44,16 @@ class Housekeeping:
 
     def climb(self, now: datetime) -> TagChanges:
         """Brings the ladder of tags up to a moment."""
-        metadata = self._table.metadata()
-        tags = {
-            name: ref.snapshot_id
-            for name, ref in metadata.refs.items()
-            if ref.snapshot_ref_type == SnapshotRefType.TAG
-        }
-        changes = ladder([(s.snapshot_id, s.timestamp_ms) for s in metadata.snapshots], tags, now)
-        if changes.any:
-            self._table.set_tags(changes.tags, changes.remove)
-        return changes
+
+        def choose(metadata: TableMetadata) -> TagChanges:
+            tags = {
+                name: ref.snapshot_id
+                for name, ref in metadata.refs.items()
+                if ref.snapshot_ref_type == SnapshotRefType.TAG
+            }
+            return ladder([(s.snapshot_id, s.timestamp_ms) for s in metadata.snapshots], tags, now)
+
+        return self._table.change_tags(choose)
 
     def sweep(self, grace_seconds: float = SWEEP_GRACE_SECONDS, dry_run: bool = False) -> list[StoredObject]:
         """Deletes files of the table's folder that no kept snapshot refers to and that are old enough.
@@ -71,15 +72,27 @@ class Housekeeping:
         return orphans
 
     def orphans(self) -> list[StoredObject]:
-        """Data files and manifests that no kept snapshot refers to, those of commits under way included."""
+        """Files that no kept snapshot refers to, those of commits under way included.
+
+        Metadata files as well: a SQL catalog writes one before it asks whether the commit wins, and what
+        is deleted from a bucket stays as an older version. Those ahead of the head are left alone: a
+        commit under way may make one the head.
+        """
         # Listed before the metadata is read: what is committed in between is referred to.
-        found = [one for one in self._objects.objects(self._table.load().location()) if one.is_data]
-        referenced = {local_path(location) for location in self._referenced()}
+        listed = list(self._objects.objects(self._table.load().location()))
+        table = self._table.load()
+        head = StoredObject(table.metadata_location, 0, datetime.now(UTC)).metadata_number
+        found = [
+            one
+            for one in listed
+            if one.is_data
+            or (head is not None and one.metadata_number is not None and one.metadata_number <= head)
+        ]
+        referenced = {local_path(location) for location in self._referenced(table)}
         return [one for one in found if local_path(one.location) not in referenced]
 
-    def _referenced(self) -> set[str]:
-        table = self._table.load()
-        found: set[str] = set()
+    def _referenced(self, table: Table) -> set[str]:
+        found = {table.metadata_location, *(one.metadata_file for one in table.metadata.metadata_log)}
         with storage_errors():
             for snapshot in table.metadata.snapshots:
                 found.add(snapshot.manifest_list)

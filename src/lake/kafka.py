@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from attrs import frozen
@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from keys import ShredlakeError
 from lake.backlog import Backlog, CommitRule, Partition
+from lake.brokerends import BrokerEnds
 from lake.errors import Fenced, TopicGap, TopicGone, TopicUnavailable
 from lake.ingest import Ingestor
 from lake.kafkatopics import ASK_SECONDS, KafkaTopics, asking
@@ -53,6 +54,7 @@ class Progress:
 
     Attributes:
         lag: messages that the broker has and the table has not, over our partitions.
+        held_bytes: about what was read and is not in the table takes in memory.
         committed_at: seconds since the epoch of the last commit; None before the first.
     """
 
@@ -62,6 +64,7 @@ class Progress:
     suppressed: int
     commits: int
     lag: int
+    held_bytes: int
     committed_at: float | None
 
 
@@ -95,6 +98,8 @@ class KafkaIngest:
         self._clock = clock_seconds
         self._topics = KafkaTopics(subscription.client_settings(), subscription.topics)
         self._consumer = Consumer(subscription.consumer_settings())
+        self._ends = BrokerEnds(self._consumer, self._topics, clock_seconds)
+        self._targets: dict[str, int] | None = None
         self._failure: ShredlakeError | None = None
         self._anew: set[Partition] = set()
         self._anew_at = -math.inf
@@ -124,7 +129,7 @@ class KafkaIngest:
             TopicUnavailable: a topic is gone.
             ShredlakeError: what a retry does not help; nothing of the batch in question was written.
         """
-        targets = self._ends() if until_caught_up else None
+        self._targets = self._newest() if until_caught_up else None
         self._note_topics()
         self._consumer.subscribe(
             list(self._wanted.topics), on_assign=self._given, on_revoke=self._taken, on_lost=self._taken
@@ -134,13 +139,15 @@ class KafkaIngest:
             while not should_stop():
                 self._read()
                 self._begin_anew()
+                if self._again_at is not None and self._backlog.is_empty():
+                    self._read_on()  # the batch that waited was taken from us
                 self._parse_ahead()
                 now = self._clock()
                 committed = self._backlog.is_due(now, self._unread) and self._commit()
                 if committed or now - reported_at >= 1.0:
                     reported_at = now
                     report(self.progress())
-                if targets is not None and self._reached(targets):
+                if until_caught_up and self._reached():
                     break
                 if now - self._noted_at >= _NOTE_SECONDS:
                     self._note_again()
@@ -154,23 +161,18 @@ class KafkaIngest:
         return last
 
     def progress(self) -> Progress:
-        """How it stands, by what the client knows."""
-        lag = self._behind({one: pending.start for one, pending in self._backlog.owned().items()})
+        """How it stands; the broker is asked, about once a second, for what the client cannot know."""
+        places = {one: pending.start for one, pending in self._backlog.owned().items()}
         return Progress(
-            partitions=len(self._backlog.owned()), lag=lag, committed_at=self._committed_at, **self._counts
+            partitions=len(places),
+            lag=self._ends.behind(places, paused=self._again_at is not None),
+            held_bytes=self._backlog.held_bytes(),
+            committed_at=self._committed_at,
+            **self._counts,
         )
 
     def _unread(self) -> int:
-        return self._behind({one: pending.end for one, pending in self._backlog.owned().items()})
-
-    def _behind(self, places: Mapping[Partition, int]) -> int:
-        """Messages that the broker has behind these offsets, as far as the client knows."""
-        found = 0
-        for (topic, number), offset in places.items():
-            with contextlib.suppress(KafkaException):
-                _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
-                found += max(0, high - offset)
-        return found
+        return self._ends.seen_behind({one: p.end for one, p in self._backlog.owned().items()})
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -226,6 +228,7 @@ class KafkaIngest:
             self._leave((one.topic, one.partition) for one in partitions)
             if not error.retry_helps:
                 self._failure = error
+        self._hold(partitions)
 
     def _taken(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._backlog.disown((one.topic, one.partition) for one in partitions)
@@ -251,7 +254,7 @@ class KafkaIngest:
         if not self._anew or now < self._anew_at:
             return
         try:
-            self._topics.look()
+            self._look()
             mine = [TopicPartition(*one) for one in self._assigned() if one in self._anew]
             starts = self._starts(mine)
         except ShredlakeError as error:
@@ -268,6 +271,15 @@ class KafkaIngest:
         if starts:  # given back and taken again: what was fetched ahead is thrown away with it
             self._consumer.incremental_unassign(mine)
             self._consumer.incremental_assign(starts)
+            self._hold(starts)
+
+    def _look(self) -> bool:
+        """Whether a topic was made anew since we looked last; to catch up is then to reach its end."""
+        anew = self._topics.look()
+        if anew:
+            self._ends.forget()
+            self._targets = None
+        return anew
 
     def _starts(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Each with the offset to read from; from here on it is ours."""
@@ -309,7 +321,7 @@ class KafkaIngest:
             ready = self._backlog.ready()
             if not ready:
                 return False
-            if self._topics.look():
+            if self._look():
                 # Whose offsets these are is not certain any more: read again under the new name.
                 self._leave(self._assigned())
                 return False
@@ -322,7 +334,7 @@ class KafkaIngest:
                 raise
             self._wait(now, error)
             return False
-        self._after(landed is not None)
+        self._after()
         if landed is not None:
             for one in landed[0].ranges:
                 self._counts["events"] += one.events
@@ -334,20 +346,29 @@ class KafkaIngest:
 
     def _wait(self, now: float, error: ShredlakeError) -> None:
         """Stops reading for a while; what was read stays."""
-        if self._again_at is None:
-            self._consumer.pause(self._consumer.assignment())
+        waited, self._again_at = self._again_at, now
+        if waited is None:
+            self._hold(self._consumer.assignment())
         self._pause_seconds = min(max(_FIRST_PAUSE_SECONDS, 2 * self._pause_seconds), _LONGEST_PAUSE_SECONDS)
         self._again_at = now + self._pause_seconds
         _log.warning(
             "the batch waits %.1f s: %s: %s", self._pause_seconds, type(error).__name__, error.message
         )
 
-    def _after(self, committed: bool) -> None:
-        self._backlog.landed()
-        self._pause_seconds = 0.0
+    def _hold(self, partitions: list[TopicPartition]) -> None:
+        """Reads nothing of these while a batch waits: an outage takes no more memory than it began with."""
+        if self._again_at is not None:
+            self._consumer.pause(partitions)
+
+    def _read_on(self) -> None:
         if self._again_at is not None:
             self._again_at = None
             self._consumer.resume(self._consumer.assignment())
+
+    def _after(self) -> None:
+        self._backlog.landed()
+        self._pause_seconds = 0.0
+        self._read_on()
         places = [
             TopicPartition(topic, number, pending.start)
             for (topic, number), pending in self._backlog.owned().items()
@@ -367,9 +388,11 @@ class KafkaIngest:
     def _note_again(self) -> None:
         try:
             self._note_topics()
-        except TopicUnavailable as error:
+        except ShredlakeError as error:
+            if not error.retry_helps:
+                raise
             self._noted_at += _DELETE_SECONDS  # soon again
-            _log.warning("the topics' retention could not be read: %s", error.message)
+            _log.warning("the topics' retention could not be noted: %s", error.message)
 
     def _delete_committed(self) -> None:
         """Where the operator allows it: what is in the table goes from the broker."""
@@ -387,15 +410,19 @@ class KafkaIngest:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def _ends(self) -> dict[str, int]:
+    def _newest(self) -> dict[str, int]:
         """Source → offset behind its newest message."""
         return {
             self._topics.source(one.topic, one.partition): self._watermarks(one)[1]
             for one in self._topics.partitions()
         }
 
-    def _reached(self, targets: dict[str, int]) -> bool:
-        """Whether the table stands there, whoever brought it there."""
+    def _reached(self) -> bool:
+        """Whether the table stands at the targets, whoever brought it there."""
+        try:
+            self._targets = targets = self._targets or self._newest()
+        except TopicUnavailable:
+            return False  # they were of a topic that is being made anew
         mine = {pending.source: pending.start for pending in self._backlog.owned().values()}
         if any(mine.get(source, end) < end for source, end in targets.items()):
             return False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -14,27 +15,52 @@ from lake.kafkatopics import ASK_SECONDS, KafkaTopics, asking
 from lake.republish import PLACE
 from lake.topicbook import FeedingTopic
 
-_FLUSH_SECONDS: Final = 60.0
+_PATIENCE_SECONDS: Final = 60.0
+_TURN_SECONDS: Final = 0.1
 _LOOK_BACK: Final = 16  # a transaction's marker takes an offset and is no message
-_PRODUCER_SETTINGS: Final = {"enable.idempotence": True, "linger.ms": 20}
+_EXPIRES: Final = ("message.timeout.ms", "delivery.timeout.ms")
+_OUR_SETTINGS: Final = {
+    "enable.idempotence": True,
+    "enable.gapless.guarantee": True,
+    "message.timeout.ms": 0,  # what expires leaves a gap before what is sent behind it
+}
 
 
 class KafkaOutlet:
-    """A topic that takes messages; an error of any shows at the next flush.
+    """A topic that takes messages, each partition without a gap: what is there was sent, and all before it.
+
+    A single message never expires. When the brokers have taken nothing for a while, or refused anything,
+    all that was not taken is dropped at once, and the caller is told.
 
     Args:
-        settings: of librdkafka; may hold secrets.
+        settings: of librdkafka; may hold secrets. `message.timeout.ms` is for how long we wait in vain,
+            default one minute; 0 is for ever.
 
     Raises:
         TopicUnavailable: the cluster cannot be reached, or has no such topic.
     """
 
-    def __init__(self, settings: Mapping[str, Any], topic: str) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        topic: str,
+        clock_seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = {"log_level": 2, **settings}
+        waits_ms = [int(self._settings.pop(name)) for name in _EXPIRES if name in self._settings]
+        self._patience_seconds = (waits_ms[0] / 1000 or math.inf) if waits_ms else _PATIENCE_SECONDS
+        self._clock = clock_seconds
         self._topics = KafkaTopics(self._settings, [topic])
-        self._producer = Producer({**_PRODUCER_SETTINGS, **self._settings})
         self._topic = topic
-        self._failed: list[KafkaError] = []
+        self._failed: list[str] = []
+        self._taken_at = -math.inf
+        self._made: Producer | None = None
+
+    @property
+    def _producer(self) -> Producer:
+        if self._made is None:
+            self._made = Producer({"linger.ms": 20, **self._settings, **_OUR_SETTINGS})
+        return self._made
 
     def partitions(self) -> int:
         """How many the topic has. Raises `TopicUnavailable`."""
@@ -78,35 +104,55 @@ class KafkaOutlet:
 
         Args:
             partition: -1 leaves it to the key.
+
+        Raises:
+            TopicUnavailable: see `flush`.
         """
+        if len(self._producer) == 0:
+            self._taken_at = self._clock()  # nobody was waited for until now
         while True:
             try:
                 self._producer.produce(
                     self._topic, value, key, partition, self._delivered, headers=dict(headers)
                 )
             except BufferError:
-                self._producer.poll(0.1)
+                self._turn(_TURN_SECONDS)
                 continue
-            self._producer.poll(0)
+            except KafkaException as error:
+                self._failed.append(error.args[0].name())
+            self._turn(0)
             return
 
     def flush(self) -> None:
         """Returns when the brokers have everything.
 
         Raises:
-            TopicUnavailable: they do not; what was sent may be there or not, so send it again.
+            TopicUnavailable: they do not. Of every partition they have what was sent up to some message, or
+                one that they had taken is not known to us; send the rest again, or all.
         """
-        with contextlib.suppress(KafkaException):
-            left = self._producer.flush(_FLUSH_SECONDS)
-            if left == 0 and not self._failed:
-                return
-        name = self._failed[0].name() if self._failed else "no answer"
-        self._failed.clear()
-        raise TopicUnavailable(
-            f"the broker did not take every message: {name}",
-            next_step="Send again: an event that arrives twice is known by its id and counted once.",
-        )
+        while len(self._producer) > 0:
+            self._turn(_TURN_SECONDS)
+        self._turn(0)
+
+    def _turn(self, seconds: float) -> None:
+        """Lets the client tell what became of messages."""
+        self._producer.poll(seconds)
+        vain_seconds = self._clock() - self._taken_at if len(self._producer) > 0 else 0.0
+        if vain_seconds > self._patience_seconds:
+            self._failed.append("no answer")
+        if self._failed:
+            name = self._failed[0]
+            self._producer.purge()
+            self._producer.poll(0)
+            self._made = None  # it does not survive a refusal, and clings to a broker that is gone
+            self._failed.clear()
+            raise TopicUnavailable(
+                f"the broker did not take every message: {name}",
+                next_step="Send again: an event that arrives twice is known by its id and counted once.",
+            )
 
     def _delivered(self, error: KafkaError | None, _: object) -> None:
-        if error is not None:
-            self._failed.append(error)
+        if error is None:
+            self._taken_at = self._clock()
+        else:
+            self._failed.append(error.name())

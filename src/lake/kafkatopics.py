@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigResource,
+    OffsetSpec,
+    ResourceType,
+)
 
 from lake.errors import TopicGone, TopicUnavailable
 from lake.topicbook import FeedingTopic
 
 ASK_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 2.0  # for a figure that is shown: nobody waits for it
 
 
 class KafkaTopics:
@@ -64,6 +70,17 @@ class KafkaTopics:
         with asking():
             found = self._admin.list_topics(timeout=ASK_SECONDS).topics
         return [TopicPartition(name, number) for name in self._names for number in found[name].partitions]
+
+    def ends(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The offset behind the newest message of each, in one call. Raises `TopicUnavailable`."""
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        wanted = {TopicPartition(*one): latest for one in partitions}
+        with asking():
+            asked = self._admin.list_offsets(wanted, request_timeout=_LOOK_SECONDS)
+            return {
+                (one.topic, one.partition): int(future.result(_LOOK_SECONDS).offset)
+                for one, future in asked.items()
+            }
 
     def feeding(self, deletes: bool) -> list[FeedingTopic]:
         """For how long the brokers keep what is read. Raises `TopicUnavailable`."""

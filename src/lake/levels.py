@@ -65,13 +65,12 @@ def together(level: Level, files: Iterable[Sequenced]) -> Origin:
 
 
 def added_after(live: Sequence[Sequenced], sequence: int) -> list[DataFile] | None:
-    """The files with just what was ingested after a commit, row by row; None where no files have that."""
-    found = []
-    for file, at in live:
-        what = origin(file, at)
-        if what.newest <= sequence:
-            continue
-        if what.oldest <= sequence or what.level not in (Level.INGESTED, Level.MERGED):
-            return None
-        found.append(file)
-    return found
+    """The files with just what was ingested after a commit; None where a file has older rows as well."""
+    if mixed_at(live, sequence):
+        return None
+    return [file for file, at in live if origin(file, at).newest > sequence]
+
+
+def mixed_at(live: Sequence[Sequenced], sequence: int) -> list[DataFile]:
+    """The files with rows from before (or of) a commit and from after it."""
+    return [file for file, at in live if (what := origin(file, at)).oldest <= sequence < what.newest]

@@ -2,7 +2,8 @@
 
 Tags first, so that expiry knows what to keep; then L0 files of today are put together and closed days
 become L1; then snapshots expire and their files go. Each step is a guarded commit of its own: a round
-that is killed anywhere is finished by the next.
+that is killed anywhere is finished by the next. On a full disk no commit succeeds, but a sweep does: it
+makes the room that the round then needs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 from attrs import asdict, frozen
 
+from lake.errors import CatalogUnavailable, StorageFailed
 from lake.housekeeping import KEEP_SNAPSHOTS, SWEEP_GRACE_SECONDS, Housekeeping
 from lake.lakehouse import Lake
 from lake.levels import Level, Sequenced, origin
@@ -131,6 +133,17 @@ class Maintenance:
             StorageFailed, CatalogUnavailable, CommitConflict: what was committed stays; run it again.
             ConservationBroken: see `Upkeep.compact`.
         """
+        try:
+            return self._round(now, progress, should_stop)
+        except (StorageFailed, CatalogUnavailable):  # the latter where the catalog's own file is on that disk
+            progress("sweeping first")
+            if not (swept := self._sweep()):
+                raise
+        return [*swept, *self._round(now, progress, should_stop)]
+
+    def _round(
+        self, now: datetime, progress: Callable[[str], None], should_stop: Callable[[], bool]
+    ) -> list[Step]:
         done: list[Step] = []
         policy = self._policy
         changes = self._housekeeping.climb(now)
@@ -167,10 +180,11 @@ class Maintenance:
         if gone:
             done.append(Step("expire", before=len(gone)))
         progress("sweeping")
-        swept = self._housekeeping.sweep(policy.grace_seconds)
-        if swept:
-            done.append(Step("sweep", before=len(swept), bytes=sum(one.bytes for one in swept)))
-        return done
+        return [*done, *self._sweep()]
+
+    def _sweep(self) -> list[Step]:
+        swept = self._housekeeping.sweep(self._policy.grace_seconds)
+        return [Step("sweep", before=len(swept), bytes=sum(one.bytes for one in swept))] if swept else []
 
     def _rested(self, work: Callable[[], _T]) -> _T:
         began = time.monotonic()

@@ -11,10 +11,11 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import polars as pl
@@ -25,7 +26,9 @@ from lake.errors import StorageFailed, StorageUnsuitable
 _T = TypeVar("_T")
 _AT_ONCE: Final = 1000  # the most that one DeleteObjects takes
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
+_NOT_FOUND: Final = 404
 _DATA_ENDS: Final = (".parquet", ".avro")
+_METADATA_NAME: Final = re.compile(r"/metadata/(\d+)-[^/]*\.metadata\.json$")
 
 
 @frozen
@@ -46,8 +49,14 @@ class StoredObject:
 
     @property
     def is_data(self) -> bool:
-        """Whether it is a data file or a manifest; table metadata is kept by the catalog."""
+        """Whether it is a data file or a manifest."""
         return self.location.endswith(_DATA_ENDS)
+
+    @property
+    def metadata_number(self) -> int | None:
+        """Which commit a metadata file of a table is of, counted by the catalog; None for other files."""
+        found = _METADATA_NAME.search(self.location)
+        return int(found[1]) if found else None
 
 
 class ObjectStore(Protocol):
@@ -244,6 +253,32 @@ def get_bytes(location: str, properties: Mapping[str, str]) -> bytes | None:
     return _asking(ask)
 
 
+def stamp_of(location: str, properties: Mapping[str, str]) -> str | None:
+    """What changes whenever the file is written; None where there is nothing. Raises `StorageFailed`."""
+    if urlsplit(location).scheme != "s3":
+        try:
+            found = Path(local_path(location)).stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_failed(error) from error
+        return f"{found.st_ino} {found.st_mtime_ns} {found.st_size}"
+    bucket, key = _bucket_and_key(location)
+    client = _client(properties)
+
+    def ask() -> str | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            return str(client.head_object(Bucket=bucket, Key=key)["ETag"])
+        except ClientError as error:  # an answer without a body has no other word for it
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == _NOT_FOUND:
+                return None
+            raise
+
+    return _asking(ask)
+
+
 def _bucket_and_key(location: str) -> tuple[str, str]:
     parsed = urlsplit(location)
     return parsed.netloc, parsed.path.lstrip("/")
@@ -257,10 +292,10 @@ def scan_parquet(locations: Sequence[str], properties: Mapping[str, str]) -> pl.
     )
 
 
-def collected(frame: pl.LazyFrame) -> pl.DataFrame:
+def collected(frame: pl.LazyFrame, engine: Literal["auto", "streaming"] = "auto") -> pl.DataFrame:
     """The rows. Raises `StorageFailed` when the store cannot be read."""
     try:
-        return frame.collect()
+        return frame.collect(engine=engine)
     except (OSError, pl.exceptions.ComputeError) as error:  # the latter for an object store
         raise StorageFailed(f"the store refused a read: {type(error).__name__}") from error
 

@@ -18,9 +18,9 @@ from lake.lakehouse import Lake
 from lake.levels import Level, together
 from lake.merging import day_of
 from lake.objects import collected, scan_parquet
-from lake.replay import EventRead, block_rows
 from lake.rewriting import Rewriter
 from lake.sealer import letter_bytes
+from lake.selection import EventRead, block_rows
 
 _LETTERS: Final = EventRead(DEAD_LETTER, ())
 _IN_FLIGHT_SECONDS: Final = 2.0

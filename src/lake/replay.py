@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Final
 
 import polars as pl
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.snapshots import Snapshot
 
-from keys import Opener, OpeningKeys
-from lake.blocks import BLOCK_COLUMNS, PERSONAL_HEAD, Opened, bucket_of, open_blocks
-from lake.dedup import settle
-from lake.errors import SnapshotGone, UnknownEventType
-from lake.eventtypes import OPEN_HEAD, PRIMARY, EventType, Facet
-from lake.levels import added_after
+from keys import OpeningKeys
+from lake.blocks import BUCKET_PREFIX_BYTES, bucket_of
+from lake.dedup import settle, settle_days
+from lake.errors import SnapshotGone
+from lake.eventreader import EventReader, OpenedEvents, Read
+from lake.increments import added_between
 from lake.objects import collected
-from lake.offsets import INGEST, KIND
-from lake.table import IcebergTable, summary_of
+from lake.pieces import Cell, Pace, cuts, packed
+from lake.selection import (
+    INGEST_ORDER,
+    Days,
+    EventRead,
+    HandleRange,
+    Selection,
+    block_rows,
+    ordered_rows,
+    selected,
+)
+from lake.table import IcebergTable
 from lake.typeregistry import TypeRegistry
-from lake.upcast import bring_forward, needed_fields
 
-_REF_FIELD_ID = 2
-CLEAR_FIELDS = frozenset({"occurred_on", "subject_ref", "ingest_day"})
-
-
-@frozen
-class EventRead:
-    """Which part of an event type to read.
-
-    Attributes:
-        facet: whose part; the primary counts each event once.
-        fields: of the type, or of the head (`occurred_on`, `occurred_at`, `event_id`, `subject`, …).
-    """
-
-    event_type: str
-    fields: tuple[str, ...]
-    facet: Facet = PRIMARY
-
-    def is_personal(self, registered: EventType) -> bool:
-        """Whether any field asked for is sealed."""
-        sealed = {f.name for f in registered.fields if not f.anonymous}
-        return not sealed.union(PERSONAL_HEAD).isdisjoint(self.fields)
+CLEAR_FIELDS: Final = frozenset({"occurred_on", "subject_ref", "ingest_day"})
+DEFAULT_MEMORY_BYTES: Final = 512 * 1024 * 1024
+EVERYBODY: Final[HandleRange] = (b"", None)
+Progress = Callable[[int, int], None]
+"""Called with (events read, events in all)."""
 
 
 @frozen
@@ -51,8 +46,9 @@ class Events:
 
     Attributes:
         frame: `subject_ref`, `_tag`, `_rev`, `ingest_day`, `shredded`, and the fields asked for.
-        stored: events in the blocks read; `superseded` of them lost to the duplicate rule.
-        shredded, held: events without a personal part, and why.
+        stored: events read, of the days asked for; `superseded` of them lost to the duplicate rule.
+        shredded, held: events of the blocks read that have no personal part, and why.
+        peak_bytes: about what reading them took at the peak.
     """
 
     frame: pl.DataFrame
@@ -61,6 +57,7 @@ class Events:
     shredded: int
     held: int
     shredded_refs: frozenset[bytes]
+    peak_bytes: int = field(default=0, eq=False)
 
 
 class Replay:
@@ -70,13 +67,15 @@ class Replay:
         table: the events table.
         keyring: opens; asked for one opener per reader.
         types: registered event types; older versions are brought forward to the newest by its upcasts.
+
+    Attributes:
+        types: the same.
     """
 
     def __init__(self, table: IcebergTable, keyring: OpeningKeys, types: TypeRegistry) -> None:
         self._table = table
-        self._types = types
-        self._opener: Opener = keyring.opener()
-        self._table_uuid = table.metadata().table_uuid.bytes
+        self.types = types
+        self._reader = EventReader(types, keyring.opener(), table.metadata().table_uuid.bytes)
 
     def resolve(self, as_of: datetime | None) -> Snapshot | None:
         """The snapshot that was the head at a moment; the head now for None.
@@ -100,27 +99,10 @@ class Replay:
     def files_between(self, after: int, until: int) -> list[DataFile]:
         """Data files with what ingest added after one snapshot and up to another.
 
-        Told from the live files of the latter; where upkeep has mixed old and new in one, from the files
-        that each snapshot in between added.
-
         Raises:
-            SnapshotGone: the way from one to the other is not kept any more; rebuild instead.
+            SnapshotGone: see `lake.increments.added_between`.
         """
-        metadata = self._table.metadata()
-        by_id = {s.snapshot_id: s for s in metadata.snapshots}
-        if after in by_id and until in by_id:
-            found = added_after(self._table.sequenced_files(until), by_id[after].sequence_number or 0)
-            if found is not None:
-                return found
-        found = []
-        at: int | None = until
-        while at != after:
-            if at is None or at not in by_id:
-                raise SnapshotGone(f"the snapshots between {after} and {until} were expired")
-            if summary_of(by_id[at]).get(KIND) == INGEST:
-                found.extend(self._table.added_files(by_id[at]))
-            at = by_id[at].parent_snapshot_id
-        return found
+        return added_between(self._table, after, until)
 
     def files(self, snapshot_id: int) -> list[DataFile]:
         """Live data files of a snapshot."""
@@ -132,10 +114,10 @@ class Replay:
         read: EventRead,
         *,
         refs: Sequence[bytes] | None = None,
-        ref_range: tuple[bytes, bytes | None] | None = None,
+        ref_range: HandleRange | None = None,
         settled: bool = True,
     ) -> Events:
-        """Events of one type out of data files.
+        """Events of one type out of data files, all at once; `frames` for more than fits into memory.
 
         Args:
             refs: only these subjects.
@@ -146,47 +128,85 @@ class Replay:
             UnknownEventType: not registered.
             EnvelopeError, KeysError: see `keys.Opener.open`; never where a person was erased.
         """
-        chain = self._types.chain(read.event_type)
-        if not chain:
-            raise UnknownEventType(f"event type `{read.event_type}` is not registered")
-        newest = chain[-1]
-        personal = read.is_personal(newest)
-        if personal:
-            self._opener.catch_up()
-        rows = block_rows(self._table, files, read, refs, ref_range)
-        parts: list[Opened] = []
-        for (version,), group in rows.group_by("schema_version", maintain_order=True):
-            path = [one for one in chain if one.version >= int(str(version))]
-            opened = open_blocks(
-                group,
-                path[0],
-                read.facet,
-                fields=sorted(needed_fields(path, read.fields)[0]),
-                personal=personal,
-                opener=self._opener if personal else None,
-                table_uuid=self._table_uuid,
+        known = self._reader.read(read)
+        chosen = Selection(read.event_type, read.facet, refs, ref_range, read.days)
+        rows = ordered_rows(self._table, files, chosen, known.columns)
+        opened = self._reader.open(rows, known)
+        frame = opened.frame
+        if read.days is None:
+            kept = settle(frame, known.newest.dedup_window_days) if settled else frame
+        elif settled:
+            frame, rivals = self._with_rivals(files, known, chosen, rows.select(*INGEST_ORDER, "_n"), frame)
+            kept = settle_days(frame, rivals, read.days, known.newest.dedup_window_days)
+            frame = _of_days(frame, read.days)
+        else:
+            kept = frame = _of_days(frame, read.days)
+        return _events(opened, kept, frame.height)
+
+    def frames(
+        self,
+        files: Sequence[DataFile],
+        read: EventRead,
+        *,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        refs: Sequence[bytes] | None = None,
+        ref_range: HandleRange | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> Iterator[Events]:
+        """The same events in pieces, each of a range of handles, so that a person's events come together.
+
+        A person who does not fit comes in several pieces, one after the other, in ingest order; what the
+        duplicate rule looks at (some 150 bytes an event) is then held for all of that person's events.
+
+        Args:
+            memory_bytes: that the blocks and events of a piece may take, at the peak of reading it. What
+                Polars takes to look for them comes on top: a few row groups, whoever is looked for.
+
+        Raises:
+            see `events`.
+        """
+        known = self._reader.read(read)
+        wanted = Selection(read.event_type, read.facet, refs, ref_range, read.days)
+        pace = Pace(memory_bytes)
+        cells = self._cells(files, [wanted], pace)
+        total, done = sum(cell.events for cell in cells), 0
+        for cell in self._fitting(files, [wanted], cells, pace):
+            alone = cell.events > pace.most_events
+            pieces = (
+                self._person(files, known, wanted, cell, pace)
+                if alone
+                else iter((self.events(files, read, refs=refs, ref_range=_within(cell, ref_range)),))
             )
-            parts.append(evolve(opened, frame=bring_forward(opened.frame, path, read.fields, read.facet)))
-        frames = [conform(part.frame, newest, read) for part in parts]
-        frame = pl.concat(frames) if frames else conform(pl.DataFrame(), newest, read)
-        if len(frames) > 1:
-            frame = frame.sort("_order", maintain_order=True)
-        kept = settle(frame, newest.dedup_window_days) if settled else frame
-        return Events(
-            kept.drop("_order"),
-            frame.height,
-            frame.height - kept.height,
-            sum(part.shredded_events for part in parts),
-            sum(part.held_events for part in parts),
-            frozenset().union(*(part.shredded_refs for part in parts)),
-        )
+            for piece in pieces:
+                pace.note(piece.stored, piece.peak_bytes)
+                if piece.stored:
+                    yield piece
+            done += cell.events
+            progress(done, total)
+
+    def ranges(
+        self, files: Sequence[DataFile], reads: Sequence[EventRead], span: HandleRange, pace: Pace
+    ) -> Iterator[HandleRange]:
+        """Ranges of handles whose events fit, of several reads together; a person is never cut.
+
+        Args:
+            pace: note what a range took before the next is asked for.
+        """
+        wanted = [Selection(one.event_type, one.facet, ref_range=span, days=one.days) for one in reads]
+        cells = self._cells(files, wanted, pace)
+        found = False
+        for cell in self._fitting(files, wanted, cells, pace):
+            found = True
+            yield _within(cell, span)
+        if not found:
+            yield span
 
     def stored(
         self,
         files: Sequence[DataFile],
         read: EventRead,
         bits: int,
-        ref_range: tuple[bytes, bytes | None] | None = None,
+        ref_range: HandleRange | None = None,
     ) -> pl.DataFrame:
         """`bucket`, `stored`: events per bucket, counted from block columns without opening anything."""
         columns = ("subject_ref", "event_count")
@@ -195,94 +215,151 @@ class Replay:
             pl.col("event_count").cast(pl.Int64).sum().alias("stored")
         )
 
+    # -- days --------------------------------------------------------------------------------------
 
-def conform(frame: pl.DataFrame, newest: EventType, read: EventRead) -> pl.DataFrame:
-    """The frame with exactly the columns of a read: what nothing was derived for is null."""
-    types: dict[str, pl.DataType] = {
-        "subject_ref": pl.Binary(),
-        "_tag": OPEN_HEAD["_tag"],
-        "_rev": OPEN_HEAD["_rev"],
-        "occurred_on": pl.Date(),
-        "ingest_day": pl.Date(),
-        "_order": pl.Int64(),
-        "shredded": pl.Boolean(),
-    }
-    types |= {name: dtype for name, dtype in _HEAD_TYPES.items() if name in read.fields}
-    types |= {f.name: f.dtype for f in newest.fields if f.name in read.fields}
-    return (
-        frame.select(
-            pl.col(name) if name in frame.columns else pl.lit(None, dtype).alias(name)
-            for name, dtype in types.items()
+    def _with_rivals(
+        self,
+        files: Sequence[DataFile],
+        known: Read,
+        chosen: Selection,
+        places: pl.DataFrame,
+        frame: pl.DataFrame,
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """(the events, and those of other blocks that may supersede them, with one `_order` for both).
+
+        A correction may lie on another day than what it corrects, so the days' own blocks do not tell what
+        counts. Open parts alone do, of blocks ingested at most a window apart: the search widens until
+        it finds no more. (Tags that no chain of windows connects begin anew, as in `settle`.)
+        """
+        assert chosen.days is not None
+        window = timedelta(days=known.newest.dedup_window_days)
+        mine = _of_days(frame, chosen.days)
+        tags = mine.get_column("_tag").unique()
+        met = frame.filter(pl.col("_tag").is_in(tags.implode()))
+        looked: Days | None = None
+        rivals, joint = frame.clear(), places
+        while met.height:
+            days = met.get_column("ingest_day")
+            first, last = days.min(), days.max()
+            span: Days = (first - window, last + window)  # type: ignore[operator, assignment]
+            if span == looked:
+                break
+            elsewhere = evolve(chosen, days=None, apart_from=chosen.days, ingest_days=span)
+            rows = ordered_rows(self._table, files, elsewhere, known.tags_alone().columns)
+            joint = pl.concat([places, rows.select(places.columns)]).with_row_index("_at")
+            joint = joint.sort(INGEST_ORDER, maintain_order=True).with_columns(
+                pl.int_range(pl.len(), dtype=pl.Int64).alias("_joint")
+            )
+            joint = joint.sort("_at")
+            rows = rows.with_columns(joint["_joint"].slice(places.height).alias("_n"))
+            rivals = self._reader.open(rows, known.tags_alone()).frame
+            rivals = rivals.filter(pl.col("_tag").is_in(tags.implode()))
+            met = pl.concat([met.select("ingest_day"), rivals.select("ingest_day")])
+            looked = span
+        if looked is None:
+            return frame, rivals
+        order = joint["_joint"].head(places.height)
+        return frame.with_columns(order.gather(frame.get_column("_order")).alias("_order")), rivals
+
+    # -- pieces ------------------------------------------------------------------------------------
+
+    def _cells(self, files: Sequence[DataFile], wanted: Sequence[Selection], pace: Pace) -> list[Cell]:
+        """Events per leading bits of the handles; the pace gets a first guess of what one takes."""
+        prefix = bucket_of(pl.col("subject_ref"), 8 * BUCKET_PREFIX_BYTES)
+        counts = self._counted(files, wanted, prefix)
+        cells = [
+            Cell(
+                at.to_bytes(BUCKET_PREFIX_BYTES, "big"),
+                (at + 1).to_bytes(BUCKET_PREFIX_BYTES, "big") if at < 0xFFFF else None,
+                events,
+            )
+            for at, events in counts.iter_rows()
+        ]
+        there = [file for file in files if any(one.may_be_in(file) for one in wanted)]
+        pace.guess(there, sum(cell.events for cell in cells))
+        return cells
+
+    def _fitting(
+        self, files: Sequence[DataFile], wanted: Sequence[Selection], cells: Sequence[Cell], pace: Pace
+    ) -> Iterator[Cell]:
+        """Ranges that fit; where one prefix does not, ranges of its people, and who does not fit alone."""
+        for cell in packed(cells, pace):
+            if cell.events <= pace.most_events:
+                yield cell
+                continue
+            inside = [evolve(one, ref_range=_within(cell, one.ref_range)) for one in wanted]
+            people = self._counted(files, inside, pl.col("subject_ref"))
+            yield from packed([Cell(ref, ref + b"\0", count) for ref, count in people.iter_rows()], pace)
+
+    def _counted(self, files: Sequence[DataFile], wanted: Sequence[Selection], by: pl.Expr) -> pl.DataFrame:
+        """(value, events) in order, counted from two clear columns a part at a time."""
+        parts = [selected(self._table, files, one, ("subject_ref", "event_count")) for one in wanted]
+        scans = [scan for scan in parts if scan is not None]
+        if not scans:
+            return pl.DataFrame(schema={"by": pl.UInt32(), "events": pl.Int64()})
+        grouped = pl.concat(scans).group_by(by.alias("by")).agg(pl.col("event_count").cast(pl.Int64).sum())
+        return collected(grouped, engine="streaming").sort("by")
+
+    def _person(
+        self, files: Sequence[DataFile], known: Read, wanted: Selection, cell: Cell, pace: Pace
+    ) -> Iterator[Events]:
+        """One person's events, some blocks at a time; settled over all of them beforehand."""
+        mine = evolve(wanted, refs=[cell.low], ref_range=None, days=None)
+        blocks = ordered_rows(
+            self._table, files, mine, ("event_count", "occurred_from", "occurred_to", *INGEST_ORDER)
         )
-        if frame.width
-        else pl.DataFrame(schema=types)
+        bounds = cuts(blocks.get_column("event_count").to_list(), pace.most_events)
+        spans = [blocks.slice(a, b - a) for a, b in pairwise(bounds)]
+        tags = [
+            self._reader.open(
+                self._rows_of(files, mine, some, known.tags_alone()), known.tags_alone()
+            ).frame.select("_tag", "_rev", "ingest_day")
+            for some in spans
+        ]
+        winners = settle(pl.concat(tags).with_row_index("_at"), known.newest.dedup_window_days).select(
+            "_at", "_first_day"
+        )
+        sizes = [one.height for one in tags]
+        del tags
+        start = 0
+        for some, size in zip(spans, sizes, strict=True):
+            begin, end = winners.get_column("_at").search_sorted(pl.Series([start, start + size])).to_list()
+            won = winners.slice(begin, end - begin)
+            opened = self._reader.open(self._rows_of(files, mine, some, known), known)
+            kept = opened.frame[won.get_column("_at") - start].with_columns(won.get_column("_first_day"))
+            start += size
+            stored = opened.frame
+            if wanted.days is not None:
+                kept, stored = _of_days(kept, wanted.days), _of_days(stored, wanted.days)
+            yield _events(opened, kept, stored.height)
+
+    def _rows_of(
+        self, files: Sequence[DataFile], mine: Selection, blocks: pl.DataFrame, read: Read
+    ) -> pl.DataFrame:
+        days = blocks.get_column("ingested_at").dt.date()
+        span: Days = (days.min(), days.max())  # type: ignore[assignment]
+        chosen = evolve(mine, block_ids=blocks.get_column("block_id").to_list(), ingest_days=span)
+        return ordered_rows(self._table, files, chosen, read.columns)
+
+
+def _events(opened: OpenedEvents, kept: pl.DataFrame, stored: int) -> Events:
+    return Events(
+        kept.drop("_order"),
+        stored,
+        stored - kept.height,
+        opened.shredded,
+        opened.held,
+        opened.shredded_refs,
+        opened.peak_bytes,
     )
 
 
-def block_rows(
-    table: IcebergTable,
-    files: Sequence[DataFile],
-    read: EventRead | None,
-    refs: Sequence[bytes] | None = None,
-    ref_range: tuple[bytes, bytes | None] | None = None,
-    columns: Sequence[str] = BLOCK_COLUMNS,
-) -> pl.DataFrame:
-    """Block rows in ingest order with their place `_n`; files that cannot hold them are not opened.
-
-    Raises:
-        StorageFailed: the store cannot be read.
-    """
-    low = min(refs) if refs else ref_range[0] if ref_range else None
-    high = max(refs) if refs else ref_range[1] if ref_range else None
-    wanted = [f for f in files if _may_hold(f, low, high)]
-    if not wanted:
-        return pl.DataFrame(schema=_BLOCK_TYPES)
-    scan = table.scan(wanted).select(BLOCK_COLUMNS)
-    if read is not None:
-        scan = scan.filter(pl.col("event_type") == read.event_type, pl.col("facet") == str(read.facet))
-    if refs is not None:
-        scan = scan.filter(pl.col("subject_ref").is_in(list(refs)))
-    if ref_range is not None:
-        scan = scan.filter(pl.col("subject_ref") >= pl.lit(ref_range[0], pl.Binary))
-        if ref_range[1] is not None:
-            scan = scan.filter(pl.col("subject_ref") < pl.lit(ref_range[1], pl.Binary))
-    if set(columns) != set(BLOCK_COLUMNS):
-        return collected(scan.select(columns))
-    rows = collected(scan).sort("ingested_at", "source", "source_from", "block_id")
-    return rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_n"))
+def _of_days(frame: pl.DataFrame, days: Days) -> pl.DataFrame:
+    return frame.filter(pl.col("occurred_on").is_between(*days))
 
 
-def _may_hold(file: DataFile, low: bytes | None, high: bytes | None) -> bool:
-    lower = (file.lower_bounds or {}).get(_REF_FIELD_ID)
-    upper = (file.upper_bounds or {}).get(_REF_FIELD_ID)
-    if low is not None and upper is not None and upper < low:
-        return False
-    return not (high is not None and lower is not None and lower > high)
-
-
-_HEAD_TYPES: dict[str, pl.DataType] = {
-    "subject": pl.String(),
-    "source": pl.String(),
-    "event_id": pl.String(),
-    "occurred_at": pl.Datetime("us", "UTC"),
-    "position": pl.Int64(),
-}
-_BLOCK_TYPES: dict[str, pl.DataType] = {
-    "block_id": pl.Binary(),
-    "subject_ref": pl.Binary(),
-    "generation": pl.Int32(),
-    "event_type": pl.String(),
-    "schema_version": pl.Int32(),
-    "facet": pl.String(),
-    "primary": pl.Boolean(),
-    "event_count": pl.Int32(),
-    "ingested_at": pl.Datetime("us", "UTC"),
-    "occurred_from": pl.Date(),
-    "occurred_to": pl.Date(),
-    "source": pl.Int32(),
-    "source_from": pl.Int64(),
-    "source_to": pl.Int64(),
-    "open": pl.Binary(),
-    "sealed": pl.Binary(),
-    "_n": pl.Int64(),
-}
+def _within(cell: Cell, outer: HandleRange | None) -> HandleRange:
+    """The handles that are in both."""
+    low, high = outer or EVERYBODY
+    highs = [one for one in (high, cell.high) if one is not None]
+    return max(low, cell.low), min(highs) if highs else None

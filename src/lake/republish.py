@@ -24,8 +24,8 @@ from lake.events import EVENTS_TABLE
 from lake.eventtypes import DEAD_LETTER, EventType
 from lake.lakehouse import Lake
 from lake.merging import day_of
-from lake.replay import EventRead, block_rows
 from lake.sealedmessages import encode_blocks
+from lake.selection import EventRead, block_rows
 
 PLACE: Final = "shredlake-place"
 _SECOND: Final = 1.0

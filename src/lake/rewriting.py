@@ -19,7 +19,7 @@ from lake.lakehouse import Lake
 from lake.levels import Origin, Sequenced
 from lake.merging import day_of
 from lake.offsets import EPOCH, KIND, UPKEEP, carried
-from lake.replay import block_rows
+from lake.selection import block_rows
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from keys import Database
+from keys import Database, DatabaseDamaged, DatabaseUnavailable
 from lake.batches import Arrival, Batch, Note, Outcome, Queue, Waiting
 from lake.errors import IntakeFull, KeyReused, StorageFailed, UnknownBatch
 
@@ -321,8 +321,8 @@ class Spool:
         try:
             with self._mutex, self._db.write() as db:
                 yield db
-        except sqlite3.Error as error:
-            raise StorageFailed(f"the intake cannot be written: {error.sqlite_errorname}") from None
+        except (DatabaseUnavailable, DatabaseDamaged) as error:
+            raise StorageFailed(f"the intake cannot be written: {error.message}") from None
 
 
 def read_waiting(path: Path) -> list[tuple[bytes, str, bytes]]:

@@ -10,39 +10,22 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from attrs import frozen
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.io.pyarrow import (
-    compute_statistics_plan,
-    data_file_statistics_from_parquet_metadata,
-    parquet_path_to_id_mapping,
-    schema_to_pyarrow,
-)
-from pyiceberg.manifest import (
-    DataFile,
-    DataFileContent,
-    FileFormat,
-    ManifestEntryStatus,
-    ManifestFile,
-)
+from pyiceberg.manifest import DataFile, ManifestFile
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
-from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import (
     AssertTableUUID,
     RemoveSnapshotRefUpdate,
     RemoveSnapshotsUpdate,
-    SetSnapshotRefUpdate,
     TableRequirement,
     TableUpdate,
     update_table_metadata,
@@ -51,13 +34,17 @@ from pyiceberg.typedef import Record
 
 from keys import Effects
 from lake.catalog import catalog_errors
+from lake.datafiles import write_data_file
 from lake.errors import CommitConflict, SnapshotGone
 from lake.objects import scan_parquet, storage_errors, storage_failed
+from lake.references import kept, tag_update, unnamed
+from lake.retention import TagChanges
 
 MAX_ATTEMPTS: Final = 20
 _FIRST_WAIT_SECONDS: Final = 0.02
 Guard = Callable[[TableMetadata], Mapping[str, str]]
 """Looks at the newest head inside an attempt; returns the summary properties or raises to stop."""
+_Change = tuple[tuple[TableUpdate, ...], tuple[TableRequirement, ...]]
 
 
 @frozen
@@ -149,6 +136,16 @@ class IcebergTable:
                 for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
             ]
 
+    def sequence_of(self, snapshot_id: int, within: Snapshot) -> int | None:
+        """The sequence number of a snapshot, by a later one's files; None where it added none of them."""
+        io = self.load().io
+        with storage_errors():
+            for manifest in within.manifests(io):
+                for entry in manifest.fetch_manifest_entry(io, discard_deleted=True):
+                    if entry.snapshot_id == snapshot_id:
+                        return entry.sequence_number
+        return None
+
     def kept_files(self) -> list[DataFile]:
         """Data files of every kept snapshot, each once, as of one look at the metadata.
 
@@ -165,18 +162,6 @@ class IcebergTable:
                 for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True)
             }
         return list(found.values())
-
-    def added_files(self, snapshot: Snapshot) -> list[DataFile]:
-        """Data files that this very snapshot added."""
-        io = self.load().io
-        with storage_errors():
-            return [
-                entry.data_file
-                for manifest in snapshot.manifests(io)
-                if manifest.added_snapshot_id == snapshot.snapshot_id
-                for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
-                if entry.status == ManifestEntryStatus.ADDED and entry.snapshot_id == snapshot.snapshot_id
-            ]
 
     def scan(self, files: Iterable[DataFile]) -> pl.LazyFrame:
         """Rows of data files of this table."""
@@ -204,43 +189,18 @@ class IcebergTable:
             bodies: columns stored without a dictionary, because hardly a value comes twice.
 
         Raises:
-            StorageFailed: the store refused.
+            StorageFailed: the store refused; nothing of the file is left.
         """
-        table = self.load()
-        schema = table.schema()
-        arrow_schema = schema_to_pyarrow(schema)
-        arrow = frame.select(arrow_schema.names).to_arrow().cast(arrow_schema)
-        stats_plan = compute_statistics_plan(schema, table.metadata.properties)
-        names = {f.field_id: f.name for f in schema.fields}
-        kept = [names[i] for i, plan in stats_plan.items() if plan.mode.type.value != "none"]
-        path = f"{table.location()}/data/{folder}{prefix}{uuid.uuid4().hex}.parquet"
-        coded = [n for n in arrow_schema.names if n not in random and n not in bodies]
-        with storage_errors(), self._effects("write-file"), table.io.new_output(path).create() as sink:
-            writer = pq.ParquetWriter(
-                pa.PythonFile(sink, mode="w"),
-                arrow_schema,
-                compression={n: "NONE" if n in random else "ZSTD" for n in arrow_schema.names},
-                use_dictionary=coded,
-                write_statistics=kept,
-                store_schema=False,
-            )
-            writer.write_table(arrow, row_group_size=row_group_rows)
-            writer.close()
-        footer = writer.writer.metadata
-        statistics = data_file_statistics_from_parquet_metadata(
-            footer, stats_plan, parquet_path_to_id_mapping(schema)
-        )
-        return DataFile.from_args(
-            content=DataFileContent.DATA,
-            file_path=path,
-            file_format=FileFormat.PARQUET,
+        return write_data_file(
+            self.load(),
+            frame,
+            self._effects,
             partition=partition or Record(),
-            file_size_in_bytes=len(table.io.new_input(path)),
-            sort_order_id=None,
-            spec_id=table.metadata.default_spec_id,
-            equality_ids=None,
-            key_metadata=None,
-            **statistics.to_serialized_dict(),
+            folder=folder,
+            prefix=prefix,
+            random=random,
+            bodies=bodies,
+            row_group_rows=row_group_rows,
         )
 
     def commit(
@@ -267,30 +227,59 @@ class IcebergTable:
                 producer.delete_data_file(file)
             producer.commit()
             if tag is not None:
-                reference = _tag_update(tag, producer.snapshot_id)
+                reference = tag_update(tag, producer.snapshot_id)
                 transaction._stage((reference,))
             return int(producer.snapshot_id)
 
         return self._attempts(stage)
 
     def set_tags(self, tags: Mapping[str, int], remove: Collection[str] = ()) -> None:
-        """Names snapshots, and forgets names, in one commit."""
-        self._change(
-            lambda _: (
-                *(_tag_update(name, snapshot_id) for name, snapshot_id in tags.items()),
-                *(RemoveSnapshotRefUpdate.model_validate({"ref-name": name}) for name in remove),
+        """Names snapshots, and forgets names, in one commit.
+
+        Raises:
+            SnapshotGone: one of them is not there (any more).
+        """
+
+        def choose(metadata: TableMetadata) -> TagChanges:
+            for snapshot_id in tags.values():
+                if metadata.snapshot_by_id(snapshot_id) is None:
+                    raise SnapshotGone(f"snapshot {snapshot_id} of {self.identifier} does not exist")
+            return TagChanges(dict(tags), tuple(remove))
+
+        self.change_tags(choose)
+
+    def change_tags(self, choose: Callable[[TableMetadata], TagChanges]) -> TagChanges:
+        """Names snapshots, and forgets names, as chosen by the newest metadata; returns what was changed."""
+        chosen = TagChanges({}, ())
+
+        def change(metadata: TableMetadata) -> _Change:
+            nonlocal chosen
+            chosen = choose(metadata)
+            updates: tuple[TableUpdate, ...] = (
+                *(tag_update(name, snapshot_id) for name, snapshot_id in chosen.tags.items()),
+                *(RemoveSnapshotRefUpdate.model_validate({"ref-name": name}) for name in chosen.remove),
             )
-        )
+            return updates, kept(self._catalog, chosen.tags.values())
+
+        self._change(change)
+        return chosen
 
     def expire(self, choose: Callable[[TableMetadata], Sequence[int]]) -> list[int]:
-        """Forgets the chosen snapshots; deletes no file. Returns the ids."""
+        """Forgets the chosen snapshots; deletes no file. Returns the ids.
+
+        One that was named, or forgotten by another process, between the choice and the commit makes the
+        choice be made anew.
+        """
         gone: list[int] = []
 
-        def updates(metadata: TableMetadata) -> tuple[TableUpdate, ...]:
+        def change(metadata: TableMetadata) -> _Change:
             gone[:] = choose(metadata)
-            return (RemoveSnapshotsUpdate.model_validate({"snapshot-ids": gone}),) if gone else ()
+            if not gone:
+                return (), ()
+            forget = RemoveSnapshotsUpdate.model_validate({"snapshot-ids": gone})
+            return (forget,), unnamed(self._catalog, metadata, gone)
 
-        self._change(updates)
+        self._change(change)
         return gone
 
     def rehearse_seconds(self) -> float:
@@ -313,14 +302,16 @@ class IcebergTable:
 
     # -- inner -------------------------------------------------------------------------------------
 
-    def _change(self, updates: Callable[[TableMetadata], tuple[TableUpdate, ...]]) -> None:
+    def _change(self, change: Callable[[TableMetadata], _Change]) -> None:
         for wait_seconds in _waits():
             table = self.load()
-            wanted = updates(table.metadata)
-            if not wanted:
+            updates, requirements = change(table.metadata)
+            if not updates:
                 return
+            same_table = AssertTableUUID(uuid=table.metadata.table_uuid)
             try:
-                self._send(table, (AssertTableUUID(uuid=table.metadata.table_uuid),), wanted)
+                with storage_errors():
+                    self._send(table, (same_table, *requirements), updates)
             except CommitFailedException:
                 time.sleep(wait_seconds)
                 continue
@@ -339,14 +330,16 @@ class IcebergTable:
             )
             try:
                 self._send(table, requirements, transaction._updates)
-            except CommitFailedException:
-                for producer in transaction._snapshot_producers:
-                    producer._clean_all_uncommitted()
-                time.sleep(wait_seconds)
-                continue
             except Exception as error:
-                # The answer is unknown: the commit may have landed. Only the catalog knows.
-                if self.metadata().snapshot_by_id(snapshot_id) is None:
+                # Whatever the answer says, the commit may have landed: a proxy or client that sends again
+                # after a lost answer is told 409 because of its own first attempt. Only the catalog knows.
+                newest = self.metadata()
+                if newest.snapshot_by_id(snapshot_id) is None:
+                    if isinstance(error, CommitFailedException):
+                        if _lost_for_certain(table.metadata, newest):
+                            _clean_up(transaction)
+                        time.sleep(wait_seconds)
+                        continue
                     if isinstance(error, OSError):
                         raise storage_failed(error) from error
                     raise
@@ -373,10 +366,22 @@ def _delete_old_metadata(table: Table, newer: TableMetadata) -> None:
                 table.io.delete(one.metadata_file)
 
 
-def _tag_update(name: str, snapshot_id: int) -> SetSnapshotRefUpdate:
-    return SetSnapshotRefUpdate.model_validate(
-        {"ref-name": name, "type": SnapshotRefType.TAG, "snapshot-id": snapshot_id}
-    )
+def _lost_for_certain(base: TableMetadata, newest: TableMetadata) -> bool:
+    """Whether a commit on `base` that `newest` does not know cannot have been there and expired since.
+
+    A head does not expire, and it would still be the head where nobody has committed behind it.
+    """
+    return _head_number(newest) <= _head_number(base) + 1
+
+
+def _head_number(metadata: TableMetadata) -> int:
+    head = metadata.current_snapshot()
+    return 0 if head is None else head.sequence_number or 0
+
+
+def _clean_up(transaction: _MemoTransaction) -> None:
+    for producer in transaction._snapshot_producers:
+        producer._clean_all_uncommitted()
 
 
 def summary_of(snapshot: Snapshot) -> dict[str, str]:

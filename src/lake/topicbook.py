@@ -76,7 +76,7 @@ class TopicBook:
         self._db = Database(path, _SCHEMA)
 
     def note(self, topics: Iterable[FeedingTopic]) -> None:
-        """Writes down what a consumer reads."""
+        """Writes down what a consumer reads. Raises `DatabaseUnavailable`."""
         with self._db.write() as db:
             db.executemany("INSERT OR REPLACE INTO topics VALUES (?, ?, ?, ?, ?, ?, ?)", map(astuple, topics))
 

@@ -24,8 +24,8 @@ from lake.errors import ConservationBroken, EpochMoved
 from lake.eventtypes import EventType, Facet
 from lake.levels import Level, Sequenced, together
 from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, handle_ranges, mergeable
-from lake.replay import block_rows
 from lake.rewriting import Rewriter
+from lake.selection import block_rows
 
 L1_ROW_GROUP: Final = 16_384
 

@@ -10,7 +10,7 @@ from attrs import frozen
 from lake.events import EVENTS_SCHEMA, METRIC_COLUMNS
 from lake.lakehouse import Lake
 from lake.offsets import BATCH, COUNTS, EPOCH, INGEST, KIND, OFFSETS, RANGES, ranges_of
-from lake.replay import block_rows
+from lake.selection import block_rows
 from lake.table import summary_of
 
 _ICEBERG_SUMMARY_PREFIXES = ("added-", "deleted-", "removed-", "total-", "changed-", "operation")

@@ -7,7 +7,7 @@ checked, switched atomically, rolled back in one step, and asked as of any momen
 from pathlib import Path
 
 from keys import Effects
-from lake import Lake
+from lake import DEFAULT_MEMORY_BYTES, Lake
 from projections.aggregates import Count, Distinct, First, Last, Max, Min, Sum
 from projections.build import Builder, Built, Progress
 from projections.compute import derive, result
@@ -39,6 +39,7 @@ def open_views(
     executor: Executor | None = None,
     code_folder: Path | None = None,
     bits: int = 8,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
 ) -> Views:
     """The views of a lake with state and ledger under `home`.
 
@@ -46,6 +47,7 @@ def open_views(
         executor: where buckets are derived; in this process where none is given.
         code_folder: whose git state publications record.
         bits: 2^bits buckets per view.
+        memory_bytes: that the events read at once may take.
     """
     effects: Effects = lake.effects
     ledger = Ledger(home / "ledger.db", lake.clock, effects)
@@ -56,8 +58,9 @@ def open_views(
         StateStore(home / "states.db", lake.keyring, effects),
         tables,
         ledger,
-        executor or InProcess(Deriver(lake.replay(), lake.types, registry)),
+        executor or InProcess(Deriver(lake.replay(), lake.types, registry, memory_bytes)),
         bits=bits,
+        memory_bytes=memory_bytes,
         code_folder=code_folder,
         clock=lake.clock,
     )

@@ -8,25 +8,35 @@ asks for it, or when the way from its snapshot to the target is not kept any mor
 from __future__ import annotations
 
 import hashlib
-import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 from attrs import evolve, frozen
+from pyiceberg.manifest import DataFile
 from pyiceberg.table.snapshots import Snapshot
 
 from keys import LeaseExpired
-from lake import EventRead, Events, Lake, SnapshotGone, bucket_of
+from lake import DEFAULT_MEMORY_BYTES, EventRead, Events, Lake, Pace, SnapshotGone, bucket_of
 from lake.offsets import offsets_of
+from lake.pieces import Cell, packed
 from lake.table import summary_of
 from projections.compute import BUCKET, Partial, forget, merge, novelty, result
 from projections.definition import SUBJECT, Fold, View, event_reads, grain, refuse_names_in_clear
-from projections.derive import DeriveTask, derive_view, runs, shared_reads, types_of, view_is_personal
+from projections.derive import (
+    DeriveTask,
+    buckets_of,
+    derive_view,
+    ref_range,
+    runs,
+    shared_reads,
+    types_of,
+    view_is_personal,
+)
 from projections.errors import GateClosed
 from projections.executors import Executor
-from projections.fingerprint import fingerprint, library_versions
+from projections.fingerprint import fingerprint, git_state, library_versions
 from projections.ledger import Ledger, Publication
 from projections.registry import ViewRegistry
 from projections.state import BucketState, StateStore
@@ -36,6 +46,8 @@ DEFAULT_BITS = 8
 EVENTS_PER_TASK = 2_000_000
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
+News = Mapping[EventRead, tuple[Events, pl.DataFrame]]
+"""Per read the new events, and `bucket`, `stored`."""
 
 
 @frozen
@@ -67,6 +79,7 @@ class Builder:
 
     Args:
         bits: 2^bits buckets per view.
+        memory_bytes: that the events read at once may take while catching up.
         code_folder: whose git state is recorded.
     """
 
@@ -80,6 +93,7 @@ class Builder:
         executor: Executor,
         *,
         bits: int = DEFAULT_BITS,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
         code_folder: Path | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -90,6 +104,7 @@ class Builder:
         self._ledger = ledger
         self._executor = executor
         self._bits = bits
+        self._memory_bytes = memory_bytes
         self._code_folder = code_folder
         self._clock = clock
         self._replay = lake.replay()
@@ -232,34 +247,50 @@ class Builder:
             todo = set(plan.derive)
             for after, buckets in plan.behind.items():
                 try:
-                    news = self._news(plan.view, after, target.snapshot_id)
+                    files = self._replay.files_between(after, target.snapshot_id)
                 except SnapshotGone:
                     todo |= buckets
                     continue
-                touched = {b for _, totals in news.values() for b in totals["bucket"].to_list()} & buckets
+                reads = shared_reads(self._lake.types, [plan.view])
+                stored = {read: self._replay.stored(files, read, self._bits) for read in reads}
+                touched = {b for totals in stored.values() for b in totals["bucket"].to_list()} & buckets
                 self._states.advance(
                     self._state_version(plan.version), buckets - touched, target.snapshot_id, epoch
                 )
                 if isinstance(plan.view, Fold):
                     todo |= touched
                 elif touched:
-                    corrected = self._merge(plan, news, touched, target, epoch)
+                    corrected: set[int] = set()
+                    for some, news in self._news(files, stored, touched):
+                        corrected |= self._merge(plan, news, some, target, epoch)
                     todo |= corrected
                     merged[plan.view.name] = merged.get(plan.view.name, 0) + len(touched - corrected)
             left.append(evolve(plan, derive=frozenset(todo)))
         return left, merged
 
-    def _news(self, view: View, after: int, until: int) -> dict[EventRead, tuple[Events, pl.DataFrame]]:
-        files = self._replay.files_between(after, until)
-        return {
-            read: (self._replay.events(files, read), self._replay.stored(files, read, self._bits))
-            for read in shared_reads(self._lake.types, [view])
-        }
+    def _news(
+        self, files: Sequence[DataFile], stored: Mapping[EventRead, pl.DataFrame], touched: set[int]
+    ) -> Iterator[tuple[set[int], News]]:
+        """New events of as many touched buckets as fit into memory at a time."""
+        counts = pl.concat(stored.values()).group_by("bucket").agg(pl.col("stored").sum()).sort("bucket")
+        cells = [
+            Cell(*ref_range(bucket, bucket, self._bits), events)
+            for bucket, events in counts.iter_rows()
+            if bucket in touched
+        ]
+        pace = Pace(self._memory_bytes)
+        pace.guess(files, sum(cell.events for cell in cells))
+        for cell in packed(cells, pace):
+            some = touched.intersection(buckets_of(cell.low, cell.high, self._bits))
+            span = (cell.low, cell.high)
+            news = {read: (self._replay.events(files, read, ref_range=span), stored[read]) for read in stored}
+            pace.note(cell.events, sum(events.peak_bytes for events, _ in news.values()))
+            yield some, news
 
     def _merge(
         self,
         plan: _Plan,
-        news: Mapping[EventRead, tuple[Events, pl.DataFrame]],
+        news: News,
         touched: set[int],
         target: Snapshot,
         epoch: int,
@@ -302,7 +333,7 @@ class Builder:
         subject_grain = grain(plan.view).subject
         written = self._tables.write(name, build_id, rows, subject_grain)
         last_day = counts["last_day"].max()
-        sha, dirty = _git_state(self._code_folder)
+        sha, dirty = git_state(self._code_folder)
         publication = Publication(
             build_id=build_id,
             view=plan.view.name,
@@ -379,27 +410,3 @@ def _watermark(last_day: object, lateness: timedelta) -> str | None:
 def _schema_ids(lake: Lake, view: View) -> list[str]:
     names = sorted({target.partition("/")[0] for target in view.reads})
     return [f"{name}/v{lake.types.versions(name)[-1]}" for name in names]
-
-
-def _git_state(folder: Path | None) -> tuple[str, bool]:
-    """(commit, whether files differ from it) of a folder; ("", False) outside git."""
-    if folder is None:
-        return "", False
-    try:
-        sha = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "-C", str(folder), "status", "--porcelain", "--", "."],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "", False
-    return sha, bool(changed)

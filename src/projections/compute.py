@@ -6,6 +6,7 @@ column `_bucket`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Final
@@ -91,14 +92,23 @@ def result(view: View, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def merge(view: View, older: Partial, newer: Partial) -> Partial:
-    """One state of two, where `newer` holds events that `older` has not."""
+    """One state of two, where `newer` holds events that `older` has not; of a Fold, those of other people."""
+    parts = [one.rows.select(older.rows.columns) for one in (older, newer) if one.rows.height]
+    rows = pl.concat(parts) if parts else older.rows
+    if len(parts) > 1 and not (isinstance(view, Fold) and not view.state):
+        rows = _merge(view, rows, [BUCKET, *view.keys])
     return Partial(
-        _merge(view, pl.concat([older.rows, newer.rows.select(older.rows.columns)]), [BUCKET, *view.keys]),
+        rows,
         pl.concat([older.tags, newer.tags]),
         pl.concat([older.counts, newer.counts.select(older.counts.columns)])
         .group_by(BUCKET)
         .agg(pl.col(COUNT_COLUMNS).sum(), pl.col("last_day").max()),
     )
+
+
+def put_together(view: View, parts: Sequence[Partial]) -> Partial:
+    """One state of those of different people; at least one."""
+    return functools.reduce(functools.partial(merge, view), parts)
 
 
 @frozen

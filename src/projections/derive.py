@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 from attrs import frozen
 
-from lake import EventRead, Events, EventType, Replay, TypeRegistry
-from projections.compute import BUCKET, Partial, derive
+from lake import DEFAULT_MEMORY_BYTES, EventRead, Events, EventType, Pace, Replay, TypeRegistry
+from projections.compute import BUCKET, Partial, derive, put_together
 from projections.definition import View, event_reads, is_personal
 from projections.registry import ViewRegistry
 
@@ -29,12 +29,20 @@ class Deriver:
 
     Args:
         replay: reads and opens; nothing else here holds a key.
+        memory_bytes: that the events read at once may take. One person is never cut: a fold needs all.
     """
 
-    def __init__(self, replay: Replay, types: TypeRegistry, views: ViewRegistry) -> None:
+    def __init__(
+        self,
+        replay: Replay,
+        types: TypeRegistry,
+        views: ViewRegistry,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    ) -> None:
         self._replay = replay
         self._types = types
         self._views = views
+        self._memory_bytes = memory_bytes
 
     def run(self, task: DeriveTask) -> dict[str, Partial]:
         """State per view of the task's buckets.
@@ -46,12 +54,18 @@ class Deriver:
         files = self._replay.files(task.snapshot_id)
         span = ref_range(task.first, task.last, task.bits)
         shared = shared_reads(self._types, views)
-        events: dict[EventRead, Events] = {}
-        totals: dict[EventRead, pl.DataFrame] = {}
-        for read in shared:
-            events[read] = self._replay.events(files, read, ref_range=span)
-            totals[read] = self._replay.stored(files, read, task.bits, span)
-        return {view.name: derive_view(self._types, view, events, totals, task.bits) for view in views}
+        pace = Pace(self._memory_bytes)
+        parts: dict[str, list[Partial]] = {view.name: [] for view in views}
+        for piece in self._replay.ranges(files, shared, span, pace):
+            events: dict[EventRead, Events] = {}
+            totals: dict[EventRead, pl.DataFrame] = {}
+            for read in shared:
+                events[read] = self._replay.events(files, read, ref_range=piece)
+                totals[read] = self._replay.stored(files, read, task.bits, piece)
+            pace.note(sum(e.stored for e in events.values()), sum(e.peak_bytes for e in events.values()))
+            for view in views:
+                parts[view.name].append(derive_view(self._types, view, events, totals, task.bits))
+        return {view.name: put_together(view, parts[view.name]) for view in views}
 
 
 def derive_view(
@@ -101,6 +115,13 @@ def ref_range(first: int, last: int, bits: int) -> tuple[bytes, bytes | None]:
     step = 1 << (16 - bits)
     end = (last + 1) * step
     return (first * step).to_bytes(2, "big"), None if end > 0xFFFF else end.to_bytes(2, "big")
+
+
+def buckets_of(low: bytes, high: bytes | None, bits: int) -> range:
+    """Buckets whose handles lie in such a half-open range of whole ones."""
+    step = 1 << (16 - bits)
+    end = 1 << bits if high is None else int.from_bytes(high, "big") // step
+    return range(int.from_bytes(low, "big") // step, end)
 
 
 def runs(buckets: Iterable[int]) -> list[tuple[int, int]]:

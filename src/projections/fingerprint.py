@@ -6,10 +6,12 @@ import ast
 import hashlib
 import inspect
 import json
+import subprocess
 import sys
 import types as pytypes
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from lake import EventType
@@ -69,3 +71,27 @@ def _reach(name: str, value: Any, home: str, parts: dict[str, str]) -> None:
             _visit(value, parts)
     elif not callable(value):
         parts[f"constant:{name}"] = repr(value)
+
+
+def git_state(folder: Path | None) -> tuple[str, bool]:
+    """(commit, whether files differ from it) of a folder; ("", False) outside git."""
+    if folder is None:
+        return "", False
+    try:
+        sha = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(folder), "status", "--porcelain", "--", "."],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "", False
+    return sha, bool(changed)

@@ -5,8 +5,10 @@ receipt that anyone can check offline.
 """
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 
+from keys import Effects, Keyring
 from lake import Lake
 from projections import Views
 from purge.attestation import EMBEDDED_ASSURANCE, Assurance
@@ -23,12 +25,22 @@ from purge.errors import (
     VerificationFailed,
 )
 from purge.inventory import STORES, Store, store_of, unregistered
-from purge.journal import Journal, Request, StageRecord
+from purge.journal import Journal, Request, StageRecord, Stuck
 from purge.receipt import payload_of
 from purge.saga import Plan, Purge, Submitted
 from purge.scanner import Finding, Scanned, scan
 from purge.stages import STAGES, Status
-from purge.tlog import Checkpoint, TransparencyLog, verifier_key
+from purge.tlog import Checkpoint, TransparencyLog, verifier_key, verifier_keys
+
+
+def open_evidence(
+    home: Path, keyring: Keyring, clock: Callable[[], datetime], effects: Effects
+) -> tuple[Journal, TransparencyLog]:
+    """Request journal and transparency log of a lake. Both become witnesses of the restore gate."""
+    journal = Journal(home / "purge" / "journal.db", clock, effects)
+    log = TransparencyLog(home / "evidence" / "tlog.db", keyring, effects)
+    keyring.gatekeeping.witnesses += [journal.newest_fence, log.newest_fence]
+    return journal, log
 
 
 def open_purge(
@@ -38,9 +50,12 @@ def open_purge(
     assurance: Assurance = EMBEDDED_ASSURANCE,
     copy_fences: Callable[[], Mapping[str, str]] = dict,
 ) -> Purge:
-    """Erasures of the lake in a folder: journal, transparency log and locks below it."""
-    journal = Journal(home / "purge" / "journal.db", lake.clock, lake.effects)
-    log = TransparencyLog(home / "evidence" / "tlog.db", lake.keyring, lake.effects)
+    """Erasures of the lake in a folder: journal, transparency log and locks below it.
+
+    Args:
+        copy_fences: writes the fence log's copies; place → what came of it.
+    """
+    journal, log = open_evidence(home, lake.keyring, lake.clock, lake.effects)
     return Purge(home, lake, views, journal, log, assurance, copy_fences)
 
 
@@ -65,6 +80,7 @@ __all__ = [
     "StageRecord",
     "Status",
     "Store",
+    "Stuck",
     "Submitted",
     "TransparencyLog",
     "UnderHold",
@@ -79,4 +95,5 @@ __all__ = [
     "store_of",
     "unregistered",
     "verifier_key",
+    "verifier_keys",
 ]

@@ -46,6 +46,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
         "due_at": request.due_at.isoformat(),
         "stages": stages,
         "epoch": request.detail("fenced").get("epoch"),
+        "fence_chain": request.detail("fenced").get("chain"),
         "sanitization": {
             "standard": "NIST SP 800-88r1",
             "method": "purge by cryptographic erase",
@@ -54,7 +55,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
         },
         "level": {
             "name": "E1",
-            "E0": {"means": "no running process can decrypt", "since": finished.get("unreadable")},
+            "E0": {"means": "no running process can decrypt", "since": finished.get("states_unreadable")},
             "E1": {
                 "means": "no copy of the key pages or the lake can be opened",
                 "since": finished.get("epoch_closed"),

@@ -58,7 +58,7 @@ STORES: Final = (
         (*_database("purge/journal.db"), "purge/locks/*"),
         "ids sealed under the person's own key",
     ),
-    Store("schedule", _database("service/schedule.db"), "holds no personal data"),
+    Store("schedule", (*_database("service/schedule.db"), "service/locks/*"), "holds no personal data"),
     Store("receipts", ("receipts/*",), "content-free statements"),
     Store("logs", ("logs/*",), "identifiers never reach a log"),
     Store("settings", ("shredlake.toml", "token"), "holds no personal data"),

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from keys import Database, Effects
+from keys import Database, Effects, Remembered
 from purge.clocks import Regime, due_at
 from purge.errors import IdempotencyConflict, NotCancellable, UnknownRequest
 from purge.stages import STAGES, Status, may_cancel, status_of
@@ -30,7 +30,9 @@ CREATE TABLE IF NOT EXISTS requests (request_id TEXT PRIMARY KEY, received_at TE
 CREATE UNIQUE INDEX IF NOT EXISTS one_open_request ON requests (subject_tag, purpose)
     WHERE status != 'cancelled';
 CREATE TABLE IF NOT EXISTS holds (subject_tag BLOB PRIMARY KEY, ref BLOB NOT NULL, placed_at TEXT NOT NULL,
-    why TEXT NOT NULL) WITHOUT ROWID
+    why TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS newest_fence (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL,
+    chain BLOB NOT NULL)
 """
 
 
@@ -76,6 +78,15 @@ class Request:
     def detail(self, stage: str) -> Mapping[str, Any]:
         """What a completed stage found; empty when it did not run."""
         return next((s.detail for s in self.stages if s.stage == stage and s.finished_at), {})
+
+
+@frozen
+class Stuck:
+    """A request whose last run failed behind `stage`; names nobody."""
+
+    request_id: str
+    stage: str
+    due_at: datetime
 
 
 class Journal:
@@ -164,6 +175,12 @@ class Journal:
         """Every request, the one due first ahead."""
         return [_request(row) for row in self._db.read("SELECT * FROM requests ORDER BY due_at, request_id")]
 
+    def stuck(self) -> list[Stuck]:
+        """Requests whose last run failed, the one due first ahead: what somebody may have to look at."""
+        sql = "SELECT request_id, stage, due_at FROM requests WHERE status = ? ORDER BY due_at, request_id"
+        rows = self._db.read(sql, (Status.INCOMPLETE.value,))
+        return [Stuck(row[0], row[1], datetime.fromisoformat(row[2])) for row in rows]
+
     def begin(self, request_id: str, stage: str) -> None:
         """Writes the intent of a stage before its effect."""
         self._edit(request_id, lambda records: [*_without(records, stage), _begun(stage, self._clock())])
@@ -217,6 +234,20 @@ class Journal:
                 (receipt, request_id),
             )
         self._db.flush_deleted()
+
+    def remember_fence(self, epoch: int, chain: bytes) -> None:
+        """Keeps the newest fence, so that a fence log that went back to an older copy is noticed."""
+        with self._effects("journal.fence"), self._db.write() as db:
+            db.execute(
+                "INSERT INTO newest_fence VALUES (1, ?, ?) ON CONFLICT (one) DO UPDATE"
+                " SET epoch = excluded.epoch, chain = excluded.chain WHERE excluded.epoch > epoch",
+                (epoch, chain),
+            )
+
+    def newest_fence(self) -> Remembered | None:
+        """What the restore gate asks."""
+        rows = self._db.read("SELECT epoch, chain FROM newest_fence")
+        return Remembered("the request journal", *rows[0]) if rows else None
 
     def cancel(self, request_id: str) -> Request:
         """Takes a request back. Raises `NotCancellable` past the fence."""

@@ -238,10 +238,17 @@ class Purge:
             if not is_free:
                 raise UnderHold("a legal hold was placed over this person")
             fences = self._keyring.fence([(subject, request.ref)], request.request_id, request.purpose)
+        newest = fences[-1]
+        self.journal.remember_fence(newest.epoch, newest.chain)
         held = self._keyring.purposes_of(request.ref)
         doomed = held if request.purpose == ALL_PURPOSES else [request.purpose]
         copies = dict(self._copy_fences())  # before anything is destroyed
-        return {"epoch": fences[-1].epoch, "key_records": len(doomed), "fence_copies": copies}
+        return {
+            "epoch": newest.epoch,
+            "chain": newest.chain.hex(),
+            "key_records": len(doomed),
+            "fence_copies": copies,
+        }
 
     def _intake_drained(self, request: Request) -> dict[str, Any]:
         done = self._lake.intake.drain(self._fences(request)[-1].epoch)
@@ -285,6 +292,10 @@ class Purge:
             self._views.publish(built, who="erasure", why=why)
             self.log_publications()
         return {"views": names, "partitions": len(buckets), "withdrawn": sorted(orphans)}
+
+    def _states_unreadable(self, request: Request) -> dict[str, Any]:
+        """States, letters and this request's own seal: a fence covers none, so their keys are kept on."""
+        return {"waited_seconds": round(self._keyring.evict_everywhere(), 3)}
 
     def _swept(self, request: Request) -> dict[str, Any]:
         assert request.ref is not None

@@ -27,15 +27,17 @@ STAGES: Final = (
     "destroyed",
     "unreadable",
     "views_rederived",
+    "states_unreadable",
     "epoch_closed",
     "swept",
     "verified",
     "attested",
 )
 """In order. The fence is durable before anything is destroyed. What waited before it is committed before
-letters are redacted, since a broken line may be among it. The epoch is closed only when every key is gone,
-those of the views' states included, so that no backup made between opens them. Nothing is attested
-unverified."""
+letters are redacted, since a broken line may be among it. Keys that a fence does not cover, those of the
+states above all, are dropped before everybody is made to let go of every key. The epoch
+is closed only when every key is gone, those of the views' states included, so that no backup made between
+opens them. Nothing is attested unverified."""
 
 POINT_OF_NO_RETURN: Final = "fenced"
 

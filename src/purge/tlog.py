@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from attrs import frozen
 
-from keys import Database, Effects, Keyring
+from keys import Database, Effects, Keyring, Remembered
 from purge.merkle import inclusion_proof, leaf_hash, root_of
 
 ORIGIN: Final = "shredlake.local/log"
 _ED25519: Final = b"\x01"
+_LOOKED_AT: Final = 100
+"""Newest leaves among which the newest fence is looked for: requests side by side end in any order."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leaves (leaf INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
     data BLOB NOT NULL, hash BLOB NOT NULL)
@@ -69,6 +73,13 @@ class TransparencyLog:
         found: bytes = rows[0][0]
         return found
 
+    def newest_fence(self) -> Remembered | None:
+        """What the restore gate asks: the newest epoch that a receipt or a publication names."""
+        sql = "SELECT data FROM leaves ORDER BY leaf DESC LIMIT ?"
+        found = [_fence_of(data) for (data,) in self._db.read(sql, (_LOOKED_AT,))]
+        epoch, chain = max(found, default=(0, None), key=lambda one: (one[0], one[1] is not None))
+        return Remembered("the transparency log", epoch, chain) if epoch else None
+
     def checkpoint(self) -> Checkpoint:
         """The log as it stands, signed."""
         return self._checkpoint(self._hashes())
@@ -103,9 +114,21 @@ class TransparencyLog:
         return Checkpoint(len(hashes), root, f"{text}\n— {ORIGIN} {signed}\n")
 
 
+def _fence_of(leaf: bytes) -> tuple[int, bytes | None]:
+    body: dict[str, Any] = json.loads(leaf)
+    stated = body.get("predicate", body)  # a receipt's statement, or a publication
+    chain = stated.get("fence_chain")
+    return int(stated.get("epoch") or 0), bytes.fromhex(chain) if chain else None
+
+
 def note_key_hash(public_key: bytes) -> bytes:
     """First four bytes that name a key in a signed note."""
     return hashlib.sha256(ORIGIN.encode() + b"\n" + _ED25519 + public_key).digest()[:4]
+
+
+def verifier_keys(public_keys: Iterable[bytes]) -> str:
+    """All vkeys, one a line: signatures of a key that was rotated since verify with theirs."""
+    return "".join(f"{verifier_key(public)}\n" for public in public_keys)
 
 
 def verifier_key(public_key: bytes) -> str:

@@ -3,9 +3,11 @@
 
 usage: python verifier.py RECEIPT.json KEY.vkey [--subject ID --salt HEX]
 
+The key file holds the operator's verification keys, one a line: several once the signing key was rotated.
+
 Checks, in this order: the file is byte for byte canonical; the signature over the statement (DSSE,
 Ed25519); the statement is a leaf of the log (RFC 6962 inclusion proof) whose checkpoint is signed by
-the same key; with --subject and --salt, that the receipt is about that person. Exit code 0: all hold.
+one of the keys; with --subject and --salt, that the receipt is about that person. Exit code 0: all hold.
 """
 
 from __future__ import annotations
@@ -29,19 +31,19 @@ class Refused(Exception):
     """The receipt does not verify; the text says which check failed."""
 
 
-def verify(receipt: bytes, vkey: str, subject: str | None = None, salt: str | None = None) -> dict[str, Any]:
+def verify(receipt: bytes, vkeys: str, subject: str | None = None, salt: str | None = None) -> dict[str, Any]:
     """The verified statement.
 
     Args:
         receipt: the file's bytes.
-        vkey: the operator's key, `origin+hash+base64`.
+        vkeys: the operator's keys, each `origin+hash+base64`, separated by white space.
         subject, salt: whom the receipt should be about, and the requester's salt in hex.
 
     Raises:
         Refused: a check failed.
     """
     try:
-        origin, key_hash, public = _parse_key(vkey)
+        keys = [_parse_key(vkey) for vkey in vkeys.split()]
         document = json.loads(receipt.decode())
         envelope, proof = document["envelope"], document["tlog_proof"]
         payload = _decode(envelope["payload"])
@@ -57,11 +59,14 @@ def verify(receipt: bytes, vkey: str, subject: str | None = None, salt: str | No
         raise Refused("the file holds more or less than envelope and proof")
     if envelope.get("payloadType") != PAYLOAD_TYPE:
         raise Refused("the payload type is not that of an in-toto statement")
-    if key_id != hashlib.sha256(public).hexdigest()[:16]:
+    if not keys:
+        raise Refused("the key is not a valid vkey")
+    signer = next((k[2] for k in keys if hashlib.sha256(k[2]).hexdigest()[:16] == key_id), None)
+    if signer is None:
         raise Refused("another key signed it")
     kind = PAYLOAD_TYPE.encode()
-    _check_signature(public, raw_signature, b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload))
-    _check_log(proof, payload, origin, key_hash, public)
+    _check_signature(signer, raw_signature, b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload))
+    _check_log(proof, payload, keys)
     statement: dict[str, Any] = json.loads(payload)
     if statement.get("predicateType") != PREDICATE_TYPE:
         raise Refused("the statement is not an erasure receipt")
@@ -93,7 +98,7 @@ def _check_signature(public: bytes, signature: bytes, message: bytes) -> None:
         raise Refused("the signature does not match") from None
 
 
-def _check_log(proof: str, payload: bytes, origin: str, key_hash: bytes, public: bytes) -> None:
+def _check_log(proof: str, payload: bytes, keys: list[tuple[str, bytes, bytes]]) -> None:
     try:
         head, note, signed = proof.split("\n\n", 2)
         lines = head.split("\n")
@@ -107,9 +112,10 @@ def _check_log(proof: str, payload: bytes, origin: str, key_hash: bytes, public:
         raw = _decode(body)
     except ValueError:
         raise Refused("the log proof is malformed") from None
-    if dash != "—" or {noted_origin, signer} != {origin} or raw[:4] != key_hash:
+    mine = [public for origin, key_hash, public in keys if (origin, key_hash) == (signer, raw[:4])]
+    if dash != "—" or noted_origin != signer or not mine:
         raise Refused("the checkpoint is of another log or key")
-    _check_signature(public, raw[4:], (note + "\n").encode())
+    _check_signature(mine[0], raw[4:], (note + "\n").encode())
     if _root(hashlib.sha256(b"\x00" + payload).digest(), index, size, siblings) != root:
         raise Refused("the statement is not in the log")
 
@@ -142,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Verify a Shredlake erasure receipt offline.")
     parser.add_argument("receipt", type=Path)
-    parser.add_argument("key", type=Path, help="file with the operator's vkey")
+    parser.add_argument("key", type=Path, help="file with the operator's vkeys")
     parser.add_argument("--subject", help="check that the receipt is about this person")
     parser.add_argument("--salt", help="the requester's salt, in hex")
     options = parser.parse_args(arguments)

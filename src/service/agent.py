@@ -19,6 +19,7 @@ from keys.agentcounts import COUNTS_NAME, CountBook
 from keys.agentfolder import AgentFolder, RoleUser
 from keys.agentserver import KeyAgent, serving
 from service.errors import BadSettings, NotInitialised
+from service.keyplaces import seal_rule
 from service.settings import AgentUsers, Keys, load_settings
 
 _COUNT_SECONDS: Final = 60.0
@@ -69,7 +70,7 @@ def ingest_keys(home: Path) -> IngestKeys:
         NotInitialised: the lake's agent never ran.
         AgentDenied: this user may not take the ingest role.
     """
-    return IngestKeys(_link(home, "ingest"))
+    return IngestKeys(_link(home, "ingest"), seal_rule(load_settings(home).keys))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
+from attrs import asdict
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -17,9 +18,10 @@ from starlette.exceptions import HTTPException
 
 from keys import SubjectId
 from projections import utc
-from purge import verifier_key
+from purge import verifier_keys
 from service import problems
 from service.batches import batch_routes
+from service.gatekeeper import Gatekeeper
 from service.intake import IntakeWorker
 from service.jobs import job_scheduler
 from service.models import (
@@ -29,14 +31,17 @@ from service.models import (
     Named,
     PlanView,
     QueueView,
+    StuckView,
     ViewAnswer,
     ViewSummary,
     publication_body,
 )
 from service.runtime import Runtime
+from service.scheduler import Scheduler
 from service.worker import ErasureWorker
 
 DEFAULT_ROWS: Final = 1000
+STUCK_SHOWN: Final = 20
 _BEARER: Final = HTTPBearer(auto_error=False, description="the token that `shredlake init` made")
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     code: {"description": text, "content": {problems.MEDIA_TYPE: {}}}
@@ -55,18 +60,15 @@ def create_app(runtime: Runtime) -> FastAPI:
     worker = ErasureWorker(runtime.purge)
     intake = IntakeWorker(runtime.lake.intake)
     scheduler = job_scheduler(runtime)
+    gatekeeper = Gatekeeper(runtime.keyring)
+    background = _Background(worker, intake, scheduler)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        runtime.keyring.converge()
-        worker.start()
-        intake.start()
-        ticking = threading.Thread(target=scheduler.forever, name="scheduler", daemon=True)
-        ticking.start()
+        gatekeeper.start(background.start)
         yield
-        scheduler.stop()
-        intake.stop()
-        worker.stop()
+        gatekeeper.stop()
+        background.stop()
 
     app = FastAPI(
         title="Shredlake",
@@ -77,16 +79,39 @@ def create_app(runtime: Runtime) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    app.include_router(_health(runtime), prefix="/v1/health", tags=["health"])
+    app.include_router(_health(runtime, gatekeeper), prefix="/v1/health", tags=["health"])
     guarded = [Depends(_token_check(runtime.token))]
-    for router, tag in (
-        (batch_routes(runtime.lake.intake, intake), "events"),
-        (_erasures(runtime, worker), "erasures"),
-        (_views(runtime), "views"),
-        (_log(runtime), "evidence"),
+    behind_gate = [*guarded, Depends(gatekeeper.check)]
+    for router, tag, checks in (
+        (batch_routes(runtime.lake.intake, intake), "events", behind_gate),
+        (_erasures(runtime, worker), "erasures", behind_gate),
+        (_views(runtime), "views", behind_gate),
+        (_log(runtime), "evidence", guarded),
     ):
-        app.include_router(router, prefix="/v1", tags=[tag], dependencies=guarded, responses=_PROBLEMS)
+        app.include_router(router, prefix="/v1", tags=[tag], dependencies=checks, responses=_PROBLEMS)
     return app
+
+
+class _Background:
+    """What runs beside the requests, once it is safe to read."""
+
+    def __init__(self, worker: ErasureWorker, intake: IntakeWorker, scheduler: Scheduler) -> None:
+        self._worker = worker
+        self._intake = intake
+        self._scheduler = scheduler
+        self._runs = False
+
+    def start(self) -> None:
+        self._worker.start()
+        self._intake.start()
+        threading.Thread(target=self._scheduler.forever, name="scheduler", daemon=True).start()
+        self._runs = True
+
+    def stop(self) -> None:
+        self._scheduler.stop()
+        if self._runs:
+            self._intake.stop()
+            self._worker.stop()
 
 
 def _token_check(token: str) -> Any:
@@ -97,7 +122,7 @@ def _token_check(token: str) -> Any:
     return check
 
 
-def _health(runtime: Runtime) -> APIRouter:
+def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:
     router = APIRouter()
 
     @router.get("/live")
@@ -107,14 +132,20 @@ def _health(runtime: Runtime) -> APIRouter:
 
     @router.get("/ready", responses={503: {"model": Health}})
     def ready(response: Response) -> Health:
-        """Whether it is safe to read: fence log and key pages agree."""
-        gate = runtime.keyring.gate()
-        queue = QueueView.of(runtime.lake.intake.queue(), time.time())
-        if gate.is_open:
-            return Health(status="ready", intake=queue)
+        """Whether it is safe to read: fence log, key pages and what else remembers fences agree."""
+        shut = gatekeeper.reason()
+        stuck = runtime.purge.journal.stuck()
+        found = Health(
+            status="ready",
+            intake=QueueView.of(runtime.lake.intake.queue(), time.time()),
+            stuck_erasures=len(stuck),
+            stuck=[StuckView(**asdict(one)) for one in stuck[:STUCK_SHOWN]],
+        )
+        if shut is None:
+            return found
         response.status_code = 503
-        why = "the restore gate is shut: run `shredlake keys converge`"
-        return Health(status="not_ready", why=why, intake=queue)
+        why = {"status": "not_ready", "why": shut.message, "next_step": shut.next_step}
+        return found.model_copy(update=why)
 
     return router
 
@@ -248,8 +279,8 @@ def _log(runtime: Runtime) -> APIRouter:
 
     @router.get("/log/key", response_class=Response)
     def key() -> Response:
-        """The key that receipts and checkpoints verify with."""
-        (public,) = runtime.keyring.custodian.public_keys().values()
-        return Response(verifier_key(public) + "\n", media_type="text/plain")
+        """The keys that receipts and checkpoints verify with, one a line; one per rotation."""
+        keys = verifier_keys(runtime.keyring.custodian.public_keys().values())
+        return Response(keys, media_type="text/plain")
 
     return router

@@ -7,6 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Final, Literal
@@ -16,13 +17,14 @@ from attrs import frozen
 from keys import ShredlakeError
 from keys.errors import CustodianDenied
 from lake import ClearField, FeedingTopic, Queue, clear_fields, privacy_lint, verify
-from purge import unregistered
+from purge import Stuck, unregistered
 from service.keyplaces import vault_session
 from service.runtime import Runtime, open_runtime
 from service.settings import Settings, load_settings
 
 OUR_PACKAGES: Final = ("keys", "lake", "projections", "purge", "service")
 _LONG_WAIT_SECONDS: Final = 60.0
+_STUCK_SHOWN: Final = 5
 _LOW_DISK_BYTES: Final = 2 * 1024**3
 
 
@@ -87,12 +89,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
             "ok" if mode == 0o600 else "error",
             "0600" if mode == 0o600 else f"{mode:04o}: run `chmod 600` on it",
         )
-    gate = runtime.keyring.gate()
-    yield Finding(
-        "restore gate",
-        "ok" if gate.is_open else "error",
-        "fence log and key pages agree" if gate.is_open else "run `shredlake keys converge`",
-    )
+    yield _gate_finding(runtime)
     yield _tried("fence log", lambda: f"{runtime.keyring.fences.verify()} fences, hash chain holds")
     for copy in runtime.fence_copies.look():
         yield Finding(f"fence copy {copy.place}", copy.level, copy.text)
@@ -104,6 +101,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         "; ".join(checked.problems) or f"{checked.events} events in {checked.ranges} ranges, no gap",
     )
     yield intake_finding(runtime.lake.intake.queue(), time.time())
+    yield stuck_finding(runtime.purge.journal.stuck(), runtime.lake.clock())
     lint = privacy_lint(runtime.lake)
     yield Finding("metadata privacy", "error" if lint else "ok", "; ".join(lint) or "only allowed columns")
     strange = unregistered(home, runtime.lake.warehouse.objects)
@@ -127,6 +125,17 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
 
 
+def _gate_finding(runtime: Runtime) -> Finding:
+    shut: ShredlakeError | None
+    try:
+        shut = runtime.keyring.gate().reason
+    except ShredlakeError as error:
+        shut = error
+    if shut is None:
+        return Finding("restore gate", "ok", "fence log, key pages and what else remembers fences agree")
+    return Finding("restore gate", "error", f"{shut.message}. {shut.next_step}")
+
+
 def intake_finding(queue: Queue, now: float) -> Finding:
     """What waits, and whether it has waited for too long at a moment, in seconds since the epoch."""
     if queue.oldest_at is None:
@@ -138,6 +147,16 @@ def intake_finding(queue: Queue, now: float) -> Finding:
     return Finding(
         "intake", "warning", f"{text}: run `shredlake serve`, or `shredlake ingest intake`, and read the log"
     )
+
+
+def stuck_finding(stuck: Sequence[Stuck], now: datetime) -> Finding:
+    """Erasures whose last run failed, with their deadlines; an error once one is overdue."""
+    if not stuck:
+        return Finding("erasures", "ok", "none is stuck")
+    shown = ", ".join(f"{one.request_id} (due {one.due_at.date()})" for one in stuck[:_STUCK_SHOWN])
+    more = f" and {len(stuck) - _STUCK_SHOWN} more" if len(stuck) > _STUCK_SHOWN else ""
+    text = f"{len(stuck)} stuck: {shown}{more}; the log says why, `shredlake erase apply --resume` goes on"
+    return Finding("erasures", "error" if any(one.due_at < now for one in stuck) else "warning", text)
 
 
 def _clear_finding(name: str, fields: Sequence[ClearField]) -> Finding:

@@ -28,6 +28,13 @@ class UnsafeBind(ServiceError):
     default_next_step = "Set server.tls_cert and server.tls_key, or pass --allow-insecure-bind."
 
 
+class FenceCopyNotWritten(ServiceError):
+    """A copy of the fence log could not be written, or knows what the log here does not."""
+
+    retry_helps = True
+    default_next_step = "Reach the place again, or see what `shredlake doctor` says of its copy."
+
+
 class WorkerFailed(ServiceError):
     """A worker process died or failed in a way that has no name."""
 

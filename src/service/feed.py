@@ -45,10 +45,12 @@ def open_feed(home: Path, *, agent: bool = False) -> Iterator[Feed]:
     Raises:
         NotInitialised: no lake, or its agent never ran.
         AgentDenied: this user may not take the ingest role.
+        RestoreGateClosed: the fence log cannot be relied on; an agent has asked when it started.
     """
     settings = load_settings(home)
     if not (agent or settings.keys.agent):
         with open_runtime(home, role="agent") as runtime:
+            runtime.keyring.gate().trusted()
             lake = runtime.lake
             yield Feed(settings, lake.types, lake.events, lake.topics, runtime.keyring, lake.ingestor())
         return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from lake import Maintenance, UpkeepPolicy
+from service.errors import BadSettings, FenceCopyNotWritten
+from service.fencecopies import not_written
 from service.runtime import Runtime
 from service.scheduler import Scheduler
 from service.settings import Job, Upkeep
@@ -15,8 +17,7 @@ def run_job(runtime: Runtime, job: Job) -> str:
         proof = "an old wrap was refused" if closed.old_wrap_refused else "AN OLD WRAP STILL OPENS"
         return f"root version {closed.root_version}, {closed.nodes} node(s) rewrapped; {proof}"
     if job.action == "export_fences":
-        told = runtime.fence_copies.write()
-        return "; ".join(f"{place}: {what}" for place, what in told.items()) or "no keys.fence_copies"
+        return "; ".join(f"{place}: {what}" for place, what in export_fence_copies(runtime).items())
     if job.action == "upkeep":
         done = maintenance(runtime).run(runtime.lake.clock())
         return ", ".join(f"{step.what} {step.day or ''}".strip() for step in done) or "nothing to do"
@@ -28,8 +29,38 @@ def run_job(runtime: Runtime, job: Job) -> str:
     return f"release {release.release_id}: {', '.join(names)}"
 
 
+def export_fence_copies(runtime: Runtime, to: str | None = None) -> dict[str, str]:
+    """Writes the signed copies of the fence log; place → `written`.
+
+    Args:
+        to: this place instead of those of the settings.
+
+    Raises:
+        BadSettings: neither the caller nor the settings say where.
+        RestoreGateClosed: a witness, the copies themselves among them, knows more than the log.
+        FenceCopyInvalid: a copy was cut or edited, or none can be read.
+        FenceCopyNotWritten: a place cannot be written, or its copy holds what the log lacks.
+    """
+    copies = runtime.fence_copies
+    if to is None and not copies.places:
+        raise BadSettings(
+            "nothing says where the copy of the fence log goes",
+            next_step="Set keys.fence_copies, or name a place.",
+        )
+    runtime.keyring.gate([] if to is None else [copies.witness(to)]).trusted()
+    told = copies.write(to)
+    if failed := not_written(told):
+        raise FenceCopyNotWritten(f"{len(failed)} of {len(told)} fence copies: {'; '.join(failed)}")
+    return told
+
+
 def maintenance(runtime: Runtime) -> Maintenance:
-    """Upkeep by the settings."""
+    """Upkeep by the settings.
+
+    Raises:
+        RestoreGateClosed: the fence log cannot be relied on; compaction opens and seals.
+    """
+    runtime.keyring.gate().trusted()
     return Maintenance(runtime.lake, upkeep_policy(runtime.settings.upkeep))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import signal
+import sys
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,13 +18,14 @@ from keys.hardening import harden
 from lake import load_mapping
 from lake.messages import CloudEventMessages, MappedMessages, MessageFormat
 from lake.sealedmessages import SealedMessages
-from service.errors import BadSettings, WorkerFailed
+from service.crew import Crew, Rate
+from service.errors import BadSettings
 from service.feed import Feed, open_feed
 from service.runtime import log_to_file
 from service.settings import Kafka
 
 if TYPE_CHECKING:
-    from lake.kafka import KafkaIngest
+    from lake.kafka import KafkaIngest, Progress
 
 _LOOK_SECONDS: Final = 0.2
 _SUMMED: Final = ("partitions", "events", "dead", "suppressed", "commits", "lag")
@@ -36,7 +37,7 @@ class Totals:
 
     Attributes:
         lag: messages that the brokers have and the table has not, over the partitions they own.
-        rate: events a second since the start.
+        rate: events a second over the last ten seconds.
         committed_at: seconds since the epoch of the newest commit; None before the first.
     """
 
@@ -81,56 +82,40 @@ def run_workers(
     accept_gaps: bool,
     should_stop: Callable[[], bool],
     show: Callable[[Totals], None],
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Totals:
     """Runs consumers until they have caught up or are told to stop; each commits what it has read.
 
+    A process that dies is started again: what it had read and not committed is read again by whoever owns
+    its partitions then.
+
+    Args:
+        show: told how they stand, a few times a second.
+        warn: told of a process that died.
+
     Raises:
         ShredlakeError: what stopped a consumer; the others were stopped cleanly.
-        WorkerFailed: one died; what it had read and not committed is read again by the next run.
+        WorkerFailed: one died again and again.
     """
-    context = multiprocessing.get_context("spawn")  # Polars keeps threads that do not survive a fork
-    crew: dict[Connection, BaseProcess] = {}
-    newest: dict[Connection, Any] = {}
-    failed: list[ShredlakeError] = []
+    crew = Crew(lambda number: _Order(home, number, until_caught_up, accept_gaps), _consume, warn)
     for number in range(workers):
-        receiver, sender = context.Pipe(duplex=False)
-        order = _Order(home, number, until_caught_up, accept_gaps)
-        worker = context.Process(target=_consume, args=(order, sender))
-        worker.start()
-        sender.close()  # so that the end of the process is the end of the pipe
-        crew[receiver] = worker
-    began, told = time.monotonic(), False
-    while crew:
-        if (should_stop() or failed) and not told:
-            told = True
-            for process in crew.values():
-                process.terminate()
-        for ready in wait(list(crew), _LOOK_SECONDS):
-            assert isinstance(ready, Connection)
-            try:
-                said = ready.recv()
-            except (EOFError, OSError):
-                process = crew.pop(ready)
-                process.join()
-                if process.exitcode and not failed:
-                    failed.append(WorkerFailed(f"a consumer process ended with code {process.exitcode}"))
-                continue
-            if isinstance(said, ShredlakeError):
-                failed.append(said)
-            else:
-                newest[ready] = said
-        show(_totals(newest, len(crew), began))
-    if failed:
-        raise failed[0]
-    return _totals(newest, workers, began)
+        crew.start(number)
+    rate = Rate()
+    while crew.is_alive():
+        if should_stop() or crew.failed:
+            crew.stop()
+        crew.look(_LOOK_SECONDS)
+        show(_totals(crew.newest(), crew.size(), rate))
+    if crew.failed:
+        raise crew.failed[0]
+    return _totals(crew.newest(), workers, rate)
 
 
-def _totals(newest: dict[Connection, Any], workers: int, began: float) -> Totals:
-    found = list(newest.values())
-    sums = {name: sum(getattr(one, name) for one in found) for name in _SUMMED}
-    times = [one.committed_at for one in found if one.committed_at is not None]
-    rate = sums["events"] / max(time.monotonic() - began, 1e-9)
-    return Totals(workers=workers, rate=rate, committed_at=max(times, default=None), **sums)
+def _totals(newest: Sequence[Progress], workers: int, rate: Rate) -> Totals:
+    sums = {name: sum(getattr(one, name) for one in newest) for name in _SUMMED}
+    times = [one.committed_at for one in newest if one.committed_at is not None]
+    per_second = rate.at(time.monotonic(), sums["events"])
+    return Totals(workers=workers, rate=per_second, committed_at=max(times, default=None), **sums)
 
 
 def _consume(order: _Order, sender: Connection) -> None:
@@ -155,7 +140,8 @@ def _consume(order: _Order, sender: Connection) -> None:
     except ShredlakeError as error:
         tell(error)
     except Exception as error:  # its text may quote a message
-        tell(WorkerFailed(f"a consumer process failed: {type(error).__name__}"))
+        logging.getLogger("shredlake.kafka").error("a consumer process failed: %s", type(error).__name__)
+        sys.exit(1)
 
 
 def open_consumer(feed: Feed, number: int = 0, *, accept_gaps: bool = False) -> KafkaIngest:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from keys import Custodian, EmbeddedCustodian, KeyPlaces, PageStore, embedded_places
+from keys import Custodian, EmbeddedCustodian, KeyPlaces, PageStore, SealRule, embedded_places
 from keys.drill import CustodianBackup
+from keys.envelope import CIPHERS
 from purge import Assurance
 from service.errors import BadSettings
 from service.settings import Keys, Vault, VaultLogin
@@ -48,6 +49,11 @@ def key_places(home: Path, settings: Keys, role: VaultRole = "purge") -> KeyPlac
         return PostgresPageStore(settings.page_store.get_secret_value(), settings.page_schema)
 
     return KeyPlaces(custodian, pages)
+
+
+def seal_rule(settings: Keys) -> SealRule:
+    """How values are sealed."""
+    return SealRule(CIPHERS[settings.cipher], settings.padding)
 
 
 def vault_session(settings: Vault, role: VaultRole = "purge") -> VaultSession:

@@ -210,12 +210,23 @@ class QueueView(Body):
         )
 
 
+class StuckView(Body):
+    """An erasure whose last run failed; it is tried again by itself."""
+
+    request_id: str
+    stage: str = Field(description="the last stage that is done")
+    due_at: datetime
+
+
 class Health(Body):
     """Answer of the health checks."""
 
     status: Literal["live", "ready", "not_ready"]
     why: str | None = None
+    next_step: str | None = Field(None, description="what opens it")
     intake: QueueView | None = Field(None, description="how much waits to be committed")
+    stuck_erasures: int = Field(0, description="erasures whose last run failed")
+    stuck: list[StuckView] = Field([], description="those that are due first, twenty at the most")
 
 
 def publication_body(publication: Publication) -> dict[str, Any]:

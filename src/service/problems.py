@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from keys import ShredlakeError
+from keys import CustodianUnavailable, FenceCopyInvalid, RestoreGateClosed, ShredlakeError
 from lake import IntakeFull, SnapshotGone, UnknownBatch, UnknownEventType
 from projections import NotPublished, UnknownView
 from purge import (
@@ -34,6 +34,9 @@ _STATUS: Final[dict[type[ShredlakeError], int]] = {
     UnderHold: 409,
     IdempotencyConflict: 409,
     NotCancellable: 409,
+    RestoreGateClosed: 503,
+    FenceCopyInvalid: 503,
+    CustodianUnavailable: 503,
 }
 
 

@@ -9,7 +9,7 @@ import os
 import secrets
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -20,11 +20,11 @@ from keys import Effects, Keyring, open_keys
 from keys.hardening import harden
 from lake import Lake, Replay, open_events, open_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
-from purge import Purge, open_purge
+from purge import Purge, open_evidence, open_purge
 from service.agent import build_keys, build_lease
 from service.errors import BadSettings, NotInitialised
 from service.fencecopies import FenceCopies
-from service.keyplaces import VaultRole, assurance, key_places
+from service.keyplaces import VaultRole, assurance, key_places, seal_rule
 from service.lakeplace import intake_rule, lake_place
 from service.settings import CONFIG_NAME, Settings, load_settings
 
@@ -107,8 +107,32 @@ def open_keyring(
 ) -> Keyring:
     """The keys of a lake; with a custodian on a server, as one of its roles."""
     fences = settings.keys.fence_log or home / "evidence" / "fences.db"
-    places = key_places(home, settings.keys, role)
-    return open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects)
+    places, rule = key_places(home, settings.keys, role), seal_rule(settings.keys)
+    return open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects, rule=rule)
+
+
+def open_fence_copies(home: Path, settings: Settings, keyring: Keyring) -> FenceCopies:
+    """The copies that the settings name. They become witnesses of the restore gate."""
+    properties, lock = lake_place(settings.lake).properties, home / "purge" / "locks" / "fence-copies"
+    copies = FenceCopies(keyring, settings.keys.fence_copies, properties, lock)
+    keyring.gatekeeping.witnesses += copies.witnesses()
+    return copies
+
+
+@contextmanager
+def gated_keyring(home: Path, settings: Settings, role: VaultRole) -> Iterator[Keyring]:
+    """The keys alone, for a process that needs no table, after every witness of the gate was asked.
+
+    Raises:
+        RestoreGateClosed, KeysError: see `Keyring.gate`.
+    """
+    keyring = open_keyring(home, settings, role=role)
+    with closing(keyring):
+        open_fence_copies(home, settings, keyring)
+        journal, log = open_evidence(home, keyring, lambda: datetime.now(UTC), Effects())
+        with closing(journal), closing(log):
+            keyring.gate().trusted()
+            yield keyring
 
 
 def open_runtime(
@@ -148,19 +172,32 @@ def open_runtime(
         executor=executor,
         code_folder=files[0].parent if files else None,
         bits=settings.projections.bucket_bits,
+        memory_bytes=settings.replay.memory_bytes,
     )
-    copies = FenceCopies(keyring, settings.keys.fence_copies, place.properties)
+    copies = open_fence_copies(home, settings, keyring)
     purge = open_purge(home, lake, views, assurance(settings.keys), copies.write)
     return Runtime(home, settings, keyring, lake, views, purge, copies, (home / "token").read_text().strip())
 
 
-def open_deriver(home: Path) -> Deriver:
-    """What a worker process opens: keys under a lease of its own, the lake, the views."""
+def open_replay(home: Path) -> Replay:
+    """A reader with keys under a lease of its own, as a worker process opens it."""
     harden(lock_memory=False)
     settings = load_settings(home)
-    keyring = open_keyring(home, settings)
-    lake = open_lake(home / "lake", keyring, place=lake_place(settings.lake))
-    return Deriver(lake.replay(), lake.types, ViewRegistry.load(settings.projections.files))
+    events, types = open_events(home / "lake", place=lake_place(settings.lake))
+    return Replay(events, open_keyring(home, settings), types)
+
+
+def open_agent_replay(home: Path, lease: bytes) -> Replay:
+    """A reader that can open until the next erasure; its keys stay with the host's agent."""
+    harden(lock_memory=False)
+    settings = load_settings(home)
+    events, types = open_events(home / "lake", place=lake_place(settings.lake))
+    return Replay(events, build_keys(home, lease), types)
+
+
+def open_deriver(home: Path) -> Deriver:
+    """What a worker process of a build opens: a reader and the views."""
+    return _deriver(home, open_replay(home))
 
 
 @contextmanager
@@ -172,11 +209,13 @@ def agent_deriver(home: Path) -> Iterator[Callable[[], Deriver]]:
 
 def open_agent_deriver(home: Path, lease: bytes) -> Deriver:
     """A worker that can open until the next erasure, and do nothing else with keys."""
-    harden(lock_memory=False)
+    return _deriver(home, open_agent_replay(home, lease))
+
+
+def _deriver(home: Path, replay: Replay) -> Deriver:
     settings = load_settings(home)
-    events, types = open_events(home / "lake", place=lake_place(settings.lake))
     registry = ViewRegistry.load(settings.projections.files)
-    return Deriver(Replay(events, build_keys(home, lease), types), types, registry)
+    return Deriver(replay, replay.types, registry, settings.replay.memory_bytes)
 
 
 class SafeFormatter(logging.Formatter):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import logging
+import os
 import threading
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +26,7 @@ CREATE TABLE IF NOT EXISTS runs (run_id INTEGER PRIMARY KEY, job TEXT NOT NULL, 
     UNIQUE (job, due_at))
 """
 TICK_SECONDS: Final = 1.0
-_ABANDONED: Final = timedelta(hours=6)
+_KILLED: Final = "failed: its process was killed"
 _log = logging.getLogger("shredlake.scheduler")
 
 
@@ -73,6 +77,7 @@ class Scheduler:
         since: datetime | None = None,
     ) -> None:
         self._db = Database(path, _SCHEMA)
+        self._locks = path.with_name("locks")
         self._jobs = jobs
         self._run = run
         self._clock = clock
@@ -82,15 +87,16 @@ class Scheduler:
             due_times(job.cron, self._since, self._since)
 
     def tick(self) -> list[Run]:
-        """Runs what is due now; several missed times of a job become one run."""
+        """Runs what is due now; several missed times of a job become one run.
+
+        What goes wrong around one job, a full disk say, keeps no other from running.
+        """
         done = []
         for job in self._jobs:
-            now = self._clock()
-            due = due_times(job.cron, self._last(job.name) or self._since, now)
-            if due and self._claim(job.name, due[-1], len(due) - 1):
-                outcome = self._attempt(job)
-                self._finish(job.name, due[-1], outcome)
-                done.append(self.history(job.name)[0])
+            try:
+                done += self._run_if_due(job)
+            except Exception as error:
+                _log.error("job %s could not be scheduled: %s", job.name, type(error).__name__)
         return done
 
     def history(self, job: str | None = None) -> list[Run]:
@@ -112,10 +118,7 @@ class Scheduler:
     def forever(self) -> None:
         """Ticks until `stop`."""
         while not self._stop.wait(TICK_SECONDS):
-            try:
-                self.tick()
-            except ShredlakeError as error:
-                _log.error("scheduler: %s", error)
+            self.tick()
 
     def stop(self) -> None:
         """Ends `forever` after the run that is under way."""
@@ -125,21 +128,48 @@ class Scheduler:
         rows = self._db.read("SELECT MAX(due_at) FROM runs WHERE job = ?", (job,))
         return datetime.fromisoformat(rows[0][0]) if rows[0][0] else None
 
-    def _claim(self, job: str, due: datetime, missed: int) -> bool:
-        """Whether this process may run it: nobody else has, and no earlier run is under way."""
-        now = self._clock()
+    def _run_if_due(self, job: Job) -> list[Run]:
+        if not self._due(job):
+            return []
+        with self._locked(job.name) as is_free:
+            due = self._due(job) if is_free else []  # again: another process may have run it meanwhile
+            if not due:
+                return []
+            self._claim(job.name, due[-1], len(due) - 1)
+            self._finish(job.name, due[-1], self._attempt(job))
+        return [self.history(job.name)[0]]
+
+    def _due(self, job: Job) -> list[datetime]:
+        return due_times(job.cron, self._last(job.name) or self._since, self._clock())
+
+    @contextlib.contextmanager
+    def _locked(self, job: str) -> Iterator[bool]:
+        """One run of a job at a time, whoever runs it; a killed process's lock goes with it."""
+        self._locks.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(job.encode()).hexdigest()[:16]
+        descriptor = os.open(self._locks / name, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_free = True
+            except BlockingIOError:
+                is_free = False
+            yield is_free
+        finally:
+            os.close(descriptor)
+
+    def _claim(self, job: str, due: datetime, missed: int) -> None:
+        """Begins a run. Under the job's lock, one that never ended was of a process that was killed."""
+        now = self._clock().isoformat()
         with self._db.write() as db:
-            running = db.execute(
-                "SELECT 1 FROM runs WHERE job = ? AND finished_at IS NULL AND started_at > ?",
-                (job, (now - _ABANDONED).isoformat()),
-            ).fetchone()
-            if running:
-                return False
-            made = db.execute(
-                "INSERT OR IGNORE INTO runs (job, due_at, started_at, missed) VALUES (?, ?, ?, ?)",
-                (job, due.isoformat(), now.isoformat(), missed),
+            db.execute(
+                "UPDATE runs SET finished_at = ?, outcome = ? WHERE job = ? AND finished_at IS NULL",
+                (now, _KILLED, job),
             )
-            return made.rowcount == 1
+            db.execute(
+                "INSERT INTO runs (job, due_at, started_at, missed) VALUES (?, ?, ?, ?)",
+                (job, due.isoformat(), now, missed),
+            )
 
     def _attempt(self, job: Job) -> str:
         try:
@@ -147,6 +177,9 @@ class Scheduler:
         except ShredlakeError as error:
             _log.error("job %s failed: %s", job.name, error)
             return f"failed: {type(error).__name__}: {error}"
+        except Exception as error:  # the text of a foreign error may quote a value
+            _log.error("job %s failed: %s", job.name, type(error).__name__)
+            return f"failed: {type(error).__name__}"
 
     def _finish(self, job: str, due: datetime, outcome: str) -> None:
         with self._db.write() as db:

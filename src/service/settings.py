@@ -148,6 +148,19 @@ class Upkeep(Section):
     )
 
 
+class Replay(Section):
+    """Reading events back."""
+
+    memory_mb: Annotated[int, Field(ge=16)] = Field(
+        512, description="that a piece of a read or of a build may take, per process"
+    )
+
+    @property
+    def memory_bytes(self) -> int:
+        """The same in bytes."""
+        return self.memory_mb * 1024 * 1024
+
+
 class Projections(Section):
     """Building views."""
 
@@ -216,13 +229,21 @@ class Keys(Section):
     fence_log: Path | None = Field(None, description="fence log; put it on another disk than the keys")
     fence_copies: list[str] = Field(
         default_factory=list,
-        description="paths or s3://bucket/key of signed copies of it, written after every erasure",
+        description="paths or s3://bucket/key of signed copies of it: every erasure writes them, and the"
+        " restore gate compares with them",
     )
     page_store: SecretStr | None = Field(
         None, description="postgresql://… of the key pages; default: SQLite in the lake's folder"
     )
     page_schema: str = Field("shredlake", description="PostgreSQL schema of the key pages")
     vault: Vault | None = Field(None, description="default: a root key file in the lake's folder")
+    cipher: Literal["aes-256-gcm", "aes-256-gcm-siv", "chacha20-poly1305"] = Field(
+        "aes-256-gcm", description="what values are sealed with from now on; the others are read as well"
+    )
+    padding: bool = Field(
+        False,
+        description="hide the length of what is sealed (Padmé), at the cost of at most an eighth of its size",
+    )
     agent: bool = Field(
         False,
         description="ingest and workers of a build leave the keys with the host's `shredlake keys agent`",
@@ -246,6 +267,7 @@ class Settings(BaseSettings):
     ingest: Ingest = Field(default_factory=Ingest)
     lake: Lake = Field(default_factory=Lake)
     upkeep: Upkeep = Field(default_factory=Upkeep)
+    replay: Replay = Field(default_factory=Replay)
     projections: Projections = Field(default_factory=Projections)
     keys: Keys = Field(default_factory=Keys)
     kafka: Kafka | None = Field(None, description="default: no topic is followed")

@@ -1,7 +1,8 @@
-"""A process that opens the same person's value in a loop and writes down what it got.
+"""A process that opens the same people's values in a loop and writes down what it got.
 
-`python -m tests.keys.barrier_reader HOME REF SEALED LOG`: each line is the moment a read began
-(seconds of the monotonic clock, which all processes of a host share) and its outcome.
+`python -m tests.keys.barrier_reader HOME VALUES LOG`: VALUES holds `REF SEALED` in hex, one a line. Each
+line of LOG is when a read began and when it ended (seconds of the monotonic clock, which all processes of
+a host share) and its outcome, a letter per value: o(pened), s(hredded), or r(efused) for all of them.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from tests.keys.people import BLOCK, context
 
 def main() -> None:
     """Runs until killed."""
-    home, ref, sealed, log = sys.argv[1:]
-    opener = open_embedded(Path(home)).opener()
-    with Path(log).open("a") as out:
+    home, values, log = map(Path, sys.argv[1:])
+    pairs = [line.split() for line in values.read_text().splitlines()]
+    refs, sealed = ([bytes.fromhex(pair[at]) for pair in pairs] for at in (0, 1))
+    opener = open_embedded(home).opener()
+    with log.open("a") as out:
         while True:
             began = time.monotonic()
             try:
-                (answer,) = opener.open(context(), [bytes.fromhex(ref)], [BLOCK], [bytes.fromhex(sealed)])
-                outcome = "shredded" if isinstance(answer, Shredded) else "opened"
+                answers = opener.open(context(), refs, [BLOCK] * len(refs), sealed)
+                outcome = "".join("s" if isinstance(answer, Shredded) else "o" for answer in answers)
             except LeaseExpired:
-                outcome = "refused"
-            out.write(f"{began} {outcome}\n")
+                outcome = "r" * len(refs)
+            out.write(f"{began} {time.monotonic()} {outcome}\n")
             out.flush()
             time.sleep(0.002)
 

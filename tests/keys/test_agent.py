@@ -30,7 +30,8 @@ from keys.agentclient import AgentLink, BuildKeys, IngestKeys
 from keys.agentcounts import CountBook, read_counts
 from keys.agentfolder import ROLES, AgentFolder
 from keys.agentserver import MAY, AgentServer, KeyAgent, serving
-from keys.errors import KeysError, SealSessionLost
+from keys.errors import InvalidName, KeysError, SealSessionLost
+from keys.sealing import SealRule
 from tests.keys.people import ANN, BLOCK, BOB, WORD, context, now, provision, seal, shred
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,24 @@ def test_one_worker_seals_and_another_opens(host: Host) -> None:
     assert ingest.session().tag_keys([made.ref]) == host.keyring.session().tag_keys([made.ref])
 
 
+def test_a_worker_seals_with_the_cipher_of_its_settings(host: Host) -> None:
+    """The agent gives subkeys of every suite that there is, and of no other."""
+    rule = SealRule(envelope.SUITE_CHACHA20, padded=True)
+    ingest = IngestKeys(host.link("ingest"), rule)
+    (made,) = ingest.provision([ANN])
+    assert isinstance(made, Provisioned)
+    sealed = sealed_by(ingest, made.ref)
+    assert envelope.parse(sealed).suite == envelope.SUITE_CHACHA20
+    assert host.build().opener().open(context(), [made.ref], [BLOCK], [sealed]) == [WORD]
+    link = host.link("ingest")
+    salt, place = (
+        link.call("begin_session")["salt"],
+        (context().table_uuid, 16, "personal", "service", "T", 1),
+    )
+    with pytest.raises(InvalidName):
+        link.call("sealing", salt=salt, refs=made.ref, context=place, suite=4)
+
+
 def test_an_erased_person_is_shredded_to_every_worker(host: Host) -> None:
     """Refused to name, shredded to seal and to open; held where held."""
     ingest, build = host.ingest(), host.build()
@@ -129,9 +148,9 @@ def test_an_ingest_token_opens_nothing_sealed_before_by_any_call(host: Host) -> 
             link.call(name, lease=b"", refs=ref, context=place, headers=[header], name="ann")
     for sealed in (yesterday, other_worker):
         with pytest.raises(SealSessionLost):
-            link.call("sealing", salt=envelope.parse(sealed).salt, refs=ref, context=place)
+            link.call("sealing", salt=envelope.parse(sealed).salt, refs=ref, context=place, suite=1)
     salt = link.call("begin_session")["salt"]
-    own = link.call("sealing", salt=salt, refs=ref, context=place)["subkeys"]
+    own = link.call("sealing", salt=salt, refs=ref, context=place, suite=1)["subkeys"]
     for sealed in (yesterday, other_worker):
         assert envelope.parse(sealed).commitment not in own
     dek = host.keyring.resident.deks([ref], "service")[ref]
@@ -293,7 +312,7 @@ def test_garbage_ends_one_connection_and_nothing_else(host: Host, garbage: bytes
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(str(host.places.socket("ingest")))
         stranger.sendall(garbage)
-    assert host.link("ingest").call("epoch") == {"epoch": 0}
+    assert host.link("ingest").call("epoch")["epoch"] == 0
 
 
 @pytest.mark.parametrize(
@@ -310,7 +329,7 @@ def test_a_request_that_does_not_fit_is_an_error(host: Host, odd: dict[str, obje
     link = host.link("ingest")
     with pytest.raises(KeysError):
         link.call("provision", **odd)
-    assert link.call("epoch") == {"epoch": 0}
+    assert link.call("epoch")["epoch"] == 0
 
 
 # -- restarts ---------------------------------------------------------------------------------------
@@ -401,7 +420,7 @@ def test_a_second_agent_does_not_take_the_socket(host: Host) -> None:
     """The first goes on."""
     with pytest.raises(AgentDenied, match="another key agent"):
         AgentServer(host.places, "ingest", host.agent)
-    assert host.link("ingest").call("epoch") == {"epoch": 0}
+    assert host.link("ingest").call("epoch")["epoch"] == 0
 
 
 def test_nothing_is_given_for_a_person_fenced_by_now(host: Host) -> None:

@@ -38,6 +38,7 @@ from keys import (
     open_keys,
     run_drill,
 )
+from keys.fencecopy import newest_of
 from keys.postgresstore import PostgresPageStore
 from keys.transit import TransitCustodian
 from tests.keys.people import (
@@ -155,11 +156,12 @@ def test_an_outage_in_a_drill_is_an_error_and_not_a_refusal(tmp_path: Path) -> N
 # -- restores ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("witnessed", [True, False], ids=["with a copy", "without a copy"])
 @pytest.mark.parametrize("older", ["pages", "log", "both"])
 def test_after_a_restore_nothing_is_served_until_the_newest_fences_are_replayed(
-    keyring: Keyring, home: Path, tmp_path: Path, older: str
+    keyring: Keyring, home: Path, tmp_path: Path, older: str, witnessed: bool
 ) -> None:
-    """The gate says which is behind; a copy of the log from elsewhere closes what both have lost."""
+    """The gate says which is behind; what both have lost only a witness in a third place knows."""
     refs = {who: provision(keyring, who).ref for who in (ANN, BOB, CID)}
     sealed = {who: seal(keyring, ref) for who, ref in refs.items()}
     shred(keyring, ANN, refs[ANN])
@@ -172,13 +174,17 @@ def test_after_a_restore_nothing_is_served_until_the_newest_fences_are_replayed(
         if is_older:
             restore(tmp_path / f"{name}.backup", home / f"{name}.db")
     restored = open_embedded(home)
+    if witnessed:
+        known = newest_of(copy, restored.custodian.public_keys(), "a signed copy")
+        restored.gatekeeping.witnesses.append(lambda: known)
     gate = restored.gate()
-    assert gate.is_open == (older == "both"), "what both have lost only a third place knows"
-    if older == "log":
-        assert gate.fence_log_behind
+    assert gate.is_open == (older == "both" and not witnessed)
+    assert bool(gate.lost) == (older != "pages" and witnessed)
+    if not gate.is_trusted:
+        assert gate.fence_log_behind == (older == "log")
         with pytest.raises(RestoreGateClosed) as raised:
             restored.converge()
-        assert "newest copy of the fence log" in raised.value.next_step
+        assert "keys import-fences" in raised.value.next_step
     merged = import_fences(copy, restored.fences, restored.custodian.public_keys())
     assert (merged.fences, merged.added) == (2, 0 if older == "pages" else 1)
     restored.converge()
@@ -186,6 +192,29 @@ def test_after_a_restore_nothing_is_served_until_the_newest_fences_are_replayed(
     answers = {who: unseal(restored, refs[who], sealed[who]) for who in refs}
     assert answers == {ANN: Shredded("r1", 1), BOB: Shredded("r2", 2), CID: WORD}
     assert restored.check().problems == ()
+
+
+def test_a_partial_restore_brings_nobody_back_unnoticed(keyring: Keyring, home: Path, tmp_path: Path) -> None:
+    """Pages and nodes of before, `destroyed` of now: the check counts, converging looks at every page."""
+    refs = {who: provision(keyring, who).ref for who in (ANN, BOB)}
+    provision(keyring, ANN, "marketing")
+    sealed = seal(keyring, refs[BOB])
+    backup(home / "pages.db", tmp_path / "pages")
+    shred(keyring, ANN, refs[ANN])
+    keyring.close()
+    with sqlite3.connect(home / "pages.db") as db:
+        db.execute("ATTACH ? AS older", (str(tmp_path / "pages"),))
+        for table in ("pages", "nodes", "blind", "elsewhere"):
+            db.execute(f"DELETE FROM main.{table}")
+            db.execute(f"INSERT INTO main.{table} SELECT * FROM older.{table}")
+    restored = open_embedded(home)
+    assert restored.gate().is_open
+    assert any("2 fenced key records" in problem for problem in restored.check().problems)
+    assert restored.converge() == 0
+    assert restored.converge(every_page=True) == 1
+    assert restored.check().problems == ()
+    assert [record.ref for record in restored.tree.records_of(list(refs.values()))] == [refs[BOB]]
+    assert unseal(restored, refs[BOB], sealed) == WORD
 
 
 # -- the fence log in a second place ----------------------------------------------------------------

@@ -6,11 +6,14 @@ import json
 from typing import Any
 
 import pytest
+import zstandard
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keys import EnvelopeError, FieldContext
+from keys import EnvelopeError, FieldContext, WrongKey
 from keys import envelope as cse1
+from tests.keys.twokeys import sealed_for_two
 from tests.vectors.generate import BLOCK, CONTEXT, DEK, NONCE, PATH, REF, SALT, vectors
 
 VECTORS = json.loads(PATH.read_text())
@@ -41,7 +44,13 @@ def open_vector(vector: dict[str, Any]) -> bytes:
     )
 
 
-def seal(body: bytes, *, pad: bool = False, key: cse1.Subkey = KEY) -> bytes:
+def seal(
+    body: bytes,
+    *,
+    pad: bool = False,
+    key: cse1.Subkey = KEY,
+    compressor: zstandard.ZstdCompressor | None = None,
+) -> bytes:
     """An envelope in the vectors' context."""
     return cse1.seal(
         key,
@@ -53,7 +62,17 @@ def seal(body: bytes, *, pad: bool = False, key: cse1.Subkey = KEY) -> bytes:
         salt=SALT,
         nonce=NONCE,
         pad=pad,
+        compressor=compressor,
     )
+
+
+def test_a_body_too_large_to_be_opened_compressed_is_sealed_as_it_is() -> None:
+    """What was sealed opens, whatever its size; a byte less is compressed."""
+    for size, is_compressed in ((cse1.MAX_PLAINTEXT_BYTES, True), (cse1.MAX_PLAINTEXT_BYTES + 1, False)):
+        body = bytes(size)
+        sealed = seal(body, compressor=zstandard.ZstdCompressor(level=1))
+        assert bool(cse1.parse(sealed).flags & cse1.FLAG_ZSTD) == is_compressed
+        assert unseal(sealed) == body
 
 
 def unseal(envelope: bytes, key: cse1.Subkey = KEY) -> bytes:
@@ -108,10 +127,18 @@ def test_garbage_is_refused(garbage: bytes) -> None:
 
 
 def test_one_ciphertext_never_opens_under_two_keys() -> None:
-    """The commitment refuses the second key before its tag is asked."""
-    other = cse1.derive(bytes(32), CONTEXT.derivation_info(1), SALT)
-    with pytest.raises(EnvelopeError):
-        unseal(seal(b"body"), other)
+    """AES-GCM alone lets a ciphertext be made that two keys accept; the commitment is of one of them."""
+    keys = [KEY, cse1.derive(bytes(32), CONTEXT.derivation_info(1), SALT)]
+    prefix, nonce = CONTEXT.associated_prefix(), bytes(12)
+    bound = cse1.associated_data(prefix, 0, 1, REF, BLOCK)
+    twice = sealed_for_two(keys[0].key, keys[1].key, nonce, bound)
+    first, second = (AESGCM(one.key).decrypt(nonce, twice, bound) for one in keys)
+    assert first != second
+    for mine, other, body in ((*keys, first), (*reversed(keys), second)):
+        envelope = bytes((0xE1, 1, 0, 0, 1)) + SALT + mine.commitment + nonce + twice
+        assert unseal(envelope, mine) == body
+        with pytest.raises(WrongKey):
+            unseal(envelope, other)
 
 
 @given(st.integers(0, 10**7))

@@ -5,6 +5,7 @@ Races are made to happen by a collaborator that does its work and then, once, le
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from keys import (
     open_embedded,
     tree,
 )
+from keys.leases import RENEW_AFTER_SECONDS
 from tests.keys.people import (
     ANN,
     BOB,
@@ -117,6 +119,28 @@ def test_nobody_reads_what_the_barrier_did_not_wait_for(keyring: Keyring, home: 
     assert waited_for == [1] or isinstance(answer, Shredded)
     clock[0] += 10
     assert isinstance(unseal(reader, ref, sealed), Shredded)
+
+
+def test_a_dropped_key_is_dropped_by_everybody_who_is_made_to_let_go(keyring: Keyring, home: Path) -> None:
+    """No fence says that it is gone; a reader with a lease of its own is waited for."""
+    clock = [1000.0]
+    (made,) = keyring.mint(1, "state")
+    sealed = seal(keyring, made.ref, "state")
+    reader, eraser = (
+        assemble(home, leases=LeaseBook(home / "leases.db", lambda: clock[0])) for _ in range(2)
+    )
+    assert unseal(reader, made.ref, sealed, "state") == WORD
+    eraser.drop([made.ref])
+    assert unseal(reader, made.ref, sealed, "state") == WORD, "nothing has told it"
+    waiting = threading.Thread(target=eraser.evict_everywhere)
+    waiting.start()
+    waiting.join(1)
+    assert waiting.is_alive(), "the reader's lease runs on"
+    clock[0] += RENEW_AFTER_SECONDS
+    with pytest.raises(KeyRecordMissing):
+        unseal(reader, made.ref, sealed, "state")
+    waiting.join(60)
+    assert not waiting.is_alive()
 
 
 # -- purposes: a number means one purpose in every process ------------------------------------------
@@ -235,6 +259,7 @@ def test_a_return_does_not_reach_past_an_erasure_that_comes_meanwhile(
     monkeypatch.setattr(keyring, "gate", another_erases_after_the_look)
     keyring.authorize_return(ANN)
     monkeypatch.undo()
+    keyring.catch_up()
     assert isinstance(keyring.provision([ANN])[0], SubjectErased)
     assert keyring.converge() == 1
     assert isinstance(keyring.provision([ANN])[0], SubjectErased)
@@ -378,7 +403,7 @@ def test_closing_an_epoch_opens_nothing_and_shuts_nobody_out(keyring: Keyring, h
         assert closed.old_wrap_refused
     assert [unseal(running, ref, one) for ref, one in zip(refs, sealed, strict=True)] == [WORD, WORD]
     status = keyring.custodian.status()
-    assert status.latest_version == status.minimum_version == 3
+    assert status.latest_version == status.minimum_version == 4
 
 
 def test_a_destruction_repeated_after_a_lawful_return_spares_the_new_key(keyring: Keyring) -> None:

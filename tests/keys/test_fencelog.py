@@ -125,16 +125,15 @@ def test_a_fence_covers_its_purpose_and_the_generations_up_to_its_own(path: Path
 def test_the_filter_says_the_same_as_the_log(path: Path) -> None:
     """For everybody, near neighbours of a fenced handle included."""
     log = opened(path)
-    assert log.filter() is None
+    assert log.covering() is None
     log.append([entry(log, REFS[1], "marketing", 1)], "r")
-    is_fenced = log.filter()
-    assert is_fenced is not None
+    fence_of = log.covering()
+    assert fence_of is not None
     neighbour = REFS[1][:2] + bytes(14)
     for ref in (*REFS, neighbour):
         for purpose in ("marketing", "service"):
             for generation in (1, 2):
-                covered = log.of_ref(ref, purpose, generation) is not None
-                assert is_fenced(ref, purpose, generation) == covered
+                assert fence_of(ref, purpose, generation) == log.of_ref(ref, purpose, generation)
 
 
 def test_nobody_returns_who_was_never_erased(path: Path) -> None:

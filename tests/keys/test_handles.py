@@ -97,14 +97,14 @@ def test_two_processes_that_name_the_same_people_agree(
     first = open_embedded(tmp_path / "keys")
     people = [SubjectId(f"p{n}") for n in range(50)]
     looked: list[list[Provisioned | Exception]] = []
-    real = keyring._provision_missing
+    real = keyring._provisioning._provision_missing
 
     def late(*arguments: Any) -> Any:
         if not looked:
             looked.append(list(first.provision(people[:20])))
         return real(*arguments)
 
-    monkeypatch.setattr(keyring, "_provision_missing", late)
+    monkeypatch.setattr(keyring._provisioning, "_provision_missing", late)
     made = keyring.provision(people)
     assert [one.ref for one in made[:20]] == [one.ref for one in looked[0]]  # type: ignore[union-attr]
     assert [one.created for one in made] == [False] * 20 + [True] * 30  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from attrs import define, field
 
 from keys import Lease, LeaseBook, LeaseExpired
-from keys.leases import LEASE_SECONDS, MAX_LEASE_SECONDS, RENEW_AFTER_SECONDS
+from keys.leases import LEASE_SECONDS, MAX_LEASE_SECONDS, RENEW_AFTER_SECONDS, Seen
 
 
 @define
@@ -19,12 +20,13 @@ class Host:
     book: LeaseBook
     now: list[float]
     epoch: int = 5
+    evictions: int = 0
     evicted: list[int] = field(factory=list)
     meanwhile: Callable[[], None] | None = None
 
-    def look(self) -> int:
-        """Reads the epoch; then, once, something else happens."""
-        seen, (then, self.meanwhile) = self.epoch, (self.meanwhile, None)
+    def look(self) -> Seen:
+        """Reads what is to be acknowledged; then, once, something else happens."""
+        seen, (then, self.meanwhile) = Seen(self.epoch, self.evictions), (self.meanwhile, None)
         if then is not None:
             then()
         return seen
@@ -67,6 +69,28 @@ def test_keys_are_dropped_before_the_epoch_is_acknowledged(host: Host) -> None:
     lease.ensure()
     assert waiting == [1, 1]
     assert host.book.behind(6) == 0
+
+
+def test_a_holder_asked_to_evict_is_waited_for_like_one_of_an_older_epoch(host: Host) -> None:
+    """The epoch stands still, and keys are dropped all the same."""
+    lease = host.lease()
+    lease.ensure()
+    host.evictions = 1
+    assert (host.book.behind(5), host.book.behind(5, 1)) == (0, 1)
+    host.pass_time(RENEW_AFTER_SECONDS)
+    assert lease.ensure() == 5
+    assert host.evicted == [5, 5]
+    assert host.book.behind(5, 1) == 0
+
+
+def test_a_lease_book_of_before_evictions_is_read_on(tmp_path: Path) -> None:
+    """Its leases have acknowledged none."""
+    with sqlite3.connect(tmp_path / "leases.db") as db:
+        db.execute("CREATE TABLE leases (lease_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL,"
+                   " expires_at REAL NOT NULL) WITHOUT ROWID")  # fmt: skip
+        db.execute("INSERT INTO leases VALUES ('old', 5, 1003.0)")
+    book = LeaseBook(tmp_path / "leases.db", lambda: 1000.0)
+    assert (book.behind(5), book.behind(5, 1)) == (0, 1)
 
 
 def test_an_expired_holder_is_not_waited_for_and_may_not_hand_anything_out(host: Host) -> None:
@@ -166,16 +190,16 @@ def test_a_lease_of_an_earlier_boot_is_dead(host: Host) -> None:
 
 def test_no_lease_is_so_long_that_it_looks_like_one_of_an_earlier_boot(host: Host) -> None:
     """The longest is waited for; a longer one is not given."""
-    host.book.renew("long", 5, MAX_LEASE_SECONDS)
+    host.book.renew("long", Seen(5), MAX_LEASE_SECONDS)
     assert host.book.behind(6) == 1
     with pytest.raises(AssertionError):
-        host.book.renew("longer", 5, MAX_LEASE_SECONDS + 1)
+        host.book.renew("longer", Seen(5), MAX_LEASE_SECONDS + 1)
 
 
 def test_a_holder_that_renews_and_never_acknowledges_is_an_error(tmp_path: Path) -> None:
     """Not an erasure that is said to be done."""
     ticks = iter(range(1000, 100_000))
     book = LeaseBook(tmp_path / "leases.db", lambda: float(next(ticks)))
-    book.renew("stubborn", 5, MAX_LEASE_SECONDS)
+    book.renew("stubborn", Seen(5), MAX_LEASE_SECONDS)
     with pytest.raises(LeaseExpired, match="without evicting"):
         book.wait_until_acknowledged(6, timeout_seconds=5)

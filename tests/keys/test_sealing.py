@@ -23,7 +23,8 @@ from keys import (
     envelope,
     open_embedded,
 )
-from keys.sealing import MAX_SEALS_PER_SESSION, OPEN_BATCH, SESSION_SECONDS
+from keys.envelope import CIPHERS, FLAG_PADDED, padme_length
+from keys.sealing import MAX_SEALS_PER_SESSION, OPEN_BATCH, SESSION_SECONDS, SealRule
 from tests.keys.people import ANN, BLOCK, BOB, context, provision, seal, unseal
 
 SALT = slice(5, 21)
@@ -49,6 +50,24 @@ def test_every_body_comes_back_as_it_was(keyring: Keyring, bodies: list[bytes]) 
     sealed = keyring.session().seal(context(), refs, blocks, bodies)
     envelopes = [one for one in sealed if isinstance(one, bytes)]
     assert keyring.opener().open(context(), refs, blocks, envelopes) == bodies
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("suite", CIPHERS.values(), ids=CIPHERS)
+def test_every_cipher_and_padding_is_read_whatever_the_rule_is_now(
+    keyring: Keyring, suite: int, padded: bool
+) -> None:
+    """A reader needs no setting; what is padded has a length of Padmé's."""
+    ref, bodies = provision(keyring, ANN).ref, [b"x", os.urandom(1000), b"y" * 1001]
+    blocks = [bytes([n]) * 16 for n in range(len(bodies))]
+    session = SealSession(keyring.resident, os.urandom, lambda: 0.0, SealRule(suite, padded))
+    sealed = [s for s in session.seal(context(), [ref] * 3, blocks, bodies) if isinstance(s, bytes)]
+    assert keyring.opener().open(context(), [ref] * 3, blocks, sealed) == bodies
+    assert {envelope.parse(one).suite for one in sealed} == {suite}
+    for one in sealed:
+        assert bool(envelope.parse(one).flags & FLAG_PADDED) is padded
+        length = len(one) - envelope.HEADER_BYTES - envelope.TAG_BYTES
+        assert not padded or padme_length(length) == length
 
 
 @settings(deadline=None, max_examples=200)

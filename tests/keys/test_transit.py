@@ -30,6 +30,7 @@ from keys import (
 from keys.errors import (
     CustodianBusy,
     CustodianDenied,
+    CustodianError,
     CustodianSealed,
     CustodianStandby,
     CustodianTokenExpired,
@@ -57,6 +58,7 @@ OPERATIONS: dict[str, tuple[str, str, dict[str, object] | None]] = {
     "back up": ("get", "transit/backup/shredlake-root", None),
     "keyed hash": ("post", "transit/hmac/shredlake-secret/sha2-256", {"input": "Yw=="}),
     "sign": ("post", "transit/sign/shredlake-sign", {"input": "Yw=="}),
+    "read public keys": ("get", "transit/keys/shredlake-sign", None),
     "read the engine's settings": ("get", "transit/config/keys", None),
     "see audit devices": ("get", "sys/audit", None),
     "take a snapshot": ("get", "sys/storage/raft/snapshot", None),
@@ -66,7 +68,7 @@ OPERATIONS: dict[str, tuple[str, str, dict[str, object] | None]] = {
     "make a token": ("post", "auth/token/create", {"policies": ["root"]}),
 }
 MAY = {
-    "agent": {"wrap", "unwrap", "keyed hash"},
+    "agent": {"wrap", "unwrap", "keyed hash", "read public keys"},
     "purge": {
         "wrap",
         "unwrap",
@@ -77,8 +79,9 @@ MAY = {
         "read metadata",
         "keyed hash",
         "sign",
+        "read public keys",
     },
-    "auditor": {"read metadata", "read the engine's settings", "see audit devices"},
+    "auditor": {"read metadata", "read public keys", "read the engine's settings", "see audit devices"},
     "console": set[str](),
 }
 
@@ -271,8 +274,9 @@ def test_an_epoch_close_takes_few_calls_whatever_the_number_of_people(
         calls.append(path),
         original(method, path, *rest, **more),
     )[1]
-    assert keyring.close_epoch().old_wrap_refused
-    assert len(calls) <= 10
+    closed = keyring.close_epoch()
+    assert closed.old_wrap_refused
+    assert closed.custodian_calls == len(calls) <= 10
 
 
 def test_a_server_killed_in_the_middle_of_a_close_loses_nothing(
@@ -476,8 +480,15 @@ def test_a_signed_token_logs_in(vault: Vault, tmp_path: Path, mount: str) -> Non
     session = VaultSession(server_of(vault), Jwt("agent", path, mount))
     assert session.call("post", *OPERATIONS["keyed hash"][1:])
     path.write_text(_signed(theirs))
-    with pytest.raises(CustodianUnavailable):
-        VaultSession(server_of(vault), Jwt("agent", path, mount)).call("post", *OPERATIONS["keyed hash"][1:])
+    for refused, what in (
+        (Jwt("agent", path, mount), CustodianTokenExpired),  # signed by somebody else
+        (Jwt("nobody", path, mount), CustodianTokenExpired),
+        (Jwt("agent", path, "no-such-mount"), CustodianDenied),
+    ):
+        with pytest.raises(CustodianError) as raised:
+            VaultSession(server_of(vault), refused).call("post", *OPERATIONS["keyed hash"][1:])
+        assert type(raised.value) is what, refused
+        assert not raised.value.retry_helps
 
 
 def _signed(key: Ed25519PrivateKey) -> str:

@@ -15,8 +15,8 @@ class Faults:
     """What happens to the next commits.
 
     Attributes:
-        planned: `409` is answered instead of asking; `500` and `lost` after the catalog has done it;
-            `500 before` and `503` instead of asking.
+        planned: `409` is answered instead of asking; `500`, `lost` and `409 after landing` after the
+            catalog has done it; `500 before` and `503` instead of asking.
         met: what has happened.
     """
 
@@ -56,8 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, answer = self._ask(body)
         if fault == "lost":
             self.connection.close()
-        elif fault == "500":
-            self._answer(500, b"{}")
+        elif fault in ("500", "409 after landing"):
+            self._answer(int(fault[:3]), b"{}")
         else:
             self._answer(status, answer)
 

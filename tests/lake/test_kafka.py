@@ -49,13 +49,15 @@ def topic(kafka: Kafka) -> Topic:
 
 
 @contextmanager
-def running(consumer: KafkaIngest) -> Iterator[threading.Thread]:
+def running(
+    consumer: KafkaIngest, report: Callable[[Progress], None] = lambda progress: None
+) -> Iterator[threading.Thread]:
     """A consumer in a thread, stopped at the end; its error is raised."""
     stop, failed = threading.Event(), []
 
     def work() -> None:
         try:
-            consumer.run(should_stop=stop.is_set)
+            consumer.run(should_stop=stop.is_set, report=report)
         except Exception as error:
             failed.append(error)
 
@@ -280,6 +282,24 @@ def test_a_topic_made_again_under_a_running_consumer_is_noticed(topic: Topic, an
     check(anywhere, range(300))
 
 
+def test_to_catch_up_with_a_topic_made_again_is_to_reach_its_end(topic: Topic, world: Runtime) -> None:
+    """What the topic that is gone held at the start is waited for no more."""
+    topic.send(range(100))
+    made: list[bool] = []
+
+    def make_again() -> bool:
+        if not made:
+            made.append(True)
+            topic.remove()
+            topic.make()
+            topic.send(range(100, 150))
+        return False
+
+    done = topic.consumer(world).run(until_caught_up=True, should_stop=make_again)
+    assert (done.events, done.lag) == (50, 0)
+    check(world, range(100, 150))
+
+
 def test_new_partitions_are_read_from_their_beginning(topic: Topic, world: Runtime) -> None:
     """Added while nobody reads."""
     topic.send(range(50))
@@ -323,6 +343,7 @@ def drop(topic: Topic, before: int) -> None:
 def test_a_topic_that_is_not_there_is_said_so(kafka: Kafka, world: Runtime, topic: Topic) -> None:
     """Before anything is written; and so is a broker that is not there."""
     topic.remove()
+    wait_until(lambda: topic.name not in topic.admin.list_topics(timeout=30).topics)
     with pytest.raises(TopicUnavailable, match="UNKNOWN_TOPIC"):
         topic.consumer(world)
 
@@ -374,6 +395,35 @@ def test_a_custodian_that_is_away_is_waited_for(topic: Topic, anywhere: Runtime)
         root.with_name("away").rename(root)
         wait_until(lambda: ingested(anywhere) == 150)
     check(anywhere, range(150))
+
+
+def test_partitions_given_during_an_outage_take_no_more_memory(
+    topic: Topic, world: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other consumer leaves meanwhile; what it had is read when the batch that waits has landed."""
+    rule = CommitRule(seconds=0.3, events=100_000, memory_bytes=50_000, idle_seconds=0.05)
+    said: list[Progress] = []
+    root = world.home / "keys" / "root.key"
+    topic.send(range(400))
+    with open_runtime(world.home) as other, running(topic.consumer(world, rule=rule), said.append):
+        with running(topic.consumer(other, rule=rule)):
+            wait_until(lambda: bool(said) and said[-1].partitions == PARTITIONS // 2)
+            wait_until(lambda: ingested(world) == 400)
+            root.rename(root.with_name("away"))
+            for one in (world, other):
+                one.keyring.tree.forget_cached()
+                one.keyring.resident.forget_all()
+            topic.send(range(400, 1000))
+            wait_until(lambda: "the batch waits" in caplog.text and said[-1].held_bytes > 0)
+            topic.send(range(1000, 6000))
+        wait_until(lambda: said[-1].partitions == PARTITIONS)
+        wait_until(lambda: said[-1].lag == 5600)
+        time.sleep(2)
+        one_read = 1000 * (200 + len(json.dumps(event(5999))))
+        assert max(one.held_bytes for one in said) < rule.memory_bytes + one_read
+        root.with_name("away").rename(root)
+        wait_until(lambda: ingested(world) == 6000)
+    check(world, range(6000))
 
 
 def test_a_full_disk_is_waited_for(topic: Topic, tmp_path: Path) -> None:

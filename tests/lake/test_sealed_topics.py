@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from infra.kafka import Kafka
 from keys import SubjectId
 from lake import EventRead, dead_letters, privacy_lint, verify
+from lake.errors import TopicUnavailable
 from lake.kafkaoutlet import KafkaOutlet
 from lake.messages import Message
 from lake.republish import PLACE, Republisher, Wanted
@@ -46,9 +48,9 @@ def topic(kafka: Kafka) -> Topic:
     return Topic(kafka.address()["KAFKA_BOOTSTRAP"])
 
 
-def outlet(topic: Topic) -> KafkaOutlet:
+def outlet(topic: Topic, **settings: str) -> KafkaOutlet:
     """Messages go there."""
-    return KafkaOutlet({"bootstrap.servers": topic.bootstrap}, topic.name)
+    return KafkaOutlet({"bootstrap.servers": topic.bootstrap, **settings}, topic.name)
 
 
 def uuid_of(world: Runtime) -> bytes:
@@ -128,17 +130,21 @@ def test_sealed_events_land_once_and_read_like_any_other(topic: Topic, world: Ru
     assert held(world) == exactly(range(100))
 
 
+def counted(world: Runtime) -> tuple[Counter[int], int]:
+    """What the lake holds of each number, duplicates merged; and how many were."""
+    replay = world.lake.replay()
+    head = replay.resolve(None)
+    assert head is not None
+    events = replay.events(replay.files(head.snapshot_id), EventRead("Paid", ("cents",)))
+    return Counter(events.frame["cents"].to_list()), events.superseded
+
+
 def test_an_event_that_arrives_twice_counts_once(topic: Topic, world: Runtime) -> None:
     """A producer that is not sure sends again."""
     for _ in range(2):
         producer(world, topic).send(lines(range(20)))
     follow(world, topic)
-    replay = world.lake.replay()
-    head = replay.resolve(None)
-    assert head is not None
-    events = replay.events(replay.files(head.snapshot_id), EventRead("Paid", ("cents",)))
-    assert Counter(events.frame["cents"].to_list()) == exactly(range(20))
-    assert events.superseded == 20
+    assert counted(world) == (exactly(range(20)), 20)
 
 
 def test_what_waits_in_the_topic_dies_with_its_person(topic: Topic, world: Runtime) -> None:
@@ -302,6 +308,49 @@ def test_an_interrupted_run_goes_on_where_the_topic_ends(topic: Topic, world: Ru
     places = [dict(message.headers())[PLACE] for message in read_all(topic)]
     assert len(places) == len(set(places)) == first.messages + second.messages
     assert not any(name.startswith("republish-") for name in world.lake.events.metadata().refs)
+
+
+def test_an_outage_longer_than_the_client_waits_leaves_no_gap(
+    topic: Topic, kafka: Kafka, world: Runtime
+) -> None:
+    """What was sent into it does not expire before what is sent after it; the next run sends the rest."""
+    send(world, [event(number) for number in range(600)])
+    back: list[threading.Thread] = []
+    seen: list[int] = []
+
+    def lose_the_broker() -> bool:
+        seen.append(1)
+        if len(seen) == 60:
+            kafka.process.kill()
+            back.append(threading.Thread(target=kafka.start))
+            back[0].start()
+        return False
+
+    short = outlet(topic, **{"message.timeout.ms": "4000"})
+    with pytest.raises(TopicUnavailable) as caught:
+        Republisher(world.lake, short, messages_per_second=30).run(
+            Wanted(opened=True), should_stop=lose_the_broker
+        )
+    assert caught.value.retry_helps
+    back[0].join()
+    second = Republisher(world.lake, short).run(Wanted(opened=True))
+    assert 0 < second.already < 600
+    places = [int(dict(message.headers())[PLACE].split()[2]) for message in read_all(topic)]
+    assert set(places) == set(range(600))
+
+
+def test_a_sealing_producer_is_usable_after_an_outage(topic: Topic, kafka: Kafka, world: Runtime) -> None:
+    """What was not taken is said, and sending again with the same producer sends it."""
+    short = outlet(topic, **{"message.timeout.ms": "4000"})
+    sealing = SealingProducer(world.keyring, world.lake.types, uuid_of(world), short)
+    sealing.send(lines(range(10)))
+    kafka.process.kill()
+    with pytest.raises(TopicUnavailable):
+        sealing.send(lines(range(10, 30)))
+    kafka.start()
+    assert sealing.send(lines(range(10, 30))).events == 20
+    follow(world, topic)
+    assert counted(world)[0] == exactly(range(30))
 
 
 def test_days_and_types_choose_and_the_rate_is_kept(topic: Topic, world: Runtime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,18 @@ import pytest
 from pyiceberg.exceptions import CommitFailedException
 
 from keys import KeyRecordMissing, Shredded, SubjectId, TamperedEnvelope
-from lake import CommitConflict, EventRead, Housekeeping, SnapshotGone, StorageFailed, Upkeep, verify
+from lake import (
+    CommitConflict,
+    EventRead,
+    Housekeeping,
+    JsonLinesFile,
+    SnapshotGone,
+    StorageFailed,
+    Upkeep,
+    verify,
+)
 from lake.objects import local_path
-from lake.replay import block_rows
+from lake.selection import block_rows
 from service.runtime import Runtime
 from tests.world import Clock, compact_all, paid, send, shred
 
@@ -72,6 +82,31 @@ def test_a_commit_that_never_arrived_is_an_error_and_repeats(world: Runtime) -> 
         send(world, [paid("ann", event_id="1")], key="k")
     assert send(world, [paid("ann", event_id="1")], key="k").events == 1
     assert head_frame(world).height == 1
+
+
+def test_a_conflict_answered_to_a_commit_that_landed_deletes_nothing(world: Runtime, tmp_path: Path) -> None:
+    """Also where the snapshot has expired before it is looked up: what it wrote is in use."""
+    fired = []
+
+    def fault(commit: Callable[..., Any]) -> Callable[..., Any]:
+        def answered_wrongly(*args: Any) -> Any:
+            answer = commit(*args)
+            if not fired:
+                fired.append(True)
+                send(world, [paid("bob", event_id="2")])
+                Housekeeping(world.lake).expire(keep=1)
+                raise CommitFailedException("the second attempt of a proxy met the first")
+            return answer
+
+        return answered_wrongly
+
+    break_commit(world, fault)
+    path = tmp_path / "events.jsonl"
+    path.write_text(json.dumps(paid("ann", event_id="1")))
+    world.lake.ingestor().run(JsonLinesFile(path, world.lake.types))
+    assert len(world.lake.events.history()) == 1
+    assert sorted(head_frame(world)["event_id"]) == ["1", "2"]
+    assert verify(world.lake, deep=True).problems == ()
 
 
 def test_a_conflict_is_tried_again_and_given_up_in_the_end(world: Runtime) -> None:

@@ -13,12 +13,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyiceberg.manifest import DataFile
+from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.typedef import Record
 
 from keys import Effects
-from lake import Housekeeping, Maintenance, Upkeep, UpkeepPolicy, explain, places_of, privacy_lint, verify
+from lake import (
+    Housekeeping,
+    Maintenance,
+    SnapshotGone,
+    Upkeep,
+    UpkeepPolicy,
+    explain,
+    places_of,
+    privacy_lint,
+    verify,
+)
 from lake.levels import Level, Origin, added_after, origin
 from lake.merging import handle_ranges, mergeable
+from lake.objects import local_path
 from lake.retention import DEFAULT_LADDER, build_tag, expendable, ladder
 from service.runtime import Runtime, open_runtime
 from tests.lake.test_tables import head_frame
@@ -298,11 +310,90 @@ def test_a_build_keeps_its_input_while_it_reads(world: Runtime) -> None:
     assert not any(name.startswith("build-") for name in world.lake.events.metadata().refs)
 
 
+def test_a_tag_that_is_set_while_snapshots_are_chosen_stays(world: Runtime) -> None:
+    """By another process, on one that was to go: the choice is made anew, and the snapshot stays."""
+    commits(world, 4)
+    oldest = world.lake.events.history()[-1].snapshot_id
+    with open_runtime(world.home) as other:
+
+        def choose(metadata: TableMetadata) -> list[int]:
+            named = {ref.snapshot_id for ref in metadata.refs.values()}
+            if oldest not in named:
+                other.lake.events.set_tags({"pinned": oldest})
+            return [one.snapshot_id for one in metadata.snapshots if one.snapshot_id not in named]
+
+        gone = world.lake.events.expire(choose)
+    assert oldest not in gone
+    assert len(gone) == 2
+    assert world.lake.events.metadata().refs["pinned"].snapshot_id == oldest
+    assert len(world.lake.events.files(oldest)) == 1
+
+
+def test_two_keepers_forget_the_same_snapshots_once(world: Runtime) -> None:
+    """Whoever comes second looks again, and finds nothing left to do."""
+    commits(world, 4)
+    firsts: list[list[int]] = []
+    with open_runtime(world.home) as other:
+
+        def choose(metadata: TableMetadata) -> list[int]:
+            if not firsts:
+                firsts.append(Housekeeping(other.lake).expire(keep=1))
+            return Housekeeping(world.lake)._expendable(metadata, 1, 0.0)
+
+        assert world.lake.events.expire(choose) == []
+    assert len(firsts[0]) == 3
+
+
+def test_a_snapshot_that_is_gone_cannot_be_named(world: Runtime) -> None:
+    """An error that says so, also when it went between the look and the commit."""
+    commits(world, 3)
+    first = world.lake.events.history()[-1].snapshot_id
+    sending, expired = world.lake.events._send, []
+
+    def overtaken(*given: Any) -> None:
+        if not expired:
+            expired.append(True)
+            Housekeeping(world.lake).expire(keep=1)
+        sending(*given)
+
+    world.lake.events._send = overtaken  # type: ignore[method-assign]
+    with pytest.raises(SnapshotGone):
+        world.lake.events.set_tags({"late": first})
+    assert "late" not in world.lake.events.metadata().refs
+
+
+def test_metadata_of_a_lost_race_goes_and_that_of_a_commit_under_way_stays(world: Runtime) -> None:
+    """Written before the catalog decides: the sweep takes what cannot win any more."""
+    commits(world, 2)
+    catalog: Any = world.lake.warehouse.catalog
+    writing = catalog._write_metadata
+    seen: list[list[str]] = []
+
+    def raced(metadata: Any, io: Any, metadata_path: str) -> None:
+        writing(metadata, io, metadata_path)
+        if not seen:
+            seen.append([metadata_path])
+            with open_runtime(world.home) as other:
+                orphans = Housekeeping(other.lake).orphans()
+                assert local_path(metadata_path) not in [local_path(one.location) for one in orphans]
+                commits(other, 1, start=2)
+
+    catalog._write_metadata = raced
+    commits(world, 1, start=3)
+    (lost,) = seen[0]
+    assert Path(local_path(lost)).exists()
+    swept = Housekeeping(world.lake).sweep(grace_seconds=0)
+    assert local_path(lost) in [local_path(one.location) for one in swept]
+    assert not Path(local_path(lost)).exists()
+    assert ids(world) == expected(4)
+    assert verify(world.lake, deep=True).problems == ()
+
+
 # -- beside others, and killed ---------------------------------------------------------------------
 
 
 def test_upkeep_beside_ingest_and_erasures_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """Three at once, each with a connection of its own."""
+    """Two keepers, a writer and an eraser at once, each with a connection of its own."""
     home = tmp_path / "lake"
     with make_world(home) as world:
         commits(world, 3)
@@ -318,15 +409,17 @@ def test_upkeep_beside_ingest_and_erasures_loses_and_doubles_nothing(tmp_path: P
                     failed.append(error)
                     return
 
-    thread = threading.Thread(target=keeping)
-    thread.start()
+    keepers = [threading.Thread(target=keeping) for _ in range(2)]
+    for thread in keepers:
+        thread.start()
     with open_runtime(home) as world:
         for start in range(3, 27, 4):
             commits(world, 4, start=start)
             if start == 11:
                 erase(world, "person-2")
         stop.set()
-        thread.join()
+        for thread in keepers:
+            thread.join()
         assert failed == []
         gone = {f"{n}" for n in range(15) if n % 5 == 2} | {f"{n}b" for n in range(15) if (n + 1) % 5 == 2}
         left = set(ids(world))
@@ -388,6 +481,7 @@ def test_explain_says_what_is_and_what_comes(world: Runtime) -> None:
     assert (found.live_files, found.by_level["ingested"], found.snapshots) == (5, 5, 5)
     assert found.commits_per_hour > 0
     assert 0 < found.commit_seconds < 60
+    assert (found.manifests, found.planning_seconds > 0) == (5, True)
     assert Housekeeping(world.lake).sweep(grace_seconds=0, dry_run=True) == []
     assert found.next_merge_minutes is not None
     tomorrow = explain(world.lake, datetime.now(UTC) + timedelta(days=1))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyiceberg.table.metadata import TableMetadata
 
 from infra.kafka import Kafka
 from infra.s3 import BUCKET
@@ -85,6 +86,45 @@ def test_events_go_in_and_come_out_and_nothing_is_left_over(far: Runtime) -> Non
     assert sorted(map(int, head_frame(far)["event_id"])) == list(range(80))
     assert verify(far.lake, deep=True).problems == ()
     assert privacy_lint(far.lake) == []
+
+
+def test_a_tag_that_moves_while_snapshots_are_chosen_keeps_where_it_points(far: Runtime) -> None:
+    """Whatever the catalog: it is noticed inside the commit, and the choice is made anew."""
+    for number in range(4):
+        send(far, people(1, number))
+    *_, second, first = (one.snapshot_id for one in far.lake.events.history())
+    far.lake.events.set_tags({"pinned": first})
+
+    def choose(metadata: TableMetadata) -> list[int]:
+        named = {ref.snapshot_id for ref in metadata.refs.values()}
+        if second not in named:
+            far.lake.events.set_tags({"pinned": second})
+        return [one.snapshot_id for one in metadata.snapshots if one.snapshot_id not in named]
+
+    gone = far.lake.events.expire(choose)
+    assert second not in gone
+    assert len(gone) == 2
+    assert far.lake.events.metadata().refs["pinned"].snapshot_id == second
+    assert far.lake.events.files(second)
+
+
+def test_of_old_metadata_no_version_stays(far: Runtime) -> None:
+    """What neither the head nor its log names goes, what they name stays, once."""
+    send(far, people(1))
+    (one,) = far.lake.events.history()
+    for number in range(25):
+        far.lake.events.set_tags({f"tag-{number}": one.snapshot_id})
+    Housekeeping(far.lake).sweep(grace_seconds=0)
+    table = far.lake.events.load()
+    named = [table.metadata_location, *(entry.metadata_file for entry in table.metadata.metadata_log)]
+    found = [
+        one
+        for one in far.lake.warehouse.objects.objects(table.location())
+        if one.location.endswith(".metadata.json")
+    ]
+    assert sorted(local_path(one.location) for one in found) == sorted(map(local_path, named))
+    assert not any(one.is_marker for one in found)
+    assert head_frame(far).height == 1
 
 
 def test_an_erasure_reaches_every_byte_and_every_version(far: Runtime) -> None:
@@ -166,7 +206,7 @@ def test_a_catalog_that_knows_another_lake_s_table_is_refused(far: Runtime, tmp_
         make(tmp_path / "second", lake | {"warehouse": (tmp_path / "another").as_uri()})
 
 
-@pytest.mark.parametrize("fault", ["409", "500", "lost", "500 before", "503"])
+@pytest.mark.parametrize("fault", ["409", "409 after landing", "500", "lost", "500 before", "503"])
 def test_a_catalog_that_answers_wrongly_loses_and_doubles_nothing(
     behind_faults: tuple[Runtime, Faults], fault: str
 ) -> None:
@@ -272,7 +312,7 @@ def test_a_topic_is_followed_while_the_catalog_misbehaves_and_upkeep_runs(
     """Commits refused, landed without an answer, and raced by merges: every event once, by itself."""
     world, faults = behind_faults
     topic = Topic(kafka.address()["KAFKA_BOOTSTRAP"])
-    faults.planned = ["409", "500", "", "lost", "503", "", "500 before", "409", "lost"]
+    faults.planned = ["409", "500", "", "409 after landing", "lost", "503", "", "500 before", "409", "lost"]
     stop = threading.Event()
     failed: list[BaseException] = []
 

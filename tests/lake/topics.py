@@ -73,6 +73,7 @@ class Topic:
         world: Runtime,
         *,
         group: str = "g",
+        member: str | None = None,
         rule: CommitRule = SOON,
         message_format: MessageFormat | None = None,
         accept_gaps: bool = False,
@@ -84,7 +85,7 @@ class Topic:
             (self.name,),
             group,
             {"session.timeout.ms": "6000"},
-            None,
+            member,
             accept_gaps,
             delete_committed,
         )

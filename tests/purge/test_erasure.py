@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,17 @@ import polars as pl
 import pytest
 
 import purge.verifier
-from keys import Effects, FenceLog, KeysError, LeaseBook, Shredded, SqlitePageStore, SubjectId
+from keys import (
+    Effects,
+    FenceLog,
+    KeyRecordMissing,
+    KeysError,
+    LeaseBook,
+    Shredded,
+    SqlitePageStore,
+    SubjectId,
+)
+from keys.caches import Dek
 from keys.embedded import EmbeddedCustodian
 from keys.keyring import Keyring
 from lake import EventRead, dead_letters
@@ -354,6 +365,30 @@ def test_states_of_every_version_lose_the_person(world: Runtime, tmp_path: Path)
     with pytest.raises(KeysError):
         before.load(version, [bucket])
     assert before.load(version, old.keys() - {bucket}).rows.height <= 1
+
+
+def test_another_process_opens_no_old_state_after_the_receipt(world: Runtime) -> None:
+    """It loaded the state's key between fence and drop, where no fence leaves it out."""
+    fill(world)
+    with sqlite3.connect(world.home / "views" / "states.db") as db:
+        refs = [row[0] for row in db.execute("SELECT ref FROM states")]
+    with open_runtime(world.home) as server:
+
+        def server_reads(stage: str, seconds: float, detail: object) -> None:
+            if stage == "unreadable":
+                assert all(isinstance(one, Dek) for one in resident.deks(refs, "system").values())
+
+        resident = server.keyring.resident
+        request = world.purge.submit(ANN).request
+        done = world.purge.run(request.request_id, server_reads)
+        gone = [ref for ref in refs if not list(world.keyring.tree.records_of([ref]))]
+        assert gone, "the state of the person's bucket has lost its key"
+        for ref in gone:
+            with pytest.raises(KeyRecordMissing):
+                resident.deks([ref], "system")
+    assert done.receipt is not None
+    since = {stage.stage: stage.finished_at for stage in done.stages}["states_unreadable"]
+    assert payload_of(done.receipt)["predicate"]["level"]["E0"]["since"] == since
 
 
 def test_an_erasure_whose_record_stays_in_the_pages_is_found_out(world: Runtime) -> None:

@@ -191,7 +191,7 @@ def test_ready_says_when_it_is_not_safe_to_read(client: TestClient, world: Runti
     assert ref is not None
     world.keyring.fence([(SubjectId("ann"), ref)], "r")
     answer = client.get("/v1/health/ready")
-    assert (answer.status_code, "keys converge" in answer.json()["why"]) == (503, True)
+    assert (answer.status_code, "keys converge" in answer.json()["next_step"]) == (503, True)
     world.keyring.converge()
     assert client.get("/v1/health/ready").status_code == 200
 

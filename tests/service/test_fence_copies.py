@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import sqlite3
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import tomli_w
 from attrs import frozen
+from typer.testing import CliRunner
 
+from infra.process import free_port
 from infra.s3 import BUCKET
-from keys import export_fences, import_fences
+from keys import FenceCopyInvalid, RestoreGateClosed, SubjectId, export_fences, import_fences
 from lake import get_bytes, put_bytes
 from purge import Status
+from service.cli import app
 from service.doctor import Finding, examine
-from service.jobs import run_job
+from service.errors import FenceCopyNotWritten
+from service.fencecopies import FenceCopies
+from service.jobs import export_fence_copies, run_job
 from service.runtime import Runtime, initialise, open_runtime
 from service.settings import Job
 from tests.lake.far import s3_properties
+from tests.servers import Stores
 from tests.world import PAID, VIEWS, erase, paid, send
 
 
@@ -113,12 +123,30 @@ def test_a_copy_that_was_cut_or_edited_is_an_error_and_an_older_one_lags(copied:
 
 def test_an_authorised_return_that_the_copy_lacks_is_a_lag(copied: Copied) -> None:
     """It came after the last fence."""
-    from keys import SubjectId
-
     erase(copied.runtime, "ann")
     copied.runtime.keyring.authorize_return(SubjectId("ann"))
     assert copied.finding().level == "warning"
     copied.runtime.fence_copies.write()
+    assert copied.finding().level == "ok"
+
+
+def test_a_copy_that_knows_of_one_more_return_is_not_overwritten(copied: Copied) -> None:
+    """The log had no fence to lose; a person who was let back in would be refused."""
+    keyring = copied.runtime.keyring
+    erase(copied.runtime, "ann")
+    older = keyring.fences.returns()
+    keyring.authorize_return(SubjectId("ann"))
+    copied.runtime.fence_copies.write()
+    newest = copied.read()
+    with sqlite3.connect(copied.runtime.home / "evidence" / "fences.db") as db:
+        db.execute("DELETE FROM authorized_returns")
+    assert keyring.fences.returns() == older
+    with pytest.raises(FenceCopyNotWritten, match="1 authorised return"):
+        export_fence_copies(copied.runtime)
+    assert copied.read() == newest
+    assert copied.finding().level == "warning"
+    assert import_fences(newest, keyring.fences, keyring.custodian.public_keys()).returns_added == 1
+    export_fence_copies(copied.runtime)
     assert copied.finding().level == "ok"
 
 
@@ -136,6 +164,8 @@ def test_an_older_log_does_not_overwrite_the_copy_that_can_mend_it(copied: Copie
     fences.write_bytes(before)
     with open_runtime(copied.runtime.home) as restored:
         assert restored.keyring.epoch() == 1
+        with pytest.raises(RestoreGateClosed, match="the signed copy"):
+            run_job(restored, Job(name="n", cron="* * * * *", action="export_fences"))
         (told,) = restored.fence_copies.write().values()
         assert "1 fence(s) more than the log here" in told
         log = restored.keyring.fences
@@ -156,3 +186,84 @@ def test_a_copy_that_cannot_be_written_does_not_stop_an_erasure(tmp_path: Path) 
         found = {one.check: one for one in examine(runtime)}
         assert "is not there, 1 fence(s) behind" in found[f"fence copy {lost}"].text
         assert found[f"fence copy {kept}"].level == "ok"
+
+
+def test_a_copy_out_of_reach_shuts_the_gate_only_where_no_other_can_be_read(tmp_path: Path) -> None:
+    """One that was edited shuts it whatever the other says."""
+    first, second = tmp_path / "a" / "fences.jsonl", tmp_path / "b" / "fences.jsonl"
+    for one in (first, second):
+        one.parent.mkdir()
+    home = tmp_path / "lake"
+    with open_with(tmp_path, [str(first), str(second)], {}) as runtime:
+        erase(runtime, "ann")
+        assert first.read_bytes().splitlines()[:2] == second.read_bytes().splitlines()[:2]
+    first.parent.rename(tmp_path / "a-away")
+    first.parent.write_text("no folder: nothing below it can be read")
+    with open_runtime(home) as runtime:
+        assert runtime.keyring.gate().is_open
+        found = {one.check: one for one in examine(runtime)}
+        assert found[f"fence copy {first}"].level == "warning"
+        assert found["restore gate"].level == "ok"
+        whole = second.read_bytes()
+        second.write_bytes(whole.replace(b'"generation": 1', b'"generation": 0', 1))
+        with pytest.raises(FenceCopyInvalid, match="cut or edited"):
+            runtime.keyring.gate()
+        second.unlink()
+        with pytest.raises(FenceCopyInvalid, match="cannot be read"):
+            runtime.keyring.gate()
+        assert {one.check: one for one in examine(runtime)}[f"fence copy {first}"].level == "error"
+        second.write_bytes(whole)
+        assert runtime.keyring.gate().is_open
+
+
+def test_a_process_goes_on_with_what_a_store_said_before_its_outage(stores: Stores, tmp_path: Path) -> None:
+    """One that starts meanwhile cannot know, where the store holds the only copy."""
+    properties, place = s3_properties(stores), f"s3://{BUCKET}/copies/{uuid.uuid4().hex}.jsonl"
+    with open_with(tmp_path, [place], properties) as runtime:
+        erase(runtime, "ann")
+        reached, now, keyring = dict(properties), [0.0], runtime.keyring
+        running = FenceCopies(keyring, [place], reached, tmp_path / "lock", clock_seconds=lambda: now[0])
+        assert keyring.gate(running.witnesses()).is_open
+        reached["s3.endpoint"] = f"http://127.0.0.1:{free_port()}"
+        now[0] += 3600
+        assert keyring.gate(running.witnesses()).is_open
+        assert [one.epoch for ask in running.witnesses() if (one := ask())] == [1]
+        starting = FenceCopies(keyring, [place], reached, tmp_path / "lock")
+        with pytest.raises(FenceCopyInvalid, match="cannot be read"):
+            keyring.gate(starting.witnesses())
+
+
+def test_an_older_log_never_follows_a_newer_one(tmp_path: Path) -> None:
+    """Who writes waits for the other, and looks at the log after that."""
+    place = tmp_path / "fences.jsonl"
+    with open_with(tmp_path, [str(place)], {}) as runtime, ThreadPoolExecutor(1) as pool:
+        erase(runtime, "ann")
+        with (runtime.home / "purge" / "locks" / "fence-copies").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            writing = pool.submit(runtime.fence_copies.write)
+            with pytest.raises(TimeoutError):
+                writing.result(timeout=0.5)
+            runtime.keyring.fences.append([(b"s" * 16, b"r" * 16, "*", 1)], "r9")
+        assert writing.result(timeout=60) == {str(place): "written"}
+        assert json.loads(place.read_bytes().splitlines()[0])["fences"] == 2
+
+
+def test_the_command_writes_every_place_or_the_one_it_is_given(tmp_path: Path) -> None:
+    """It fails where one cannot be written, and names it."""
+    first, second, third = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
+    with open_with(tmp_path, [str(first), str(second)], {}) as runtime:
+        erase(runtime, "ann")
+    whole = first.read_bytes()
+    for one in (first, second):
+        one.unlink()
+    command = ["--home", str(tmp_path / "lake"), "keys", "export-fences"]
+    assert CliRunner().invoke(app, [*command, str(third)]).exit_code == 0
+    assert (third.read_bytes(), first.exists()) == (whole, False)
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert first.read_bytes() == second.read_bytes() == whole
+    third.write_bytes(whole[:-40])
+    failed = CliRunner().invoke(app, [*command, str(third)])
+    assert isinstance(failed.exception, FenceCopyInvalid)
+    missing = CliRunner().invoke(app, [*command, str(tmp_path / "nowhere" / "d.jsonl")])
+    assert isinstance(missing.exception, FenceCopyNotWritten)
+    assert "nowhere" in str(missing.exception)

@@ -8,19 +8,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tomllib
-from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infra.kafka import Kafka
 from lake import verify
+from service.crew import Crew, Rate
 from service.runtime import Runtime, open_runtime
 from tests.keys.test_agent import start_agent
+from tests.lake.test_kafka import wait_until
 from tests.lake.topics import Topic, event, exactly, held
 from tests.world import VIEWS
 
@@ -69,10 +72,7 @@ def test_sigterm_commits_what_was_read_and_ends(topic: Topic, home: Path) -> Non
     topic.send(range(200))
     process = start(home)
     with open_runtime(home) as runtime:
-        end = time.monotonic() + 60
-        while verify(runtime.lake).events < 200:
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        wait_until(lambda: verify(runtime.lake).events >= 200)
         topic.send(range(200, 250))
         process.send_signal(signal.SIGTERM)
         told, complaints = process.communicate(timeout=60)
@@ -94,20 +94,52 @@ def test_what_stops_a_consumer_is_said_with_the_next_step(topic: Topic, home: Pa
     assert "Traceback" not in complaints
 
 
-def test_a_killed_consumer_process_is_an_error_and_nothing_is_lost(topic: Topic, home: Path) -> None:
-    """The parent says so; the next run goes on."""
+def test_a_killed_consumer_process_is_started_again(topic: Topic, home: Path) -> None:
+    """The parent says so, the other one goes on meanwhile, and nothing is lost or doubled."""
     topic.send(range(100))
-    process = start(home)
+    process = start(home, "--workers", "2")
     with open_runtime(home) as runtime:
-        end = time.monotonic() + 60
-        while verify(runtime.lake).events < 100:
-            assert time.monotonic() < end
-            time.sleep(0.1)
-    child = children(process.pid)[0]
-    subprocess.run(["kill", "-9", str(child)], check=True)
-    _, complaints = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "ended with code -9" in complaints
+        wait_until(lambda: verify(runtime.lake).events == 100)
+        subprocess.run(["kill", "-9", str(children(process.pid)[0])], check=True)
+        topic.send(range(100, 200))
+        wait_until(lambda: verify(runtime.lake).events == 200)
+        wait_until(lambda: len(children(process.pid)) == 2)
+        process.send_signal(signal.SIGTERM)
+        _, complaints = process.communicate(timeout=60)
+        assert process.returncode == 0, complaints
+        assert "ended with code -9; it starts again in 1 s" in complaints
+        assert held(runtime) == exactly(range(200))
+        assert verify(runtime.lake, deep=True).problems == ()
+
+
+def die(order: int, sender: Connection) -> None:
+    """What a process does that cannot live."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_again_and_again_ends_the_crew() -> None:
+    """After as many starts as there are pauses."""
+    said: list[str] = []
+    crew = Crew(lambda number: number, die, said.append, pauses_seconds=(0.1, 0.2))
+    crew.start(0)
+    while crew.is_alive():
+        crew.look(0.05)
+    assert len(said) == 2
+    assert [str(one) for one in crew.failed] == ["a consumer process ended 3 times, now with code -9"]
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 5), st.integers(0, 1000)), min_size=2, max_size=200))
+def test_the_rate_is_that_of_the_last_seconds(steps: list[tuple[float, int]]) -> None:
+    """What came before them does not count, however much it was."""
+    rate = Rate(seconds=10)
+    now, count, seen = 0.0, 0, [(0.0, 0)]
+    rate.at(now, count)
+    for waited, more in steps:
+        now, count = now + waited, count + more
+        seen.append((now, count))
+        last = rate.at(now, count)
+    since, before = max((one for one in seen if one[0] <= now - 10), default=seen[0])
+    assert last == pytest.approx((count - before) / (now - since))
 
 
 def children(pid: int) -> list[int]:
@@ -182,7 +214,7 @@ def test_a_consumer_s_keys_stay_with_the_agent_that_is_killed_under_load(topic: 
     process = start(home)
     try:
         with open_runtime(home) as runtime:
-            until(lambda: verify(runtime.lake).events == 400)
+            wait_until(lambda: verify(runtime.lake).events == 400)
             (consumer,) = children(process.pid)
             assert open_files(consumer, home / "lake")
             assert open_files(consumer, home / "keys") + open_files(consumer, home / "evidence") == []
@@ -191,7 +223,7 @@ def test_a_consumer_s_keys_stay_with_the_agent_that_is_killed_under_load(topic: 
                 agent.communicate()
                 topic.send(range(400 + 300 * number, 700 + 300 * number))
                 agent = start_agent(home)
-            until(lambda: verify(runtime.lake).events == 1000)
+            wait_until(lambda: verify(runtime.lake).events == 1000)
             assert children(process.pid) == [consumer]
             process.send_signal(signal.SIGTERM)
             _, complaints = process.communicate(timeout=60)
@@ -213,11 +245,3 @@ def open_files(pid: int, folder: Path) -> list[str]:
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             found.append(str(one.readlink()))
     return [path for path in found if path.startswith(str(folder))]
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Looks again and again."""
-    end = time.monotonic() + 90
-    while not true():
-        assert time.monotonic() < end, "it did not come to be in time"
-        time.sleep(0.1)

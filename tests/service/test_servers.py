@@ -6,20 +6,29 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
 from infra.postgres import Postgres
 from infra.vault import Vault
+from infra.vault.setup import set_up
 from keys import Shredded, SubjectId
-from keys.errors import CustodianDenied
-from lake import EventRead, verify
+from keys.errors import CustodianDenied, RootShared
+from lake import EventRead
+from lake import verify as verify_lake
 from purge import payload_of, scan
+from purge.verifier import Refused, verify
+from service.app import create_app
+from service.cli import app
 from service.doctor import examine, examine_home
 from service.errors import BadSettings
+from service.jobs import export_fence_copies
 from service.keyplaces import key_places
 from service.runtime import Runtime, initialise, open_runtime
 from tests.keys.servers import schema_of
@@ -31,8 +40,9 @@ ANN, BOB = "person-ann", "person-bob"
 
 def settings(vault: Vault, postgres: Postgres, home: Path, role: str = "purge") -> dict[str, object]:
     """What an operator writes into shredlake.toml."""
-    roles = vault.folder / "roles" / role
-    where = vault.address()
+    prefix, where = schema_of(home), vault.address()
+    roles = vault.folder / prefix / "roles" / role
+    set_up(vault.client(), vault.folder / prefix, prefix)
     return {
         "projections": {"files": [str(VIEWS)]},
         "keys": {
@@ -41,6 +51,7 @@ def settings(vault: Vault, postgres: Postgres, home: Path, role: str = "purge") 
             "vault": {
                 "address": where["VAULT_ADDR"],
                 "ca_file": where["VAULT_CACERT"],
+                "prefix": prefix,
                 "role_id_file": str(roles / "role_id"),
                 "secret_id_file": str(roles / "secret_id"),
                 "snapshot_horizon_days": 30,
@@ -92,6 +103,44 @@ def test_an_erasure_on_servers_is_one(home: Path, world: Runtime) -> None:
     assert gone.opened_values > 0
     assert scan(home, SubjectId(BOB), places=places).findings
     world.close()
+
+
+def test_receipts_verify_across_a_rotation_of_the_signing_key(
+    vault: Vault, home: Path, world: Runtime, tmp_path: Path
+) -> None:
+    """All keys are handed out, one a line; each receipt verifies with its own and with none else."""
+    send(world, [paid(who, event_id=who) for who in (ANN, BOB)])
+    runner, receipts, told = CliRunner(), [], []
+    for who in (ANN, BOB):
+        receipt = world.purge.journal.get(erase(world, who)).receipt
+        assert receipt is not None
+        receipts.append(receipt)
+        told.append(runner.invoke(app, ["--home", str(home), "receipt", "key"]).stdout)
+        vault.client().adapter.post(f"/v1/transit/keys/{schema_of(home)}-sign/rotate")
+    with TestClient(create_app(world), headers={"Authorization": f"Bearer {world.token}"}) as client:
+        everything = client.get("/v1/log/key").text
+    assert len(everything.split()) == len(told[1].split()) + 1 == len(told[0].split()) + 2
+    for receipt in receipts:
+        verify(receipt, everything)
+        name = tmp_path / "receipt.json"
+        name.write_bytes(receipt)
+        (tmp_path / "keys").write_text(everything)
+        done = runner.invoke(app, ["receipt", "verify", str(name), "--key", str(tmp_path / "keys")])
+        assert done.exit_code == 0, done.output
+        good = [key for key in everything.split() if _verifies(receipt, key)]
+        assert len(good) == 1
+    verify(receipts[0], told[0])
+    with pytest.raises(Refused, match="another key"):
+        verify(receipts[1], told[0])
+    world.close()
+
+
+def _verifies(receipt: bytes, key: str) -> bool:
+    try:
+        verify(receipt, key)
+    except Refused:
+        return False
+    return True
 
 
 def test_what_waits_over_http_is_sealed_by_keys_of_the_servers(home: Path, world: Runtime) -> None:
@@ -159,20 +208,26 @@ def test_a_second_lake_does_not_join_the_first_one_s_keys(
     (other / "shredlake.toml").write_text((home / "shredlake.toml").read_text())
     with pytest.raises(BadSettings, match="another lake"):
         initialise(other)
+    third = settings(vault, postgres, home)
+    third["keys"]["page_schema"] = schema_of(tmp_path / "third")  # type: ignore[index]
+    (other / "shredlake.toml").write_text(tomli_w.dumps(third))
+    with pytest.raises(RootShared):
+        initialise(other)
     world.close()
 
 
-def log_in(vault: Vault, role: str) -> dict[str, str]:
+def log_in(vault: Vault, home: Path, role: str) -> dict[str, str]:
     """A role's AppRole, as settings say it."""
-    folder = vault.folder / "roles" / role
+    folder = vault.folder / schema_of(home) / "roles" / role
     return {"role_id_file": str(folder / "role_id"), "secret_id_file": str(folder / "secret_id")}
 
 
-def change(home: Path, **vault_settings: object) -> None:
-    """Writes other log-ins into the lake's settings."""
+def change(home: Path, copies: Sequence[Path] = (), **vault_settings: object) -> None:
+    """Writes other log-ins and places of copies into the lake's settings."""
     path = home / "shredlake.toml"
     document = tomllib.loads(path.read_text())
     document["keys"]["vault"].update(vault_settings)
+    document["keys"]["fence_copies"] = [str(one) for one in copies]
     path.write_text(tomli_w.dumps(document))
 
 
@@ -194,9 +249,15 @@ def shredlake(home: Path, *arguments: str) -> Any:
 def test_the_agent_s_policy_is_enough_for_the_agent_and_for_ingest(
     vault: Vault, home: Path, world: Runtime
 ) -> None:
-    """Where everything else logs in as somebody who may do nothing at all."""
+    """Where all else logs in as somebody who may do nothing at all. The gate's signed copy is read too."""
+    send(world, [paid(BOB, event_id="b")])
+    erase(world, BOB)
     world.close()
-    change(home, **log_in(vault, "console"), agent=log_in(vault, "agent"))
+    copies = [home.parent / "fences.jsonl"]
+    change(home, copies)
+    with open_runtime(home) as runtime:
+        export_fence_copies(runtime)
+    change(home, copies, **log_in(vault, home, "console"), agent=log_in(vault, home, "agent"))
     with pytest.raises(CustodianDenied):
         open_runtime(home)
     assert ingested(home, 1) == 1
@@ -207,9 +268,9 @@ def test_the_agent_s_policy_is_enough_for_the_agent_and_for_ingest(
         agent.terminate()
         counts, _ = agent.communicate(timeout=30)
     assert "ingest: sealing items" in counts
-    change(home, **log_in(vault, "purge"))
+    change(home, copies, **log_in(vault, home, "purge"))
     with open_runtime(home) as runtime:
-        assert verify(runtime.lake, deep=True).events == 2
+        assert verify_lake(runtime.lake, deep=True).events == 3
         assert runtime.keyring.close_epoch().old_wrap_refused
 
 
@@ -218,11 +279,11 @@ def test_the_doctor_looks_as_the_auditor_before_it_opens_anything(
 ) -> None:
     """Alone, it sees the keys and opens nothing; beside the purge role's log-in nothing stays unseen."""
     world.close()
-    change(home, **log_in(vault, "auditor"))
+    change(home, **log_in(vault, home, "auditor"))
     alone = {f.check: f for f in examine_home(home)}
     assert alone["transit engine"].level == "ok"
     assert alone["lake"].level == "warning"
     assert "restore gate" not in alone
-    change(home, **log_in(vault, "purge"), auditor=log_in(vault, "auditor"))
+    change(home, **log_in(vault, home, "purge"), auditor=log_in(vault, home, "auditor"))
     both = {f.check: f for f in examine_home(home)}
     assert both["transit engine"].level == both["restore gate"].level == "ok"

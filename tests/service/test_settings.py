@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -122,6 +123,36 @@ def test_two_schedulers_do_not_run_the_same_time_twice(tmp_path: Path) -> None:
     clock.forward(hours=1)
     assert len(first.tick()) == 1
     assert ran == ["start"]
+
+
+def test_a_scheduler_survives_whatever_a_run_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Other jobs and later times run; history and log name the error's type, not what it quotes."""
+    clock = Clock([NOON])
+    ran: list[str] = []
+    done = threading.Event()
+
+    def work(job: Job) -> str:
+        ran.append(job.name)
+        if job.name == "broken":
+            raise RuntimeError("about secret-person")
+        done.set()
+        return "done"
+
+    jobs = [Job(name=name, cron="0 * * * *") for name in ("broken", "whole")]
+    scheduler = Scheduler(tmp_path / "s.db", jobs, work, clock=clock)
+    thread = threading.Thread(target=scheduler.forever)
+    thread.start()
+    for _ in range(2):
+        done.clear()
+        clock.forward(hours=1)
+        assert done.wait(60)
+    scheduler.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert ran == ["broken", "whole"] * 2
+    assert {run.outcome for run in scheduler.history("broken")} == {"failed: RuntimeError"}
+    assert "RuntimeError" in caplog.text
+    assert "secret-person" not in caplog.text
 
 
 def test_a_failed_run_is_in_the_history(world: Runtime) -> None:

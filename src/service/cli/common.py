@@ -65,6 +65,18 @@ def opened(context: typer.Context) -> Iterator[tuple[Session, Runtime]]:
         yield here, runtime
 
 
+@contextmanager
+def opened_gate(context: typer.Context) -> Iterator[tuple[Session, Runtime]]:
+    """`opened`, for whatever seals, opens or erases: not with a fence log that cannot be relied on.
+
+    Raises:
+        RestoreGateClosed: it is another's, or an older one; says what opens the gate.
+    """
+    with opened(context) as (here, runtime):
+        runtime.keyring.gate().trusted()
+        yield here, runtime
+
+
 def say(text: str) -> None:
     """A message for people."""
     messages.print(text)

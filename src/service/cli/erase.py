@@ -20,6 +20,7 @@ from service.cli.common import (
     emit_rows,
     human_bytes,
     opened,
+    opened_gate,
     progress_bar,
     read_subject,
     say,
@@ -42,7 +43,7 @@ class RegimeName(StrEnum):
 @app.command()
 def plan(context: typer.Context, subject: Subject) -> None:
     """Say what erasing a person would touch; changes nothing."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         found = runtime.purge.plan(read_subject(subject))
         text = (
             f"{found.events:,} events in {found.blocks:,} blocks ({human_bytes(found.sealed_bytes)} sealed)\n"
@@ -82,7 +83,7 @@ def apply(
     if dry_run:
         plan(context, subject)
         return
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         person = read_subject(subject)
         if not yes and not here.as_json and not here.quiet:
             typer.confirm("This cannot be taken back. Erase?", abort=True, err=True)
@@ -101,7 +102,7 @@ def apply(
 
 
 def _resume(context: typer.Context) -> None:
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         runtime.keyring.converge()
         done = runtime.purge.resume_all(lambda stage, seconds, detail: say(f"  {stage:<18} {seconds:8.3f} s"))
         emit_rows(here, [_row(request) for request in done], "resumed")
@@ -150,7 +151,7 @@ def hold(
     context: typer.Context, subject: Subject, why: Annotated[str, typer.Option(help="for the record")] = ""
 ) -> None:
     """Put a person under legal hold: not destroyed, and readable by no view."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         runtime.purge.hold(read_subject(subject), why)
         emit(here, {"held": True}, "held")
 
@@ -158,7 +159,7 @@ def hold(
 @app.command()
 def release(context: typer.Context, subject: Subject) -> None:
     """End a legal hold; an erasure that waited for it goes on."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         waiting = runtime.purge.release(read_subject(subject))
         if waiting is not None:
             say("an erasure waited for this; going on with it")

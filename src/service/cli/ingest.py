@@ -11,7 +11,7 @@ import typer
 from attrs import asdict
 from typer.core import TyperGroup
 
-from service.cli.common import INCOMPLETE, emit, human_bytes, opened, progress_bar, say, session
+from service.cli.common import INCOMPLETE, emit, human_bytes, opened_gate, progress_bar, say, session
 from service.errors import BadInput
 from service.feed import open_feed
 from service.kafka import Totals, run_workers
@@ -125,6 +125,7 @@ def ingest_kafka(
         accept_gaps=accept_gaps,
         should_stop=lambda: bool(stopped),
         show=show,
+        warn=say,
     )
     text = f"{done.events:,} events in {done.commits:,} commit(s), {done.lag:,} behind"
     if done.suppressed:
@@ -144,7 +145,7 @@ def ingest_intake(
     ] = False,
 ) -> None:
     """Commit once what came over HTTP and waits: for when no server runs."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         if give_up:
             say(f"{runtime.lake.intake.give_up()} batch(es) could not be opened and were dropped")
         done = runtime.lake.intake.drain()

@@ -10,17 +10,17 @@ from typing import Annotated
 import typer
 from attrs import asdict
 
-from keys import KeyPlaces, SqlitePageStore, export_fences, import_fences, run_drill
+from keys import KeyPlaces, SqlitePageStore, import_fences, run_drill
 from keys.agentcounts import COUNTS_NAME, read_counts
 from keys.hardening import harden
-from keys.restoregate import foreign_fence_log
-from lake import get_bytes, put_bytes
+from lake import get_bytes
 from service.agent import agent_folder, serve_agent
-from service.cli.common import GROUP, INCOMPLETE, emit, human_bytes, opened, progress_bar, say, session
+from service.cli.common import GROUP, INCOMPLETE, emit, opened, progress_bar, say, session
 from service.errors import BadInput, NotInitialised
+from service.jobs import export_fence_copies
 from service.keyplaces import drill_custodian
 from service.lakeplace import lake_place
-from service.runtime import open_keyring
+from service.runtime import gated_keyring
 from service.settings import load_settings
 
 app = typer.Typer(help="Keys, epochs and the restore gate.", **GROUP)
@@ -39,11 +39,7 @@ def gate(context: typer.Context) -> None:
     """Say whether fence log and key pages agree; exit code 3 if not."""
     with opened(context) as (here, runtime):
         found = runtime.keyring.gate()
-        text = "open"
-        if not found.is_open:
-            text = "shut: run `shredlake keys converge`"
-        if found.fence_log_foreign:
-            text = f"shut: {foreign_fence_log()}"
+        text = "open" if found.reason is None else f"shut: {found.reason.message}. {found.reason.next_step}"
         emit(here, asdict(found) | {"open": found.is_open}, text)
         if not found.is_open:
             raise typer.Exit(INCOMPLETE)
@@ -53,14 +49,19 @@ def gate(context: typer.Context) -> None:
 def converge(
     context: typer.Context,
     adopt_log: Annotated[
-        bool, typer.Option("--adopt-log", help="go on with this fence log: the lake's own is lost for good")
+        bool,
+        typer.Option("--adopt-log", help="go on with this fence log: the lake's own is lost for good"),
+    ] = False,
+    every_page: Annotated[
+        bool,
+        typer.Option("--all", help="look at every page: also for what a partial restore has brought back"),
     ] = False,
 ) -> None:
     """After a restore: destroy every fenced subject again, so that the gate opens."""
     with opened(context) as (here, runtime):
         if adopt_log:
             runtime.keyring.bind_fence_log(replace=True)
-        count = runtime.keyring.converge()
+        count = runtime.keyring.converge(every_page=every_page)
         emit(here, {"replayed": count}, f"{count} fence(s) replayed")
 
 
@@ -73,6 +74,22 @@ def close_epoch(context: typer.Context) -> None:
         emit(here, asdict(done), f"root version {done.root_version}, {done.nodes} nodes rewrapped; {proof}")
         if not done.old_wrap_refused:
             raise typer.Exit(1)
+
+
+@app.command("adopt-root")
+def adopt_root(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="no other lake is wrapped with this root")] = False,
+) -> None:
+    """Go on with a root that somebody else rotated; closing an epoch then retires what they wrapped."""
+    if not yes:
+        raise BadInput(
+            "whatever another lake wrapped with this root is lost at the next epoch close",
+            next_step="Look who else uses it; then repeat with --yes.",
+        )
+    with opened(context) as (here, runtime):
+        version = runtime.keyring.adopt_root()
+        emit(here, {"root_version": version}, f"root version {version} is this lake's")
 
 
 @app.command()
@@ -110,15 +127,18 @@ def inventory(context: typer.Context) -> None:
 def export(
     context: typer.Context,
     to: Annotated[
-        str, typer.Argument(help="file or s3://bucket/key of the signed copy, in another failure domain")
-    ],
+        str | None,
+        typer.Argument(
+            help="file or s3://bucket/key in another failure domain (default: keys.fence_copies, all of them)"
+        ),
+    ] = None,
 ) -> None:
     """Copy the fence log, signed by the custodian: what a restore is converged by."""
     with opened(context) as (here, runtime):
-        copy = export_fences(runtime.keyring.fences, runtime.keyring.custodian)
-        put_bytes(to, copy, lake_place(runtime.settings.lake).properties)
+        told = export_fence_copies(runtime, to)
         count = runtime.keyring.epoch()
-        emit(here, {"fences": count, "bytes": len(copy)}, f"{count:,} fences, {human_bytes(len(copy))}")
+        lines = [f"{place}: {what}" for place, what in told.items()]
+        emit(here, {"fences": count, "copies": told}, "\n".join([f"{count:,} fences", *lines]))
 
 
 @app.command("import-fences")
@@ -205,11 +225,8 @@ def agent(context: typer.Context) -> None:
         if missing:
             say(f"the system did not allow: {', '.join(missing)}")
 
-    keyring = open_keyring(here.home, settings, role="agent")
-    try:
+    with gated_keyring(here.home, settings, "agent") as keyring:
         counts = serve_agent(here.home, settings.keys, keyring, ready)
-    finally:
-        keyring.close()
     emit(here, counts, "\n".join(f"{name:<36} {count:>12,}" for name, count in sorted(counts.items())))
 
 

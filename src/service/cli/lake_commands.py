@@ -13,7 +13,17 @@ from attrs import asdict
 from keys import ShredlakeError
 from lake import Housekeeping, Upkeep, explain, places_of, privacy_lint, summary_of, verify
 from lake.offsets import KIND
-from service.cli.common import GROUP, emit, emit_rows, human_bytes, opened, progress_bar, read_subject, say
+from service.cli.common import (
+    GROUP,
+    emit,
+    emit_rows,
+    human_bytes,
+    opened,
+    opened_gate,
+    progress_bar,
+    read_subject,
+    say,
+)
 from service.jobs import maintenance, upkeep_policy
 
 app = typer.Typer(help="The events table: snapshots, checks, upkeep.", **GROUP)
@@ -73,7 +83,7 @@ def compact(
     dry_run: DryRun = False,
 ) -> None:
     """Merge a day's blocks into one sorted file, drop duplicates, sever erased people's blocks."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         upkeep = Upkeep(runtime.lake)
         days = [date.fromisoformat(day)] if day else sorted(upkeep.days())
         rows = []
@@ -163,6 +173,10 @@ def do_upkeep(
                 if every is None or not error.retry_helps:
                     raise
                 say(f"{error.message}; the next round tries again")
+            except Exception as error:  # its text may quote a value
+                if every is None:
+                    raise
+                say(f"the round failed: {type(error).__name__}; the next one tries again")
             if every is None or stopped.wait(every * 60):
                 return
 
@@ -187,6 +201,8 @@ def explain_lake(context: typer.Context) -> None:
             f"ingest       {found.events_per_hour:,.0f} events and {found.commits_per_hour:,.0f} commits "
             f"an hour, {found.bytes_per_event:,.0f} bytes an event as committed",
             f"a commit     {1000 * found.commit_seconds:,.0f} ms, without its data and the catalog's answer",
+            f"reading      planned by Shredlake from {found.manifests:,} manifest(s) in "
+            f"{1000 * found.planning_seconds:,.0f} ms; Polars' own planner is not used (docs/adr/0024)",
             f"next merge   {coming}",
             f"next L1      {found.closed_days:,} closed day(s) become about {found.l1_files:,} file(s)",
         )

@@ -18,9 +18,9 @@ from service.cli import (
     events,
     ingest,
     keys_commands,
+    read_command,
     receipt,
     schema,
-    topic_commands,
     views,
 )
 from service.cli.common import (
@@ -56,7 +56,7 @@ for name, group in (
     ("erase", erase.app),
     ("receipt", receipt.app),
     ("keys", keys_commands.app),
-    ("lake", topic_commands.app),
+    ("lake", read_command.app),
     ("config", config_commands.app),
 ):
     app.add_typer(group, name=name)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from purge import ReceiptInvalid, payload_of, verifier_key
+from purge import ReceiptInvalid, payload_of, verifier_keys
 from purge.verifier import Refused, verify
 from service.cli.common import GROUP, emit, opened, say, session
 
@@ -41,17 +41,17 @@ def export(
 
 @app.command()
 def key(context: typer.Context) -> None:
-    """Print the key that receipts verify with; give it to auditors once."""
+    """Print the keys that receipts verify with, one a line; give them to auditors, anew after a rotation."""
     with opened(context) as (here, runtime):
-        (public,) = runtime.keyring.custodian.public_keys().values()
-        emit(here, {"vkey": verifier_key(public)}, verifier_key(public))
+        keys = verifier_keys(runtime.keyring.custodian.public_keys().values())
+        emit(here, {"vkeys": keys.split()}, keys.rstrip())
 
 
 @app.command("verify")
 def verify_file(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="a receipt")],
-    key_file: Annotated[Path, typer.Option("--key", help="file with the operator's vkey")],
+    key_file: Annotated[Path, typer.Option("--key", help="file with the operator's vkeys")],
     subject: Annotated[str | None, typer.Option(help="check that it is about this person")] = None,
     salt: Annotated[str | None, typer.Option(help="the requester's salt, in hex")] = None,
 ) -> None:

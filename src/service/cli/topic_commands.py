@@ -12,7 +12,7 @@ import typer
 from attrs import asdict
 
 from lake import JsonLinesFile, MappedFile, Source, load_mapping
-from service.cli.common import INCOMPLETE, emit, opened, progress_bar, say, session
+from service.cli.common import INCOMPLETE, emit, opened_gate, progress_bar, say, session
 from service.cli.lake_commands import app as app
 from service.errors import BadInput, BadSettings
 from service.feed import open_feed
@@ -99,7 +99,7 @@ def republish(
     from lake.republish import Republisher, Wanted
 
     wanted = Wanted(_day(first), _day(last), tuple(event_type or ()), in_clear)
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         for name in wanted.types:
             runtime.lake.types.get(name)
         outlet = open_outlet(here.home, topic)

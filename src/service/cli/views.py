@@ -14,6 +14,7 @@ from service.cli.common import (
     emit_frame,
     emit_rows,
     opened,
+    opened_gate,
     parse_moment,
     progress_bar,
     read_subject,
@@ -69,7 +70,7 @@ def build(
     why: Why = "",
 ) -> None:
     """Build views beside what readers see: first build, catch-up or rebuild, whichever is due."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         moment = parse_moment(as_of)
         snapshot = runtime.lake.replay().resolve(utc(moment)) if moment else None
         with progress_bar(here, "deriving", None) as update:
@@ -104,7 +105,7 @@ def build(
 @app.command("publish")
 def publish_views(context: typer.Context, names: Names = None, why: Why = "") -> None:
     """Bring views up to date and switch readers to them in one commit."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         built = runtime.views.build(names or runtime.views.registry.names(), who="cli", why=why)
         release = runtime.views.publish(built, who="cli", why=why)
         runtime.purge.log_publications()
@@ -114,7 +115,7 @@ def publish_views(context: typer.Context, names: Names = None, why: Why = "") ->
 @app.command("rollback")
 def roll_back(context: typer.Context, name: Name, why: Why = "") -> None:
     """Switch a view back to the publication before, in one commit; never brings a person back."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         release = runtime.views.roll_back(name, who="cli", why=why)
         emit(here, {"release": release.release_id}, f"release {release.release_id}")
 
@@ -128,7 +129,7 @@ def show(
     limit: Annotated[int, typer.Option(min=1, help="rows to show")] = 20,
 ) -> None:
     """Show a view's rows: as reported then, as recomputed today, or their difference explained."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         moment = parse_moment(as_of)
         if mode is Mode.RECONCILE:
             found = runtime.views.reconcile(name, moment)
@@ -153,7 +154,7 @@ def person(
     as_of: AsOf = None,
 ) -> None:
     """Show one person's row, or the receipt that says why there is none."""
-    with opened(context) as (here, runtime):
+    with opened_gate(context) as (here, runtime):
         found = runtime.views.person(name, read_subject(subject), parse_moment(as_of))
         if found.shredded is not None:
             receipt = found.shredded.receipt_id

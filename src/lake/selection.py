@@ -1,0 +1,210 @@
+"""Which block rows a reader wants, and how they come: what can be left out is not read.
+
+Files are left out by the bounds in their manifests, row groups by the bounds in their footers, columns
+because nobody asked for them. The last matters most: `sealed` is five sixths of a file.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+import polars as pl
+from attrs import frozen
+from pyiceberg.manifest import DataFile
+
+from lake.blocks import BLOCK_COLUMNS, PERSONAL_HEAD
+from lake.eventtypes import PRIMARY, EventType, Facet
+from lake.objects import collected
+from lake.table import IcebergTable
+
+Days = tuple[date, date]
+"""The first and the last of some days."""
+HandleRange = tuple[bytes, bytes | None]
+"""Handles in [from, to); `to` None is open-ended."""
+INGEST_ORDER: Final = ("ingested_at", "source", "source_from", "block_id")
+OPEN_COLUMNS: Final = ("subject_ref", "schema_version", "event_count", "open", *INGEST_ORDER)
+"""What events without their personal part are made of."""
+PERSONAL_COLUMNS: Final = (*OPEN_COLUMNS, "sealed")
+_REF_FIELD_ID: Final = 2
+_INGESTED_FIELD_ID: Final = 9
+_FROM_FIELD_ID: Final = 10
+_TO_FIELD_ID: Final = 11
+_EPOCH: Final = date(1970, 1, 1)
+
+
+@frozen
+class EventRead:
+    """Which part of an event type to read.
+
+    Attributes:
+        facet: whose part; the primary counts each event once.
+        fields: of the type, or of the head (`occurred_on`, `occurred_at`, `event_id`, `subject`, …).
+        days: only events of these days of theirs (`occurred_on`), both included.
+    """
+
+    event_type: str
+    fields: tuple[str, ...]
+    facet: Facet = PRIMARY
+    days: Days | None = None
+
+    def is_personal(self, registered: EventType) -> bool:
+        """Whether any field asked for is sealed."""
+        sealed = {f.name for f in registered.fields if not f.anonymous}
+        return not sealed.union(PERSONAL_HEAD).isdisjoint(self.fields)
+
+
+@frozen
+class Selection:
+    """Which blocks; what is None does not matter.
+
+    Attributes:
+        days: blocks that can hold an event of these days.
+        apart_from: blocks that hold no event of these days.
+        ingest_days: blocks that were ingested on these days.
+        block_ids: only these.
+    """
+
+    event_type: str | None = None
+    facet: Facet | None = None
+    refs: Sequence[bytes] | None = None
+    ref_range: HandleRange | None = None
+    days: Days | None = None
+    apart_from: Days | None = None
+    ingest_days: Days | None = None
+    block_ids: Sequence[bytes] | None = None
+
+    def may_be_in(self, file: DataFile) -> bool:
+        """Whether a file's bounds leave room for such a block."""
+        low = min(self.refs) if self.refs else self.ref_range[0] if self.ref_range else None
+        high = max(self.refs) if self.refs else self.ref_range[1] if self.ref_range else None
+        if not _overlap(file, _REF_FIELD_ID, _REF_FIELD_ID, low, high):
+            return False
+        if self.days is not None:
+            first, last = (_ordinal(day) for day in self.days)
+            if not _overlap(file, _FROM_FIELD_ID, _TO_FIELD_ID, first, last):
+                return False
+        if self.ingest_days is not None:
+            first, last = (_ordinal(day) * 86_400_000_000 for day in _half_open(self.ingest_days))
+            return _overlap(file, _INGESTED_FIELD_ID, _INGESTED_FIELD_ID, first, last)
+        return True
+
+    def narrow(self, scan: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows of such blocks."""
+        if self.event_type is not None:
+            scan = scan.filter(pl.col("event_type") == self.event_type)
+        if self.facet is not None:
+            scan = scan.filter(pl.col("facet") == str(self.facet))
+        if self.refs is not None:
+            scan = scan.filter(pl.col("subject_ref").is_in(list(self.refs)))
+        if self.ref_range is not None:
+            scan = scan.filter(pl.col("subject_ref") >= pl.lit(self.ref_range[0], pl.Binary))
+            if self.ref_range[1] is not None:
+                scan = scan.filter(pl.col("subject_ref") < pl.lit(self.ref_range[1], pl.Binary))
+        if self.days is not None:
+            scan = scan.filter(pl.col("occurred_to") >= self.days[0], pl.col("occurred_from") <= self.days[1])
+        if self.apart_from is not None:
+            first_day, last_day = self.apart_from
+            scan = scan.filter((pl.col("occurred_to") < first_day) | (pl.col("occurred_from") > last_day))
+        if self.ingest_days is not None:
+            first, after = (pl.lit(_midnight(day)) for day in _half_open(self.ingest_days))
+            scan = scan.filter(pl.col("ingested_at") >= first, pl.col("ingested_at") < after)
+        if self.block_ids is not None:
+            scan = scan.filter(pl.col("block_id").is_in(list(self.block_ids)))
+        return scan
+
+
+def selected(
+    table: IcebergTable, files: Sequence[DataFile], wanted: Selection, columns: Sequence[str]
+) -> pl.LazyFrame | None:
+    """These columns of the rows, in no order; None where no file can hold one."""
+    chosen = [file for file in files if wanted.may_be_in(file)]
+    return wanted.narrow(table.scan(chosen)).select(columns) if chosen else None
+
+
+def ordered_rows(
+    table: IcebergTable, files: Sequence[DataFile], wanted: Selection, columns: Sequence[str]
+) -> pl.DataFrame:
+    """These columns (`INGEST_ORDER` among them) of the rows in ingest order, and their place `_n` in it.
+
+    Raises:
+        StorageFailed: the store cannot be read.
+    """
+    scan = selected(table, files, wanted, columns)
+    if scan is None:
+        return pl.DataFrame(schema={name: _BLOCK_TYPES[name] for name in (*columns, "_n")})
+    rows = collected(scan).sort(INGEST_ORDER)
+    return rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_n"))
+
+
+def block_rows(
+    table: IcebergTable,
+    files: Sequence[DataFile],
+    read: EventRead | None,
+    refs: Sequence[bytes] | None = None,
+    ref_range: HandleRange | None = None,
+    columns: Sequence[str] = BLOCK_COLUMNS,
+) -> pl.DataFrame:
+    """Whole block rows in ingest order with their place `_n`, or some columns of them in no order.
+
+    Raises:
+        StorageFailed: the store cannot be read.
+    """
+    wanted = Selection(refs=refs, ref_range=ref_range)
+    if read is not None:
+        wanted = Selection(read.event_type, read.facet, refs, ref_range, read.days)
+    if set(columns) == set(BLOCK_COLUMNS):
+        return ordered_rows(table, files, wanted, BLOCK_COLUMNS)
+    scan = selected(table, files, wanted, columns)
+    return collected(scan) if scan is not None else pl.DataFrame(schema={n: _BLOCK_TYPES[n] for n in columns})
+
+
+def _overlap(
+    file: DataFile, lower_id: int, upper_id: int, low: bytes | int | None, high: bytes | int | None
+) -> bool:
+    """Whether [low, high] meets what a file says of two columns; numbers are little-endian there."""
+    lower, upper = (file.lower_bounds or {}).get(lower_id), (file.upper_bounds or {}).get(upper_id)
+    if low is not None and upper is not None and _bound(upper, low) < low:  # type: ignore[operator]
+        return False
+    return not (high is not None and lower is not None and _bound(lower, high) > high)  # type: ignore[operator]
+
+
+def _bound(stored: bytes, like: bytes | int) -> bytes | int:
+    if isinstance(like, bytes):
+        return stored
+    return int(struct.unpack("<i" if len(stored) == 4 else "<q", stored)[0])
+
+
+def _ordinal(day: date) -> int:
+    return (day - _EPOCH).days
+
+
+def _half_open(days: Days) -> Days:
+    return days[0], days[1] + timedelta(days=1)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+_BLOCK_TYPES: Final[dict[str, pl.DataType]] = {
+    "block_id": pl.Binary(),
+    "subject_ref": pl.Binary(),
+    "generation": pl.Int32(),
+    "event_type": pl.String(),
+    "schema_version": pl.Int32(),
+    "facet": pl.String(),
+    "primary": pl.Boolean(),
+    "event_count": pl.Int32(),
+    "ingested_at": pl.Datetime("us", "UTC"),
+    "occurred_from": pl.Date(),
+    "occurred_to": pl.Date(),
+    "source": pl.Int32(),
+    "source_from": pl.Int64(),
+    "source_to": pl.Int64(),
+    "open": pl.Binary(),
+    "sealed": pl.Binary(),
+    "_n": pl.Int64(),
+}
