@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -136,7 +137,8 @@ class Crew:
         member.process.join()
         code, number = member.process.exitcode, member.number
         if code == 0 or self._stopped or self.failed:
-            if code and not self.failed:
+            told_to_end = self._stopped and code == -signal.SIGTERM  # before it could take the signal itself
+            if code and not told_to_end and not self.failed:
                 self.failed.append(WorkerFailed(f"a consumer process ended with code {code}"))
             if member.newest is not None:
                 self._ended.append(member.newest)

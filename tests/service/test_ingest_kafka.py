@@ -128,6 +128,21 @@ def test_a_process_that_dies_again_and_again_ends_the_crew() -> None:
     assert [str(one) for one in crew.failed] == ["a consumer process ended 3 times, now with code -9"]
 
 
+def begin_slowly(order: int, sender: Connection) -> None:
+    """What a process does that does not take signals itself yet."""
+    signal.pause()
+
+
+def test_a_process_that_is_told_to_end_while_it_starts_has_not_failed() -> None:
+    """It had read nothing."""
+    crew = Crew(lambda number: number, begin_slowly, lambda text: None)
+    crew.start(0)
+    crew.stop()
+    while crew.is_alive():
+        crew.look(0.05)
+    assert crew.failed == []
+
+
 @given(st.lists(st.tuples(st.floats(0.01, 5), st.integers(0, 1000)), min_size=2, max_size=200))
 def test_the_rate_is_that_of_the_last_seconds(steps: list[tuple[float, int]]) -> None:
     """What came before them does not count, however much it was."""
