@@ -25,6 +25,7 @@ from keys.errors import (
     KeyRecordMissing,
     KeysError,
     LeaseExpired,
+    LeasesElsewhere,
     MalformedEnvelope,
     Move,
     PageDamaged,
@@ -47,7 +48,7 @@ from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
 from keys.keyring import Keyring
 from keys.keytree import EpochClose, KeyTree
 from keys.leases import Lease, LeaseBook
-from keys.opening import KeyPlaces, embedded_places, open_embedded, open_forensic, open_keys
+from keys.opening import KeyPlaces, adopt_host, embedded_places, open_embedded, open_forensic, open_keys
 from keys.pagestore import PageStore, SqlitePageStore
 from keys.ports import OpeningKeys, WritingKeys
 from keys.restoregate import GateStatus, Remembered, Witness
@@ -103,6 +104,7 @@ __all__ = [
     "Lease",
     "LeaseBook",
     "LeaseExpired",
+    "LeasesElsewhere",
     "MalformedEnvelope",
     "Merged",
     "Move",
@@ -135,6 +137,7 @@ __all__ = [
     "Witness",
     "WritingKeys",
     "WrongKey",
+    "adopt_host",
     "check_purpose",
     "copy_store",
     "embedded_places",

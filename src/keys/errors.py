@@ -223,6 +223,15 @@ class LeaseExpired(KeysError):
     default_next_step = "Repeat the read; the lease is renewed by it."
 
 
+class LeasesElsewhere(KeysError):
+    """Another host's processes use these key pages, and an erasure here would not wait for them."""
+
+    default_next_step = (
+        "Run every process of a lake on one host. If the other one is gone for good, or the file is lost,"
+        " run `shredlake keys adopt-host` here."
+    )
+
+
 class AgentUnavailable(KeysError):
     """The key agent of this host does not answer. Says nothing about any key."""
 

@@ -20,7 +20,8 @@ RENEW_AFTER_SECONDS: Final = 1.0
 MAX_LEASE_SECONDS: Final = 60.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leases (lease_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL,
-    expires_at REAL NOT NULL, evictions INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID
+    expires_at REAL NOT NULL, evictions INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS book (book_id TEXT PRIMARY KEY)
 """
 _ADD_EVICTIONS = "ALTER TABLE leases ADD COLUMN evictions INTEGER NOT NULL DEFAULT 0"
 
@@ -51,6 +52,15 @@ class LeaseBook:
             if "evictions" not in {row[1] for row in db.execute("PRAGMA table_info(leases)")}:
                 db.execute(_ADD_EVICTIONS)
         self.clock_seconds = clock_seconds
+
+    def book_id(self) -> str:
+        """A random name of this book; made when it is first asked for."""
+        with self._db.write() as db:
+            row = db.execute("SELECT book_id FROM book").fetchone()
+            if row is None:
+                row = (uuid.uuid4().hex,)
+                db.execute("INSERT INTO book VALUES (?)", row)
+        return str(row[0])
 
     def renew(self, lease_id: str, seen: Seen, lease_seconds: float) -> float:
         """Writes the lease with what its holder has evicted for; returns when it expires."""

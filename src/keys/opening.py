@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from attrs import frozen
 
 from keys.custodian import Custodian
 from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
+from keys.errors import LeasesElsewhere
 from keys.fencelog import FenceLog
 from keys.gatekeeping import FENCE_LOG
 from keys.keyring import Keyring
 from keys.leases import LeaseBook
 from keys.pagestore import PageStore, SqlitePageStore
 from keys.sealing import SealRule
+
+LEASE_BOOK: Final = "lease_book"
+"""Where the page store says whose leases an erasure waits for."""
 
 
 @frozen
@@ -68,7 +73,34 @@ def open_keys(
         custodian, places.pages(), fences, leases, rule=rule, owns_root=owns_root, effects=effects
     )
     keyring.bind_fence_log()
+    _bind_leases(keyring, leases)
     return keyring
+
+
+def adopt_host(places: KeyPlaces, home: Path) -> None:
+    """Lets the processes of this host work with a page store whose leases were kept on one that is gone."""
+    store, leases = places.pages(), LeaseBook(home / "leases.db")
+    with store.transaction() as writer:
+        writer.set_meta(LEASE_BOOK, leases.book_id())
+    leases.close()
+    store.close()
+
+
+def _bind_leases(keyring: Keyring, leases: LeaseBook) -> None:
+    """Makes this host's book the page store's, where it has none: an erasure waits for the leases of one.
+
+    Raises:
+        LeasesElsewhere: the processes of another host use these pages.
+    """
+    store, mine = keyring.tree.store, leases.book_id()
+    known = store.meta(LEASE_BOOK)
+    if known is None:
+        with store.transaction() as writer:
+            known = store.meta(LEASE_BOOK) or mine
+            writer.set_meta(LEASE_BOOK, known)
+    if known != mine:
+        keyring.close()
+        raise LeasesElsewhere("the leases of these key pages are kept on another host")
 
 
 def open_embedded(

@@ -30,6 +30,7 @@ from keys import (
     SqlitePageStore,
     SubjectErased,
     SubjectId,
+    adopt_host,
     copy_store,
     embedded_places,
     export_fences,
@@ -445,6 +446,7 @@ def two_hosts(tmp_path: Path) -> tuple[Keyring, Keyring]:
     """Two keyrings on one page store and one root, with a fence log each: a mistake."""
     shared, elsewhere = tmp_path / "keys", tmp_path / "other"
     first = open_embedded(shared)
+    adopt_host(embedded_places(shared), elsewhere)  # the other mistake has a test of its own
     second = open_keys(embedded_places(shared), elsewhere)
     return first, second
 
@@ -500,6 +502,7 @@ def test_histories_that_parted_are_noticed(tmp_path: Path) -> None:
     backup(home / "fences.db", tmp_path / "copy.db")
     (tmp_path / "other").mkdir()
     restore(tmp_path / "copy.db", tmp_path / "other" / "fences.db")
+    adopt_host(embedded_places(home), tmp_path / "other")
     second = open_keys(embedded_places(home), tmp_path / "other")
     fences = second.fence([(BOB, bob)], "second")
     shred(first, ANN, ann)

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 from attrs import define, field
 
-from keys import Lease, LeaseBook, LeaseExpired
+from keys import (
+    KeyPlaces,
+    Lease,
+    LeaseBook,
+    LeaseExpired,
+    LeasesElsewhere,
+    SqlitePageStore,
+    adopt_host,
+    embedded_places,
+    open_keys,
+)
 from keys.leases import LEASE_SECONDS, MAX_LEASE_SECONDS, RENEW_AFTER_SECONDS, Seen
 
 
@@ -166,6 +176,21 @@ def test_a_released_lease_holds_nobody_up_and_its_keys_are_gone(host: Host) -> N
     with pytest.raises(LeaseExpired):
         lease.check()
     assert lease.ensure() == 5
+
+
+def test_a_second_host_is_refused_until_it_is_the_only_one(tmp_path: Path) -> None:
+    """An erasure waits for the leases of one book: who has another one would be forgotten."""
+    pages, home, other = tmp_path / "pages.db", tmp_path / "one", tmp_path / "two"
+    places = KeyPlaces(embedded_places(home).custodian, lambda: SqlitePageStore(pages))
+    fences = tmp_path / "fences.db"
+    open_keys(places, home, fence_path=fences).close()
+    for _ in range(2):
+        with pytest.raises(LeasesElsewhere):
+            open_keys(places, other, fence_path=fences)
+    adopt_host(places, other)
+    open_keys(places, other, fence_path=fences).close()
+    with pytest.raises(LeasesElsewhere):
+        open_keys(places, home, fence_path=fences)
 
 
 def test_every_holder_counts_for_itself(host: Host) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from attrs import asdict
 
-from keys import KeyPlaces, SqlitePageStore, import_fences, run_drill
+from keys import KeyPlaces, SqlitePageStore, adopt_host, import_fences, run_drill
 from keys.agentcounts import COUNTS_NAME, read_counts
 from keys.hardening import harden
 from lake import get_bytes
@@ -18,7 +18,7 @@ from service.agent import agent_folder, serve_agent
 from service.cli.common import GROUP, INCOMPLETE, emit, opened, progress_bar, say, session
 from service.errors import BadInput, NotInitialised
 from service.jobs import export_fence_copies
-from service.keyplaces import drill_custodian
+from service.keyplaces import drill_custodian, key_places
 from service.lakeplace import lake_place
 from service.runtime import gated_keyring
 from service.settings import load_settings
@@ -90,6 +90,22 @@ def adopt_root(
     with opened(context) as (here, runtime):
         version = runtime.keyring.adopt_root()
         emit(here, {"root_version": version}, f"root version {version} is this lake's")
+
+
+@app.command("adopt-host")
+def adopt_host_(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="no process of the other host is left")] = False,
+) -> None:
+    """Keep the leases on this host from now on: an erasure does not wait for processes of another one."""
+    if not yes:
+        raise BadInput(
+            "a process of the other host that still runs reads erased people until it ends",
+            next_step="Make sure that none is left; then repeat with --yes.",
+        )
+    here = session(context)
+    adopt_host(key_places(here.home, load_settings(here.home).keys), here.home / "keys")
+    emit(here, {"adopted": True}, "the leases are kept on this host")
 
 
 @app.command()
