@@ -41,6 +41,7 @@ from lake.maintenance import Maintenance, Step, UpkeepPolicy
 from lake.mapping import Mapping, load_mapping
 from lake.objects import ObjectStore, StoredObject, collected
 from lake.pieces import Pace
+from lake.privacylint import privacy_lint
 from lake.readahead import ReadAhead, with_read_ahead
 from lake.redaction import LetterRedaction
 from lake.replay import CLEAR_FIELDS, DEFAULT_MEMORY_BYTES, Events, Replay
@@ -51,7 +52,7 @@ from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
 from lake.typeregistry import TypeRegistry, refused
 from lake.upkeep import Compacted, Merged, Upkeep
-from lake.verify import Verified, privacy_lint, verify
+from lake.verify import Verified, verify
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
 
 __all__ = [

@@ -12,8 +12,9 @@ from pyiceberg.table.refs import SnapshotRefType
 
 from lake.lakehouse import Lake
 from lake.objects import ObjectStore, StoredObject, local_path, storage_errors
+from lake.offsets import settled_of
 from lake.retention import TagChanges, expendable, ladder
-from lake.table import IcebergTable
+from lake.table import IcebergTable, beside, summary_of
 
 KEEP_SNAPSHOTS: Final = 100
 SWEEP_GRACE_SECONDS: Final = 3600
@@ -96,6 +97,7 @@ class Housekeeping:
         with storage_errors():
             for snapshot in table.metadata.snapshots:
                 found.add(snapshot.manifest_list)
+                found.update(f"{beside(table)}/{one.name}" for one in settled_of(summary_of(snapshot)))
                 for manifest in snapshot.manifests(table.io):
                     if manifest.manifest_path not in found:
                         found.add(manifest.manifest_path)

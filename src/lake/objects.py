@@ -25,7 +25,8 @@ from lake.errors import StorageFailed, StorageUnsuitable
 _T = TypeVar("_T")
 _AT_ONCE: Final = 1000  # the most that one DeleteObjects takes
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
-_DATA_ENDS: Final = (".parquet", ".avro")
+SETTLED_END: Final = ".sources.jsonl"
+_DATA_ENDS: Final = (".parquet", ".avro", SETTLED_END)
 _METADATA_NAME: Final = re.compile(r"/metadata/(\d+)-[^/]*\.metadata\.json$")
 
 
@@ -47,7 +48,7 @@ class StoredObject:
 
     @property
     def is_data(self) -> bool:
-        """Whether it is a data file or a manifest."""
+        """Whether it is a data file, a manifest or a list of settled sources."""
         return self.location.endswith(_DATA_ENDS)
 
     @property

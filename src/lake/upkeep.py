@@ -21,7 +21,7 @@ from pyiceberg.table.refs import SnapshotRefType
 from lake.blocks import BLOCK_COLUMNS, severed_refs, uuid7s
 from lake.dedup import settle
 from lake.errors import ConservationBroken, EpochMoved
-from lake.eventtypes import EventType, Facet
+from lake.eventtypes import PRIMARY, EventType, Facet
 from lake.levels import Level, Sequenced, together
 from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, handle_ranges, mergeable
 from lake.rewriting import Rewriter
@@ -70,9 +70,12 @@ class Severed:
 
 @frozen
 class _Rewritten:
+    """Blocks of a piece, written anew; an event of several facets is counted by its primary one alone."""
+
     rows: pl.DataFrame
     severed: int
     superseded: int
+    superseded_counted: int
 
 
 @frozen
@@ -82,6 +85,7 @@ class _Counts:
     after: int = 0
     severed: int = 0
     superseded: int = 0
+    superseded_counted: int = 0
 
     def __add__(self, other: _Counts) -> _Counts:
         return _Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -154,12 +158,13 @@ class Upkeep(Rewriter):
                 rewritten.rows.height,
                 rewritten.severed,
                 rewritten.superseded,
+                rewritten.superseded_counted,
             )
             fresh.append(self._write(day, rewritten.rows, together(Level.SORTED, live)))
         stored = self._event_count(files)
         if stored != done.events:
             raise ConservationBroken(f"{stored} events in the files, {done.events} were read")
-        landed = self._commit(fresh, files, epoch)
+        landed = self._commit(fresh, files, epoch, superseded=done.superseded_counted)
         return Compacted(
             day,
             landed.snapshot_id,
@@ -258,6 +263,7 @@ class Upkeep(Rewriter):
             pl.concat([part.rows for part in parts]),
             sum(part.severed for part in parts),
             sum(part.superseded for part in parts),
+            sum(part.superseded_counted for part in parts),
         )
 
     def _rewrite_group(self, rows: pl.DataFrame, event_type: EventType, facet: Facet) -> _Rewritten:
@@ -273,10 +279,12 @@ class Upkeep(Rewriter):
         renamed = winners.rename({"subject_ref": "ref", "occurred_on": "_day"})
         sealed = self._sealed(renamed, event_type, facet, rows)
         parts = [sealed, _sever(dead), kept.select(BLOCK_COLUMNS)]
+        superseded = living.height - winners.height
         return _Rewritten(
             pl.concat([part for part in parts if part.height] or parts[:1]),
             dead.height,
-            living.height - winners.height,
+            superseded,
+            superseded if facet == PRIMARY else 0,
         )
 
 

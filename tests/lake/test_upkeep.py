@@ -159,7 +159,7 @@ def test_a_large_day_is_rewritten_in_pieces_and_a_person_lies_in_one(world: Runt
     """Each piece is a range of handles; together they hold every event once."""
     commits(world, 10)
     (day,) = Upkeep(world.lake).days()
-    done = Upkeep(world.lake).compact(day, piece_bytes=5_000)
+    done = Upkeep(world.lake).compact(day, piece_bytes=1_000)
     assert done.files_after > 2
     assert ids(world) == expected(10)
     from keys import SubjectId

@@ -58,18 +58,19 @@ def snapshots(context: typer.Context) -> None:
 @app.command("verify")
 def verify_lake(
     context: typer.Context,
-    deep: Annotated[bool, typer.Option("--deep", help="also read the data")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="also count the events in the data")] = False,
 ) -> None:
     """Prove from metadata that every line was ingested exactly once, and lint it for identifiers."""
     with opened(context) as (here, runtime):
         found = verify(runtime.lake, deep)
         lint = privacy_lint(runtime.lake)
         problems = [*found.problems, *lint]
-        more = f", {found.expired:,} expired" if found.expired else ""
-        more += f", {found.stored:,} stored" if found.stored is not None else ""
+        more = f" and {found.expired:,} expired" if found.expired else ""
+        dropped = f" less {found.superseded:,} duplicates" if found.superseded else ""
+        counted = f"; {found.stored:,} stored, as it must be" if found.stored is not None else ""
         text = "\n".join(problems) or (
-            f"{found.events:,} events in {found.ranges:,} ranges of {found.snapshots:,} snapshots{more}: "
-            "no gap, no overlap, no identifier in metadata"
+            f"{found.events:,} events{dropped} of {found.sources:,} sources in {found.snapshots:,} snapshots"
+            f"{more}{counted}: no gap, no overlap, no identifier in metadata"
         )
         emit(here, asdict(found) | {"lint": lint}, text)
         if problems:
