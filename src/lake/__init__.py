@@ -32,7 +32,7 @@ from lake.errors import (
     UnreadableInput,
 )
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, parse_event_type
-from lake.explain import Explained, Place, explain, places_of
+from lake.explain import Explained, explain
 from lake.housekeeping import Housekeeping
 from lake.ingest import Ingestor, IngestSummary
 from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
@@ -54,6 +54,7 @@ from lake.typeregistry import TypeRegistry, refused
 from lake.upkeep import Compacted, Merged, Upkeep
 from lake.verify import Verified, verify
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
+from lake.whereabouts import Place, places_of, whereabouts
 
 __all__ = [
     "CLEAR_FIELDS",
@@ -149,5 +150,6 @@ __all__ = [
     "summary_of",
     "verify",
     "waiting_bodies",
+    "whereabouts",
     "with_read_ahead",
 ]

@@ -22,6 +22,7 @@ KIND: Final = "shredlake.kind"
 OFFSETS: Final = "shredlake.offsets"
 TOTALS: Final = "shredlake.totals"
 SETTLED: Final = "shredlake.settled"
+DROPPED: Final = "shredlake.dropped"
 RANGES: Final = "shredlake.ranges"
 BATCH: Final = "shredlake.batch"
 EPOCH: Final = "shredlake.epoch"
@@ -156,6 +157,11 @@ def settled_of(summary: Summary) -> tuple[SettledList, ...]:
     return tuple(SettledList(*one) for one in json.loads(summary.get(SETTLED, "[]")))
 
 
+def dropped_of(summary: Summary) -> int:
+    """The newest fence up to which sorted days are known to hold no dead bytes."""
+    return int(summary.get(DROPPED, "0"))
+
+
 def ranges_of(summary: Summary) -> list[Range]:
     """This commit's ranges with their counts."""
     counts = json.loads(summary.get(COUNTS, "{}"))
@@ -171,15 +177,20 @@ def batch_id(ranges: Iterable[Range]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def upkeep_summary(head: Summary, *, epoch: int, superseded: int = 0, redacted: int = 0) -> dict[str, str]:
+def upkeep_summary(
+    head: Summary, *, epoch: int, superseded: int = 0, redacted: int = 0, dropped: int = 0
+) -> dict[str, str]:
     """The summary of a commit that ingests nothing: the newest head's account goes on.
 
     Args:
         superseded, redacted: events and letters that this commit takes away.
+        dropped: see `dropped_of`; 0 where nobody has looked.
     """
     was = totals_of(head)
     totals = evolve(was, superseded=was.superseded + superseded, redacted=was.redacted + redacted)
-    return {KIND: UPKEEP, EPOCH: str(epoch)} | _account(accounts_of(head), totals, settled_of(head))
+    return {KIND: UPKEEP, EPOCH: str(epoch)} | _account(
+        accounts_of(head), totals, settled_of(head), max(dropped, dropped_of(head))
+    )
 
 
 def to_settle(head: Summary) -> dict[str, Account]:
@@ -243,7 +254,7 @@ def ingest_summary(
         BATCH: batch,
         EPOCH: str(epoch),
         COUNTS: json.dumps(counts, sort_keys=True),
-        **_account(accounts, totals, settled_of(head)),
+        **_account(accounts, totals, settled_of(head), dropped_of(head)),
     }
 
 
@@ -252,12 +263,15 @@ def settled_summary(summary: Summary, gone: Iterable[str], lists: Sequence[Settl
     left = accounts_of(summary)
     for name in set(gone) - {one.source for one in ranges_of(summary)}:
         left.pop(name, None)
-    return {**summary, **_account(left, totals_of(summary), lists)}
+    return {**summary, **_account(left, totals_of(summary), lists, dropped_of(summary))}
 
 
-def _account(accounts: Accounts, totals: Totals, lists: Sequence[SettledList]) -> dict[str, str]:
+def _account(
+    accounts: Accounts, totals: Totals, lists: Sequence[SettledList], dropped: int = 0
+) -> dict[str, str]:
     return {
         OFFSETS: json.dumps({name: astuple(one) for name, one in accounts.items()}, sort_keys=True),
         TOTALS: json.dumps(asdict(totals)),
         SETTLED: json.dumps([astuple(one) for one in lists]),
+        DROPPED: str(dropped),
     }

@@ -63,11 +63,13 @@ class Rewriter:
         *,
         superseded: int = 0,
         redacted: int = 0,
+        dropped: int = 0,
     ) -> Committed:
         """Replaces files by others.
 
         Args:
             superseded, redacted: events and letters that are not in the new files any more.
+            dropped: the fence up to which sorted days hold no dead bytes, where somebody has looked.
         """
 
         def guard(metadata: TableMetadata) -> dict[str, str]:
@@ -75,7 +77,7 @@ class Rewriter:
                 raise EpochMoved("somebody was erased while the day was rewritten")
             head = metadata.current_snapshot()
             was = summary_of(head) if head is not None else {}
-            return upkeep_summary(was, epoch=epoch, superseded=superseded, redacted=redacted)
+            return upkeep_summary(was, epoch=epoch, superseded=superseded, redacted=redacted, dropped=dropped)
 
         return self._table.commit(fresh, guard, removes=gone)
 

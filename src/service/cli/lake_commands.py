@@ -11,7 +11,7 @@ import typer
 from attrs import asdict
 
 from keys import ShredlakeError
-from lake import Housekeeping, Upkeep, explain, places_of, privacy_lint, summary_of, verify
+from lake import Housekeeping, Upkeep, explain, privacy_lint, summary_of, verify, whereabouts
 from lake.offsets import KIND
 from service.cli.common import (
     GROUP,
@@ -215,15 +215,10 @@ def where(
     context: typer.Context,
     subject: Annotated[str, typer.Argument(help="the person's id; - reads it from stdin")],
 ) -> None:
-    """Say in which days and files a person's blocks lie, and how many bytes of them are sealed."""
+    """Say where a person's sealed bytes lie, of the head and of kept snapshots, readable or dead."""
     with opened(context) as (here, runtime):
-        ref = runtime.keyring.ref_of(read_subject(subject))
-        rows = (
-            []
-            if ref is None
-            else [asdict(one) | {"day": one.day.isoformat()} for one in places_of(runtime.lake, ref)]
-        )
-        if not rows:
+        found = whereabouts(runtime.lake, read_subject(subject))
+        if not found:
             emit(here, [], "nowhere")
         else:
-            emit_rows(here, rows, "live blocks")
+            emit_rows(here, [asdict(one) | {"day": one.day.isoformat()} for one in found], "sealed blocks")
