@@ -23,6 +23,7 @@ PURE = (
     "lake/bodies.py",
     "lake/bodyreader.py",
     "lake/clearfields.py",
+    "lake/clearforms.py",
     "lake/cloudevents.py",
     "lake/compatibility.py",
     "lake/dedup.py",

@@ -244,6 +244,24 @@ class FenceLog:
         heads = {tag[:2] for tag in tags}
         return any(_head(ref) in heads and self.ref_tag(ref) in tags for ref in refs)
 
+    def ref_ranges(self, subject: SubjectId) -> list[tuple[bytes, bytes | None]]:
+        """Ranges [from, to) of handles that the erased ones of a person lie in; None is the open end."""
+        heads = {int.from_bytes(one.ref_tag[:2], "big") for one in self._of_subject(subject)}
+        width = _BUCKET_MASK & -_BUCKET_MASK
+        return [
+            (head.to_bytes(2, "big"), (head + width).to_bytes(2, "big") if head + width < 1 << 16 else None)
+            for head in sorted(heads)
+        ]
+
+    def refs_of(self, subject: SubjectId, refs: Collection[bytes]) -> list[bytes]:
+        """Those of these handles that were fenced as this person's."""
+        tags = {one.ref_tag for one in self._of_subject(subject)}
+        return [ref for ref in refs if self.ref_tag(ref) in tags]
+
+    def _of_subject(self, subject: SubjectId) -> list[Fence]:
+        tag = self.subject_tag(subject)
+        return [one for one in self.all() if one.subject_tag == tag]
+
     def is_empty(self) -> bool:
         """Whether nobody was ever fenced; then no tag has to be computed."""
         self.refresh()

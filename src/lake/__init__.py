@@ -32,7 +32,7 @@ from lake.errors import (
     UnreadableInput,
 )
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, parse_event_type
-from lake.explain import Explained, Place, explain, places_of
+from lake.explain import Explained, explain
 from lake.housekeeping import Housekeeping
 from lake.ingest import Ingestor, IngestSummary
 from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
@@ -41,6 +41,7 @@ from lake.maintenance import Maintenance, Step, UpkeepPolicy
 from lake.mapping import Mapping, load_mapping
 from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes, stamp_of
 from lake.pieces import Pace
+from lake.privacylint import privacy_lint
 from lake.readahead import ReadAhead, with_read_ahead
 from lake.redaction import LetterRedaction
 from lake.replay import CLEAR_FIELDS, DEFAULT_MEMORY_BYTES, Events, Replay
@@ -51,8 +52,9 @@ from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
 from lake.typeregistry import TypeRegistry, refused
 from lake.upkeep import Compacted, Merged, Upkeep
-from lake.verify import Verified, privacy_lint, verify
+from lake.verify import Verified, verify
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
+from lake.whereabouts import Place, places_of, whereabouts
 
 __all__ = [
     "CLEAR_FIELDS",
@@ -151,5 +153,6 @@ __all__ = [
     "summary_of",
     "verify",
     "waiting_bodies",
+    "whereabouts",
     "with_read_ahead",
 ]

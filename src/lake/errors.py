@@ -133,6 +133,12 @@ class CorruptBlock(LakeError):
     default_next_step = "Restore the data file from a backup; run `shredlake lake verify --deep`."
 
 
+class AccountDamaged(LakeError):
+    """What the table knows of its sources cannot be read; nothing is ingested, so nothing comes twice."""
+
+    default_next_step = "Restore the file from a backup, then run `shredlake lake verify`."
+
+
 class ConservationBroken(LakeError):
     """A rewrite would have changed the number of events; it was not committed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from attrs import frozen
@@ -14,45 +14,10 @@ from lake.levels import Level, origin
 from lake.maintenance import UpkeepPolicy, closed_days
 from lake.merging import L0_FILE_BYTES, day_of, handle_ranges, mergeable
 from lake.offsets import INGEST, KIND, ranges_of
-from lake.selection import block_rows
 from lake.table import summary_of
 
 _REHEARSALS: Final = 3
 _RECENT: Final = timedelta(hours=1)
-
-
-@frozen
-class Place:
-    """A person's blocks in one live file.
-
-    Attributes:
-        level: how the file came to be.
-        sealed_bytes: of the person's personal parts.
-    """
-
-    day: date
-    level: str
-    blocks: int
-    events: int
-    sealed_bytes: int
-
-
-def places_of(lake: Lake, ref: bytes) -> list[Place]:
-    """Where the live files hold blocks of a handle, by day. Raises `StorageFailed`."""
-    found = []
-    for file, sequence in lake.events.sequenced_files():
-        rows = block_rows(lake.events, [file], None, [ref])
-        if rows.height:
-            found.append(
-                Place(
-                    day_of(file),
-                    origin(file, sequence).level.name.lower(),
-                    rows.height,
-                    int(rows.filter("primary")["event_count"].sum()),
-                    int(rows["sealed"].bin.size().sum()),
-                )
-            )
-    return sorted(found, key=lambda one: one.day)
 
 
 @frozen

@@ -12,8 +12,10 @@ from pyiceberg.table.refs import SnapshotRefType
 
 from lake.lakehouse import Lake
 from lake.objects import ObjectStore, StoredObject, local_path, storage_errors
+from lake.offsets import settled_of
+from lake.resting import NO_REST, Rests
 from lake.retention import TagChanges, expendable, ladder
-from lake.table import IcebergTable
+from lake.table import IcebergTable, beside, summary_of
 
 KEEP_SNAPSHOTS: Final = 100
 SWEEP_GRACE_SECONDS: Final = 3600
@@ -55,10 +57,18 @@ class Housekeeping:
 
         return self._table.change_tags(choose)
 
-    def sweep(self, grace_seconds: float = SWEEP_GRACE_SECONDS, dry_run: bool = False) -> list[StoredObject]:
+    def sweep(
+        self,
+        grace_seconds: float = SWEEP_GRACE_SECONDS,
+        dry_run: bool = False,
+        rests: Rests = NO_REST,
+    ) -> list[StoredObject]:
         """Deletes files of the table's folder that no kept snapshot refers to and that are old enough.
 
         What is gone already is no error.
+
+        Args:
+            rests: taken behind the listing and behind each batch of files.
 
         Raises:
             StorageFailed: the store cannot be listed, or keeps something.
@@ -66,9 +76,11 @@ class Housekeeping:
         limit = datetime.now(UTC) - timedelta(seconds=grace_seconds)
         orphans = [one for one in self.orphans() if one.modified_at <= limit]
         if not dry_run:
+            rests.rest()
             for start in range(0, len(orphans), _SWEPT_AT_ONCE):
                 with self._effects("sweep"):
                     self._objects.delete(orphans[start : start + _SWEPT_AT_ONCE])
+                rests.rest()
         return orphans
 
     def orphans(self) -> list[StoredObject]:
@@ -96,6 +108,7 @@ class Housekeeping:
         with storage_errors():
             for snapshot in table.metadata.snapshots:
                 found.add(snapshot.manifest_list)
+                found.update(f"{beside(table)}/{one.name}" for one in settled_of(summary_of(snapshot)))
                 for manifest in snapshot.manifests(table.io):
                     if manifest.manifest_path not in found:
                         found.add(manifest.manifest_path)

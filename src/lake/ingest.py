@@ -16,8 +16,9 @@ from keys.quiet import no_collections
 from lake.cloudevents import Parsed, Rejected
 from lake.errors import EpochMoved, Fenced
 from lake.events import BODY_COLUMNS, RANDOM_COLUMNS, day_partition
-from lake.offsets import AlreadyLanded, Range, ingest_summary, offsets_of
+from lake.offsets import AlreadyLanded, Range, offsets_of
 from lake.sealer import Sealer
+from lake.settled import SourceBook
 from lake.sources import DEFAULT_BATCH_EVENTS, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
@@ -98,6 +99,7 @@ class Ingestor:
         self._keyring = keyring
         self._clock = clock
         self._sealer = Sealer(keyring, types, table.metadata().table_uuid.bytes)
+        self._book = SourceBook(table)
         self._nobody: bytes | None = None
 
     def run(
@@ -152,12 +154,12 @@ class Ingestor:
         return summary
 
     def offsets(self) -> dict[str, int]:
-        """Next line per source, by the table's head."""
+        """Next line per source by the table's head, of every stream and of the newest files."""
         head = self._table.snapshot()
         return {} if head is None else offsets_of(summary_of(head))
 
     def _next_line(self, source: Source) -> int:
-        return self.offsets().get(source.name, 0)
+        return self._book.next_line(source.name)
 
     def land(
         self,
@@ -182,12 +184,11 @@ class Ingestor:
             about_to(prepared)
 
             def guard(metadata: TableMetadata, prepared: Prepared = prepared) -> dict[str, str]:
-                ancestors = [summary_of(s) for s in self._table.history(metadata)]
                 epoch, sealed_epoch = self._keyring.epoch(), prepared.epoch
                 concerned = prepared.for_nobody or self._keyring.fenced_since(sealed_epoch, prepared.refs)
                 if epoch != sealed_epoch and not concerned:
                     sealed_epoch = epoch  # erasures of other people do not concern this batch
-                return ingest_summary(ancestors, prepared.ranges, sealed_epoch=sealed_epoch, epoch=epoch)
+                return self._book.summary(metadata, prepared.ranges, sealed_epoch=sealed_epoch, epoch=epoch)
 
             try:
                 return prepared, self._table.commit(prepared.files, guard)

@@ -8,11 +8,9 @@ makes the room that the round then needs.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import date, datetime
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from attrs import asdict, frozen
 
@@ -21,9 +19,8 @@ from lake.housekeeping import KEEP_SNAPSHOTS, SWEEP_GRACE_SECONDS, Housekeeping
 from lake.lakehouse import Lake
 from lake.levels import Level, Sequenced, origin
 from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, mergeable
+from lake.resting import Rests
 from lake.upkeep import Upkeep
-
-_T = TypeVar("_T")
 
 
 @frozen
@@ -94,11 +91,13 @@ class Maintenance:
 
     Args:
         policy: when to do what.
+        rests: how it rests; default: by the policy.
     """
 
-    def __init__(self, lake: Lake, policy: UpkeepPolicy | None = None) -> None:
+    def __init__(self, lake: Lake, policy: UpkeepPolicy | None = None, rests: Rests | None = None) -> None:
         self._lake = lake
         self._policy = policy or UpkeepPolicy()
+        self._rests = rests or Rests(self._policy.rest_ratio)
         self._upkeep = Upkeep(lake)
         self._housekeeping = Housekeeping(lake)
 
@@ -146,6 +145,7 @@ class Maintenance:
     ) -> list[Step]:
         done: list[Step] = []
         policy = self._policy
+        self._rests.begin()
         changes = self._housekeeping.climb(now)
         if changes.any:
             done.append(Step("tag", before=len(changes.remove), after=len(changes.tags)))
@@ -154,15 +154,16 @@ class Maintenance:
             if should_stop():
                 return done
             progress(f"merging {day}")
-            merged = self._rested(partial(self._upkeep.merge, day, policy.merge_files))
+            merged = self._upkeep.merge(day, policy.merge_files, should_stop=should_stop, rests=self._rests)
             if merged.files_before:
                 done.append(Step("merge", day, merged.files_before, merged.files_after))
-        for day in closed_days(live, now.date()):
+        closed = {*closed_days(live, now.date()), *self._upkeep.days_with_dead(live, now.date())}
+        for day in sorted(closed):
             if should_stop():
                 return done
             progress(f"compacting {day}")
-            compacted = self._rested(
-                partial(self._upkeep.compact, day, progress, piece_bytes=policy.l1_file_bytes)
+            compacted = self._upkeep.compact(
+                day, progress, piece_bytes=policy.l1_file_bytes, rests=self._rests
             )
             saved = compacted.bytes_before - compacted.bytes_after
             done.append(
@@ -183,11 +184,5 @@ class Maintenance:
         return [*done, *self._sweep()]
 
     def _sweep(self) -> list[Step]:
-        swept = self._housekeeping.sweep(self._policy.grace_seconds)
+        swept = self._housekeeping.sweep(self._policy.grace_seconds, rests=self._rests)
         return [Step("sweep", before=len(swept), bytes=sum(one.bytes for one in swept))] if swept else []
-
-    def _rested(self, work: Callable[[], _T]) -> _T:
-        began = time.monotonic()
-        done = work()
-        time.sleep((time.monotonic() - began) * self._policy.rest_ratio)
-        return done

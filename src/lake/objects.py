@@ -27,7 +27,8 @@ _T = TypeVar("_T")
 _AT_ONCE: Final = 1000  # the most that one DeleteObjects takes
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
 _NOT_FOUND: Final = 404
-_DATA_ENDS: Final = (".parquet", ".avro")
+SETTLED_END: Final = ".sources.jsonl"
+_DATA_ENDS: Final = (".parquet", ".avro", SETTLED_END)
 _METADATA_NAME: Final = re.compile(r"/metadata/(\d+)-[^/]*\.metadata\.json$")
 
 
@@ -49,7 +50,7 @@ class StoredObject:
 
     @property
     def is_data(self) -> bool:
-        """Whether it is a data file or a manifest."""
+        """Whether it is a data file, a manifest or a list of settled sources."""
         return self.location.endswith(_DATA_ENDS)
 
     @property

@@ -1,4 +1,10 @@
-"""What a snapshot's summary says of sources, and the decision whether a batch may land. Pure."""
+"""What a snapshot's summary says of sources, and the decision whether a batch may land. Pure.
+
+Every summary holds the whole account of the lake so far, so that the newest alone proves it: per source
+where it stands and what became of its lines, and the totals. Streams stay in the summary. Files and
+batches end, and there is no limit to their number: all but the newest are written down in lists of
+settled sources, which the summary names (docs/adr/0025).
+"""
 
 from __future__ import annotations
 
@@ -8,19 +14,25 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from attrs import frozen
+from attrs import asdict, astuple, evolve, frozen
 
 from lake.errors import EpochMoved, Fenced
 
 KIND: Final = "shredlake.kind"
 OFFSETS: Final = "shredlake.offsets"
+TOTALS: Final = "shredlake.totals"
+SETTLED: Final = "shredlake.settled"
+DROPPED: Final = "shredlake.dropped"
 RANGES: Final = "shredlake.ranges"
 BATCH: Final = "shredlake.batch"
 EPOCH: Final = "shredlake.epoch"
 COUNTS: Final = "shredlake.counts"
 INGEST: Final = "ingest"
 UPKEEP: Final = "upkeep"
-_TRANSIENT: Final = "http:"  # done in one batch; kept out of the offsets so that they do not grow
+ENDING: Final = ("file:", "http:")
+"""What the names of sources begin with that have an end."""
+UNSETTLED_SOURCES: Final = 32
+"""So many sources that end stay in the summary; it is repeated in every kept snapshot."""
 
 Summary = Mapping[str, str]
 
@@ -46,15 +58,108 @@ class Range:
         return self.events + self.dead + self.suppressed + self.blank == self.end - self.start
 
 
+@frozen
+class Account:
+    """A source: the lines before `next`, and what became of them since its first."""
+
+    next: int = 0
+    events: int = 0
+    dead: int = 0
+    suppressed: int = 0
+    blank: int = 0
+
+    def adds_up(self) -> bool:
+        """Whether every line is accounted for."""
+        return self.events + self.dead + self.suppressed + self.blank == self.next
+
+    def plus(self, one: Range) -> Account:
+        """With the lines that follow."""
+        return Account(
+            one.end,
+            self.events + one.events,
+            self.dead + one.dead,
+            self.suppressed + one.suppressed,
+            self.blank + one.blank,
+        )
+
+
+Accounts = Mapping[str, Account]
+
+
+@frozen
+class Totals:
+    """What became of all lines of all sources, and of the events since.
+
+    Attributes:
+        superseded: events that the duplicate rule dropped; `redacted` letters that named an erased person.
+    """
+
+    lines: int = 0
+    events: int = 0
+    dead: int = 0
+    suppressed: int = 0
+    blank: int = 0
+    superseded: int = 0
+    redacted: int = 0
+
+    @property
+    def stored(self) -> int:
+        """Events and letters that the live files hold."""
+        return self.events + self.dead - self.superseded - self.redacted
+
+    def plus(self, one: Range) -> Totals:
+        """With the lines of a range."""
+        return evolve(
+            self,
+            lines=self.lines + one.end - one.start,
+            events=self.events + one.events,
+            dead=self.dead + one.dead,
+            suppressed=self.suppressed + one.suppressed,
+            blank=self.blank + one.blank,
+        )
+
+
+@frozen
+class SettledList:
+    """A file beside the table's metadata that lists sources.
+
+    Attributes:
+        name: of the file; `sha256` of its bytes in hex; `sources` in it.
+    """
+
+    name: str
+    sha256: str
+    sources: int
+
+
 def source_number(name: str) -> int:
     """The number that rows carry in place of a source's name."""
     return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
+def accounts_of(summary: Summary) -> dict[str, Account]:
+    """The sources that are in the summary itself."""
+    return {name: Account(*counts) for name, counts in json.loads(summary.get(OFFSETS, "{}")).items()}
+
+
 def offsets_of(summary: Summary) -> dict[str, int]:
-    """Next line per source."""
-    found: dict[str, int] = json.loads(summary.get(OFFSETS, "{}"))
-    return found
+    """Next line per source that is in the summary itself, every stream among them."""
+    return {name: one.next for name, one in accounts_of(summary).items()}
+
+
+def totals_of(summary: Summary) -> Totals:
+    """The account of the whole lake."""
+    return Totals(**json.loads(summary.get(TOTALS, "{}")))
+
+
+def settled_of(summary: Summary) -> tuple[SettledList, ...]:
+    """The lists of settled sources, oldest first; what a later one says of a source holds."""
+    return tuple(SettledList(*one) for one in json.loads(summary.get(SETTLED, "[]")))
+
+
+def dropped_of(summary: Summary) -> int:
+    """The newest fence up to which sorted days are known to hold no dead bytes."""
+    return int(summary.get(DROPPED, "0"))
 
 
 def ranges_of(summary: Summary) -> list[Range]:
@@ -72,15 +177,54 @@ def batch_id(ranges: Iterable[Range]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def carried(head: Summary | None) -> dict[str, str]:
-    """What every commit that is not an ingest carries on from the newest head."""
-    return {OFFSETS: head[OFFSETS]} if head is not None and OFFSETS in head else {}
+def upkeep_summary(
+    head: Summary, *, epoch: int, superseded: int = 0, redacted: int = 0, dropped: int = 0
+) -> dict[str, str]:
+    """The summary of a commit that ingests nothing: the newest head's account goes on.
+
+    Args:
+        superseded, redacted: events and letters that this commit takes away.
+        dropped: see `dropped_of`; 0 where nobody has looked.
+    """
+    was = totals_of(head)
+    totals = evolve(was, superseded=was.superseded + superseded, redacted=was.redacted + redacted)
+    return {KIND: UPKEEP, EPOCH: str(epoch)} | _account(
+        accounts_of(head), totals, settled_of(head), max(dropped, dropped_of(head))
+    )
+
+
+def to_settle(head: Summary) -> dict[str, Account]:
+    """Sources of the head that the next batch should leave to a list; mostly none."""
+    ending = {name: one for name, one in accounts_of(head).items() if name.startswith(ENDING)}
+    return ending if len(ending) >= UNSETTLED_SOURCES else {}
+
+
+def lists_to_join(lists: Sequence[SettledList], sources: int) -> int:
+    """How many of the newest lists are written anew together with so many more sources.
+
+    A list is joined with what is at least as large, so that there are few, and each source is written
+    anew as often as there are lists.
+    """
+    count = 0
+    for one in reversed(lists):
+        if one.sources > sources:
+            break
+        count, sources = count + 1, sources + one.sources
+    return count
 
 
 def ingest_summary(
-    ancestors: Sequence[Summary], ranges: Sequence[Range], *, sealed_epoch: int, epoch: int
+    ancestors: Sequence[Summary],
+    ranges: Sequence[Range],
+    *,
+    sealed_epoch: int,
+    epoch: int,
+    settled: Accounts | None = None,
 ) -> dict[str, str]:
     """The summary of a batch that may land on this history, newest ancestor first.
+
+    Args:
+        settled: what the lists say of sources of this batch.
 
     Raises:
         AlreadyLanded: it is there already.
@@ -90,23 +234,44 @@ def ingest_summary(
     batch = batch_id(ranges)
     if any(summary.get(BATCH) == batch for summary in ancestors):
         raise AlreadyLanded
-    offsets = offsets_of(ancestors[0]) if ancestors else {}
+    head = ancestors[0] if ancestors else {}
+    accounts, totals = accounts_of(head), totals_of(head)
     for one in ranges:
-        at = offsets.get(one.source, 0)
-        if at != one.start:
-            raise Fenced(f"the source stands at line {at}, this batch starts at {one.start}")
+        account = accounts.get(one.source) or (settled or {}).get(one.source, Account())
+        if account.next != one.start:
+            raise Fenced(f"the source stands at line {account.next}, this batch starts at {one.start}")
+        accounts[one.source] = account.plus(one)
+        totals = totals.plus(one)
     if sealed_epoch != epoch:
         raise EpochMoved(f"sealed at epoch {sealed_epoch}, now {epoch}")
-    offsets |= {one.source: one.end for one in ranges if not one.source.startswith(_TRANSIENT)}
     counts = {
         one.source: {"events": one.events, "dead": one.dead, "suppressed": one.suppressed, "blank": one.blank}
         for one in ranges
     }
     return {
         KIND: INGEST,
-        OFFSETS: json.dumps(offsets, sort_keys=True),
         RANGES: json.dumps({one.source: [one.start, one.end] for one in ranges}, sort_keys=True),
         BATCH: batch,
         EPOCH: str(epoch),
         COUNTS: json.dumps(counts, sort_keys=True),
+        **_account(accounts, totals, settled_of(head), dropped_of(head)),
+    }
+
+
+def settled_summary(summary: Summary, gone: Iterable[str], lists: Sequence[SettledList]) -> dict[str, str]:
+    """A summary without the sources that were written into a list, unless its own batch goes on with them."""
+    left = accounts_of(summary)
+    for name in set(gone) - {one.source for one in ranges_of(summary)}:
+        left.pop(name, None)
+    return {**summary, **_account(left, totals_of(summary), lists, dropped_of(summary))}
+
+
+def _account(
+    accounts: Accounts, totals: Totals, lists: Sequence[SettledList], dropped: int = 0
+) -> dict[str, str]:
+    return {
+        OFFSETS: json.dumps({name: astuple(one) for name, one in accounts.items()}, sort_keys=True),
+        TOTALS: json.dumps(asdict(totals)),
+        SETTLED: json.dumps([astuple(one) for one in lists]),
+        DROPPED: str(dropped),
     }

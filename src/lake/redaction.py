@@ -85,7 +85,7 @@ class LetterRedaction(Rewriter):
                 parts.append(self._sealed(again, self._types.get(DEAD_LETTER), PRIMARY, rows))
             fresh_file = self._write(day, pl.concat(parts), together(Level.REWRITTEN, live))
             try:
-                self._commit([fresh_file], files, epoch)
+                self._commit([fresh_file], files, epoch, redacted=doomed.height)
             except (EpochMoved, ValidationException):
                 continue  # upkeep or another erasure was first: look again
             return doomed.height

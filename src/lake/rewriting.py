@@ -18,7 +18,7 @@ from lake.eventtypes import EventType, Facet
 from lake.lakehouse import Lake
 from lake.levels import Origin, Sequenced
 from lake.merging import day_of
-from lake.offsets import EPOCH, KIND, UPKEEP, carried
+from lake.offsets import upkeep_summary
 from lake.selection import block_rows
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
@@ -55,13 +55,29 @@ class Rewriter:
             row_group_rows=L1_ROW_GROUP,
         )
 
-    def _commit(self, fresh: Sequence[DataFile], gone: Sequence[DataFile], epoch: int) -> Committed:
+    def _commit(
+        self,
+        fresh: Sequence[DataFile],
+        gone: Sequence[DataFile],
+        epoch: int,
+        *,
+        superseded: int = 0,
+        redacted: int = 0,
+        dropped: int = 0,
+    ) -> Committed:
+        """Replaces files by others.
+
+        Args:
+            superseded, redacted: events and letters that are not in the new files any more.
+            dropped: the fence up to which sorted days hold no dead bytes, where somebody has looked.
+        """
+
         def guard(metadata: TableMetadata) -> dict[str, str]:
             if self._keyring.epoch() != epoch:
                 raise EpochMoved("somebody was erased while the day was rewritten")
             head = metadata.current_snapshot()
-            kept = carried(summary_of(head)) if head is not None else {}
-            return {KIND: UPKEEP, EPOCH: str(epoch), **kept}
+            was = summary_of(head) if head is not None else {}
+            return upkeep_summary(was, epoch=epoch, superseded=superseded, redacted=redacted, dropped=dropped)
 
         return self._table.commit(fresh, guard, removes=gone)
 

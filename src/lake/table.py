@@ -35,7 +35,7 @@ from pyiceberg.typedef import Record
 from keys import Effects
 from lake.catalog import catalog_errors
 from lake.datafiles import write_data_file
-from lake.errors import CommitConflict, SnapshotGone
+from lake.errors import CommitConflict, SnapshotGone, StorageFailed
 from lake.objects import scan_parquet, storage_errors, storage_failed
 from lake.references import kept, tag_update, unnamed
 from lake.retention import TagChanges
@@ -202,6 +202,22 @@ class IcebergTable:
             bodies=bodies,
             row_group_rows=row_group_rows,
         )
+
+    def write_beside(self, name: str, content: bytes) -> None:
+        """Writes a file of ours beside the table's metadata. Raises `StorageFailed`."""
+        table = self.load()
+        output = table.io.new_output(f"{beside(table)}/{name}")
+        with storage_errors(), self._effects("write-beside"), output.create() as sink:
+            sink.write(content)
+
+    def read_beside(self, name: str) -> bytes:
+        """Such a file. Raises `StorageFailed`."""
+        table = self.load()
+        try:
+            with storage_errors(), table.io.new_input(f"{beside(table)}/{name}").open() as file:
+                return file.read()
+        except FileNotFoundError as error:
+            raise StorageFailed("a file beside the table's metadata is gone") from error
 
     def commit(
         self, adds: Sequence[DataFile], guard: Guard, removes: Sequence[DataFile] = (), tag: str | None = None
@@ -382,6 +398,11 @@ def _head_number(metadata: TableMetadata) -> int:
 def _clean_up(transaction: _MemoTransaction) -> None:
     for producer in transaction._snapshot_producers:
         producer._clean_all_uncommitted()
+
+
+def beside(table: Table) -> str:
+    """Where files lie that summaries name."""
+    return f"{table.location()}/metadata"
 
 
 def summary_of(snapshot: Snapshot) -> dict[str, str]:

@@ -7,6 +7,7 @@ handle of the same bucket, so that totals do not move (docs/adr/0004).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -18,16 +19,22 @@ from pyiceberg.exceptions import ValidationException
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.refs import SnapshotRefType
 
+from keys import Fence
 from lake.blocks import BLOCK_COLUMNS, severed_refs, uuid7s
 from lake.dedup import settle
 from lake.errors import ConservationBroken, EpochMoved
-from lake.eventtypes import EventType, Facet
-from lake.levels import Level, Sequenced, together
+from lake.eventtypes import PRIMARY, EventType, Facet
+from lake.levels import Level, Sequenced, origin, together
 from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, handle_ranges, mergeable
+from lake.offsets import dropped_of
+from lake.resting import NO_REST, Rests
 from lake.rewriting import Rewriter
 from lake.selection import block_rows
+from lake.table import summary_of
 
 L1_ROW_GROUP: Final = 16_384
+Covering = Callable[[bytes, str, int], Fence | None]
+"""Tells which fence covers a handle for a purpose, up to a generation."""
 
 
 @frozen
@@ -70,9 +77,12 @@ class Severed:
 
 @frozen
 class _Rewritten:
+    """Blocks of a piece, written anew; an event of several facets is counted by its primary one alone."""
+
     rows: pl.DataFrame
     severed: int
     superseded: int
+    superseded_counted: int
 
 
 @frozen
@@ -82,6 +92,7 @@ class _Counts:
     after: int = 0
     severed: int = 0
     superseded: int = 0
+    superseded_counted: int = 0
 
     def __add__(self, other: _Counts) -> _Counts:
         return _Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -102,6 +113,7 @@ class Upkeep(Rewriter):
         day: date,
         progress: Callable[[str], None] = lambda text: None,
         piece_bytes: int = L1_FILE_BYTES,
+        rests: Rests = NO_REST,
     ) -> Compacted:
         """Rewrites a day into L1 files sorted by type and subject, each of a range of handles.
 
@@ -110,6 +122,7 @@ class Upkeep(Rewriter):
 
         Args:
             piece_bytes: about how large a file becomes at the most.
+            rests: taken behind each piece.
 
         Raises:
             ConservationBroken: counts would change; nothing was committed.
@@ -121,7 +134,7 @@ class Upkeep(Rewriter):
                 return Compacted(day, None, 0, 0, 0, 0, 0, 0, 0, 0)
             epoch = self._keyring.catch_up()
             try:
-                return self._compact(day, live, epoch, progress, piece_bytes)
+                return self._compact(day, live, epoch, progress, piece_bytes, rests)
             except (EpochMoved, ValidationException):
                 continue  # somebody was erased, or another compaction was first: look again
             except ConservationBroken:
@@ -136,6 +149,7 @@ class Upkeep(Rewriter):
         epoch: int,
         progress: Callable[[str], None],
         piece_bytes: int,
+        rests: Rests,
     ) -> Compacted:
         files = [file for file, _ in live]
         size = sum(f.file_size_in_bytes for f in files)
@@ -154,12 +168,14 @@ class Upkeep(Rewriter):
                 rewritten.rows.height,
                 rewritten.severed,
                 rewritten.superseded,
+                rewritten.superseded_counted,
             )
             fresh.append(self._write(day, rewritten.rows, together(Level.SORTED, live)))
+            rests.rest()
         stored = self._event_count(files)
         if stored != done.events:
             raise ConservationBroken(f"{stored} events in the files, {done.events} were read")
-        landed = self._commit(fresh, files, epoch)
+        landed = self._commit(fresh, files, epoch, superseded=done.superseded_counted)
         return Compacted(
             day,
             landed.snapshot_id,
@@ -173,7 +189,14 @@ class Upkeep(Rewriter):
             done.superseded,
         )
 
-    def merge(self, day: date, at_least: int = MERGE_FILES, piece_bytes: int = L0_FILE_BYTES) -> Merged:
+    def merge(
+        self,
+        day: date,
+        at_least: int = MERGE_FILES,
+        piece_bytes: int = L0_FILE_BYTES,
+        should_stop: Callable[[], bool] = lambda: False,
+        rests: Rests = NO_REST,
+    ) -> Merged:
         """Puts a day's small L0 files together, row by row as they are; opens nothing.
 
         Files on either side of a tagged snapshot stay apart: what was ingested after a publication's
@@ -182,9 +205,11 @@ class Upkeep(Rewriter):
         Args:
             at_least: fewer small files are left alone.
             piece_bytes: about how large a file becomes at the most.
+            should_stop: asked before each group; what was committed stays.
+            rests: taken behind each group.
         """
         before = after = 0
-        while True:
+        while not should_stop():
             live = self._live(day)
             metadata = self._table.metadata()
             marks = [
@@ -208,6 +233,8 @@ class Upkeep(Rewriter):
             except (EpochMoved, ValidationException):
                 continue
             before, after = before + len(files), after + 1
+            rests.rest()
+        return Merged(day, before, after)
 
     def sever(self, day: date, refs: Sequence[bytes]) -> Severed:
         """Takes sealed bytes and handles of these people's dead blocks out of a day's live files.
@@ -241,6 +268,37 @@ class Upkeep(Rewriter):
                 continue
             return Severed(len(dead), fresh.file_size_in_bytes)
 
+    def days_with_dead(self, live: Sequence[Sequenced], today: date) -> list[date]:
+        """Closed days that are sorted and hold sealed bytes whose key is destroyed, oldest first.
+
+        An erasure takes its own dead bytes out; who was shredded by keys alone, or for one purpose, is
+        still there. Once for each fence three small columns are read, and that there is nothing is
+        written down in a commit.
+        """
+        head = self._table.snapshot()
+        epoch = self._keyring.catch_up()
+        covering = self._keyring.fences.covering()
+        if head is None or covering is None or dropped_of(summary_of(head)) >= epoch:
+            return []
+        days: dict[date, list[DataFile]] = {}
+        for file, sequence in live:
+            if day_of(file) < today and origin(file, sequence).level is Level.SORTED:
+                days.setdefault(day_of(file), []).append(file)
+        found = [day for day, files in sorted(days.items()) if self._holds_dead(files, covering)]
+        if not found:
+            with contextlib.suppress(EpochMoved):  # the next round looks again
+                self._commit([], [], epoch, dropped=epoch)
+        return found
+
+    def _holds_dead(self, files: Sequence[DataFile], covering: Covering) -> bool:
+        columns = ("subject_ref", "generation", "facet")
+        rows = block_rows(self._table, files, None, columns=columns).select(columns)
+        severed = pl.col("generation") == 0
+        return any(
+            covering(ref, facet.partition("/")[2], generation) is not None
+            for ref, generation, facet in rows.filter(~severed).iter_rows()
+        )
+
     def days_of(self, refs: Sequence[bytes]) -> list[date]:
         """Ingest days whose live files hold blocks of these handles."""
         return [
@@ -258,6 +316,7 @@ class Upkeep(Rewriter):
             pl.concat([part.rows for part in parts]),
             sum(part.severed for part in parts),
             sum(part.superseded for part in parts),
+            sum(part.superseded_counted for part in parts),
         )
 
     def _rewrite_group(self, rows: pl.DataFrame, event_type: EventType, facet: Facet) -> _Rewritten:
@@ -273,10 +332,12 @@ class Upkeep(Rewriter):
         renamed = winners.rename({"subject_ref": "ref", "occurred_on": "_day"})
         sealed = self._sealed(renamed, event_type, facet, rows)
         parts = [sealed, _sever(dead), kept.select(BLOCK_COLUMNS)]
+        superseded = living.height - winners.height
         return _Rewritten(
             pl.concat([part for part in parts if part.height] or parts[:1]),
             dead.height,
-            living.height - winners.height,
+            superseded,
+            superseded if facet == PRIMARY else 0,
         )
 
 

@@ -33,7 +33,7 @@ class Publication:
         table, snapshot_id: where the rows are.
         version: fingerprint of the code.
         input_snapshot, input_sequence: of `lake.events`.
-        offsets: next line per source, by source name.
+        offsets: next line per source, of every stream and the newest files.
         watermark: newest event day less the view's lateness.
         epoch: erasures that are reflected.
         columns: name → type of the result.

@@ -98,7 +98,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield Finding(
         "exactly once",
         "error" if checked.problems else "ok",
-        "; ".join(checked.problems) or f"{checked.events} events in {checked.ranges} ranges, no gap",
+        "; ".join(checked.problems) or f"{checked.events} events of {checked.sources} sources, no gap",
     )
     yield intake_finding(runtime.lake.intake.queue(), time.time())
     yield stuck_finding(runtime.purge.journal.stuck(), runtime.lake.clock())

@@ -22,7 +22,7 @@ class MadeUp:
     events: int
     people: int = 1
     note_bytes: int = 12
-    name: str = "made-up"
+    name: str = f"file:{0:064x}"
     feed: str = "made up"
     total_bytes: int = 0
 

@@ -2,6 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lake.privacylint import commit_findings
+from lake.table import Committed, IcebergTable
 from tests.lake.far import anywhere, farthest, versions
 
-__all__ = ["anywhere", "farthest", "versions"]
+__all__ = ["anywhere", "every_commit_is_linted", "farthest", "versions"]
+
+
+@pytest.fixture(autouse=True)
+def every_commit_is_linted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Whatever a test does, no commit of this process may say more than is allowed in clear.
+
+    A test that plants something on purpose empties the list.
+    """
+    found: list[str] = []
+    committing = IcebergTable.commit
+
+    def linted(self: IcebergTable, *given: Any, **named: Any) -> Committed:
+        done = committing(self, *given, **named)
+        found.extend(commit_findings(self, done.snapshot_id))
+        return done
+
+    monkeypatch.setattr(IcebergTable, "commit", linted)
+    yield found
+    assert found == []

@@ -255,13 +255,6 @@ def test_no_identifier_reaches_metadata(world: Runtime) -> None:
     assert privacy_lint(world.lake) == []
 
 
-def test_the_lint_can_find(world: Runtime) -> None:
-    """A summary key outside the allow-list is reported."""
-    send(world, [GOOD])
-    world.lake.events.commit([], lambda _: {"customer.ann": "1"})
-    assert privacy_lint(world.lake) == ["snapshot summary key `customer.ann`"]
-
-
 def test_identities_find_their_person(world: Runtime) -> None:
     """A field declared an identity enters the blind index, normalised."""
     from keys import Identity

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
 from pyiceberg.manifest import DataFile
@@ -20,10 +21,14 @@ from keys import Effects
 from lake import (
     Housekeeping,
     Maintenance,
+    Place,
     SnapshotGone,
     Upkeep,
     UpkeepPolicy,
+    block_rows,
+    events,
     explain,
+    housekeeping,
     places_of,
     privacy_lint,
     verify,
@@ -31,10 +36,13 @@ from lake import (
 from lake.levels import Level, Origin, added_after, origin
 from lake.merging import handle_ranges, mergeable
 from lake.objects import local_path
+from lake.offsets import dropped_of
+from lake.resting import Rests
 from lake.retention import DEFAULT_LADDER, build_tag, expendable, ladder
+from lake.table import summary_of
 from service.runtime import Runtime, open_runtime
 from tests.lake.test_tables import head_frame
-from tests.world import Clock, compact_all, erase, make_world, paid, publish, send, shred
+from tests.world import PAID, Clock, compact_all, erase, make_world, paid, publish, send, shred
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 EAGER = UpkeepPolicy(merge_files=4, keep_snapshots=1, keep_seconds=0, grace_seconds=0)
@@ -61,6 +69,11 @@ def ids(runtime: Runtime) -> list[str]:
 def expected(count: int) -> list[str]:
     """What `commits` stored."""
     return sorted(text for number in range(count) for text in (f"{number}", f"{number}b"))
+
+
+def live_places(runtime: Runtime, ref: bytes) -> list[Place]:
+    """Where live files hold sealed bytes of a handle."""
+    return [one for one in places_of(runtime.lake, {ref}) if one.held_by == "head"]
 
 
 def upkeep_of(runtime: Runtime, **policy: Any) -> Maintenance:
@@ -159,7 +172,7 @@ def test_a_large_day_is_rewritten_in_pieces_and_a_person_lies_in_one(world: Runt
     """Each piece is a range of handles; together they hold every event once."""
     commits(world, 10)
     (day,) = Upkeep(world.lake).days()
-    done = Upkeep(world.lake).compact(day, piece_bytes=5_000)
+    done = Upkeep(world.lake).compact(day, piece_bytes=1_000)
     assert done.files_after > 2
     assert ids(world) == expected(10)
     from keys import SubjectId
@@ -167,7 +180,7 @@ def test_a_large_day_is_rewritten_in_pieces_and_a_person_lies_in_one(world: Runt
     for number in range(5):
         ref = world.keyring.ref_of(SubjectId(f"person-{number}"))
         assert ref is not None
-        assert len(places_of(world.lake, ref)) == 1
+        assert len(live_places(world, ref)) == 1
 
 
 @given(st.integers(0, 10**13), st.integers(1, 10**9))
@@ -187,14 +200,41 @@ def test_the_next_l1_drops_the_dead_bytes_of_who_was_shredded(slow_world: Runtim
 
     ref = slow_world.keyring.ref_of(SubjectId("person-1"))
     assert ref is not None
-    assert sum(place.sealed_bytes for place in places_of(slow_world.lake, ref)) > 0
+    assert sum(place.sealed_bytes for place in live_places(slow_world, ref)) > 0
     cents = head_frame(slow_world)["cents"].sum()
     shred(slow_world, "person-1")
     clock.forward(days=1)
     done = upkeep_of(slow_world).run(clock())
     assert [step.what for step in done if step.severed] == ["compact"]
-    assert places_of(slow_world.lake, ref) == []
+    assert live_places(slow_world, ref) == []
     assert head_frame(slow_world)["cents"].sum() == cents
+
+
+def test_a_day_that_is_sorted_loses_the_dead_bytes_of_who_is_shredded_later(
+    slow_world: Runtime, clock: Clock
+) -> None:
+    """The day is written once more; then nobody looks again before the next fence."""
+    from keys import SubjectId
+
+    commits(slow_world, 8)
+    clock.forward(days=1)
+    work = upkeep_of(slow_world)
+    work.run(clock())
+    ref = slow_world.keyring.ref_of(SubjectId("person-1"))
+    assert ref is not None
+    cents = head_frame(slow_world)["cents"].sum()
+    shred(slow_world, "person-1")
+    assert live_places(slow_world, ref)
+    assert [step.severed > 0 for step in work.run(clock()) if step.what == "compact"] == [True]
+    assert live_places(slow_world, ref) == []
+    assert head_frame(slow_world)["cents"].sum() == cents
+    work.run(clock())
+    head = slow_world.lake.events.snapshot()
+    assert head is not None
+    assert dropped_of(summary_of(head)) == slow_world.keyring.epoch()
+    work.run(clock())
+    assert slow_world.lake.events.history()[0].snapshot_id == head.snapshot_id
+    assert verify(slow_world.lake, deep=True).problems == ()
 
 
 def test_closed_days_are_compacted_once_and_today_is_not(slow_world: Runtime, clock: Clock) -> None:
@@ -399,12 +439,16 @@ def test_upkeep_beside_ingest_and_erasures_loses_and_doubles_nothing(tmp_path: P
         commits(world, 3)
     stop = threading.Event()
     failed: list[BaseException] = []
+    done: set[str] = set()
 
     def keeping() -> None:
         with open_runtime(home) as other:
-            while not stop.is_set():
+            for ahead in itertools.cycle((timedelta(0), timedelta(days=1))):
+                if stop.is_set():
+                    return
                 try:
-                    Maintenance(other.lake, EAGER_BUT_KIND).run(datetime.now(UTC) + timedelta(days=1))
+                    now = datetime.now(UTC) + ahead
+                    done.update(step.what for step in Maintenance(other.lake, EAGER_BUT_KIND).run(now))
                 except BaseException as error:
                     failed.append(error)
                     return
@@ -417,14 +461,19 @@ def test_upkeep_beside_ingest_and_erasures_loses_and_doubles_nothing(tmp_path: P
             commits(world, 4, start=start)
             if start == 11:
                 erase(world, "person-2")
+                world.lake.types.register(PAID | {"version": 2})
         stop.set()
         for thread in keepers:
             thread.join()
         assert failed == []
-        gone = {f"{n}" for n in range(15) if n % 5 == 2} | {f"{n}b" for n in range(15) if (n + 1) % 5 == 2}
-        left = set(ids(world))
-        assert left >= set(expected(15)) - gone
-        assert not left & gone
+        assert done >= {"merge", "compact"}, "both kinds of rewriting ran beside ingest"
+        # What is sent after the erasure is refused, so exactly what names nobody erased is there.
+        gone = {f"{n}" for n in range(27) if n % 5 == 2} | {f"{n}b" for n in range(27) if (n + 1) % 5 == 2}
+        assert ids(world) == sorted(set(expected(27)) - gone)
+        assert {
+            row["schema_version"]
+            for row in block_rows(world.lake.events, world.lake.events.files(), None).iter_rows(named=True)
+        } == {1, 2}
         assert verify(world.lake, deep=True).problems == ()
 
 
@@ -507,3 +556,93 @@ def test_an_erasure_between_opening_and_sealing_makes_a_compaction_look_again(wo
     assert done.severed_blocks > 0
     assert head_frame(world).height == 10
     assert verify(world.lake, deep=True).problems == ()
+
+
+# -- rests, and stopping in between ----------------------------------------------------------------
+
+
+@define
+class SlowWork:
+    """A clock by which every look at it takes a second, and a sleep that only counts."""
+
+    now: float = 0.0
+    slept: list[float] = field(factory=list)
+
+    def rests(self, ratio: float) -> Rests:
+        """Rests by this clock."""
+        return Rests(ratio, self.look, self.sleep)
+
+    def look(self) -> float:
+        """A second later than the last time."""
+        self.now += 1.0
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Counts, and time goes on."""
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def test_upkeep_rests_behind_each_piece_and_each_batch_of_the_sweep(
+    world: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once at the end of a day: each group, each piece of L1, listing and deleting."""
+    monkeypatch.setattr(housekeeping, "_SWEPT_AT_ONCE", 10)
+    commits(world, 9)
+    (day,) = Upkeep(world.lake).days()
+    size = sum(file.file_size_in_bytes for file in world.lake.events.files()) // 9
+    work = SlowWork()
+    merged = Upkeep(world.lake).merge(day, 2, int(3.5 * size), rests=work.rests(2.0))
+    assert merged.files_after > 2
+    assert work.slept == [2.0] * merged.files_after, "a second of work each, and rest is no work"
+    work = SlowWork()
+    pieces: list[str] = []
+    Upkeep(world.lake).compact(day, pieces.append, piece_bytes=1_000, rests=work.rests(2.0))
+    assert work.slept == [2.0] * len(pieces)
+    Housekeeping(world.lake).expire(keep=1)
+    work = SlowWork()
+    swept = Housekeeping(world.lake).sweep(grace_seconds=0, rests=work.rests(0.5))
+    assert len(work.slept) == 1 + -(-len(swept) // 10) > 2
+
+
+def test_a_round_of_upkeep_rests_as_its_policy_says(world: Runtime) -> None:
+    """Every step of it, by the rests that it was given; a ratio of nothing never sleeps."""
+    commits(world, 6)
+    work = SlowWork()
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    Maintenance(world.lake, EAGER, work.rests(1.0)).run(tomorrow)
+    assert len(work.slept) >= 3
+    work = SlowWork()
+    Maintenance(world.lake, EAGER, work.rests(0.0)).run(tomorrow)
+    assert work.slept == []
+
+
+def test_a_merge_stops_between_two_groups_when_it_is_told_to(world: Runtime) -> None:
+    """What was committed stays, the rest is left to the next round."""
+    commits(world, 9)
+    (day,) = Upkeep(world.lake).days()
+    size = sum(file.file_size_in_bytes for file in world.lake.events.files()) // 9
+    asked = iter([False, True])
+    piece = int(3.5 * size)
+    done = Upkeep(world.lake).merge(day, at_least=2, piece_bytes=piece, should_stop=lambda: next(asked))
+    assert done.files_after == 1
+    assert len(world.lake.events.files()) == 9 - done.files_before + 1
+    assert ids(world) == expected(9)
+    assert Upkeep(world.lake).merge(day, at_least=2, piece_bytes=piece).files_after >= 1
+
+
+def test_manifests_stay_few_however_many_commits_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers and commits look through all of them; small ones are merged by the commits themselves."""
+    monkeypatch.setitem(events.EVENTS_PROPERTIES, "commit.manifest.min-count-to-merge", "5")
+    with make_world(tmp_path / "lake") as world:
+        for number in range(24):
+            commits(world, 1, start=number)
+            assert explain(world.lake, datetime.now(UTC)).manifests <= 5
+        assert len(world.lake.events.files()) == 24
+        (day,) = Upkeep(world.lake).days()
+        for _ in range(4):
+            Upkeep(world.lake).merge(day, at_least=2)
+            commits(world, 4, start=30)
+            assert explain(world.lake, datetime.now(UTC)).manifests <= 6

@@ -11,7 +11,7 @@ import typer
 from attrs import asdict
 
 from keys import ShredlakeError
-from lake import Housekeeping, Upkeep, explain, places_of, privacy_lint, summary_of, verify
+from lake import Housekeeping, Upkeep, explain, privacy_lint, summary_of, verify, whereabouts
 from lake.offsets import KIND
 from service.cli.common import (
     GROUP,
@@ -58,18 +58,19 @@ def snapshots(context: typer.Context) -> None:
 @app.command("verify")
 def verify_lake(
     context: typer.Context,
-    deep: Annotated[bool, typer.Option("--deep", help="also read the data")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="also count the events in the data")] = False,
 ) -> None:
     """Prove from metadata that every line was ingested exactly once, and lint it for identifiers."""
     with opened(context) as (here, runtime):
         found = verify(runtime.lake, deep)
         lint = privacy_lint(runtime.lake)
         problems = [*found.problems, *lint]
-        more = f", {found.expired:,} expired" if found.expired else ""
-        more += f", {found.stored:,} stored" if found.stored is not None else ""
+        more = f" and {found.expired:,} expired" if found.expired else ""
+        dropped = f" less {found.superseded:,} duplicates" if found.superseded else ""
+        counted = f"; {found.stored:,} stored, as it must be" if found.stored is not None else ""
         text = "\n".join(problems) or (
-            f"{found.events:,} events in {found.ranges:,} ranges of {found.snapshots:,} snapshots{more}: "
-            "no gap, no overlap, no identifier in metadata"
+            f"{found.events:,} events{dropped} of {found.sources:,} sources in {found.snapshots:,} snapshots"
+            f"{more}{counted}: no gap, no overlap, no identifier in metadata"
         )
         emit(here, asdict(found) | {"lint": lint}, text)
         if problems:
@@ -214,15 +215,10 @@ def where(
     context: typer.Context,
     subject: Annotated[str, typer.Argument(help="the person's id; - reads it from stdin")],
 ) -> None:
-    """Say in which days and files a person's blocks lie, and how many bytes of them are sealed."""
+    """Say where a person's sealed bytes lie, of the head and of kept snapshots, readable or dead."""
     with opened(context) as (here, runtime):
-        ref = runtime.keyring.ref_of(read_subject(subject))
-        rows = (
-            []
-            if ref is None
-            else [asdict(one) | {"day": one.day.isoformat()} for one in places_of(runtime.lake, ref)]
-        )
-        if not rows:
+        found = whereabouts(runtime.lake, read_subject(subject))
+        if not found:
             emit(here, [], "nowhere")
         else:
-            emit_rows(here, rows, "live blocks")
+            emit_rows(here, [asdict(one) | {"day": one.day.isoformat()} for one in found], "sealed blocks")
