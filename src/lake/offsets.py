@@ -3,7 +3,7 @@
 Every summary holds the whole account of the lake so far, so that the newest alone proves it: per source
 where it stands and what became of its lines, and the totals. Streams stay in the summary. Files and
 batches end, and there is no limit to their number: all but the newest are written down in lists of
-settled sources, which the summary names (docs/adr/0025).
+settled sources, which the summary names (docs/adr/0026).
 """
 
 from __future__ import annotations
