@@ -18,9 +18,11 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from infra.kafka import Kafka
 from infra.vault import Vault
+from infra.vault.setup import set_up
 from lake import verify
 from lake.kafka import Progress
 from service.runtime import Runtime, initialise, open_runtime
+from tests.keys.servers import schema_of
 from tests.lake.test_kafka import ROOT, check, ingested, running, wait_until
 from tests.lake.topics import PARTITIONS, Topic, event, exactly, held
 from tests.world import PAID, VIEWS
@@ -172,8 +174,10 @@ def test_a_vault_that_was_killed_is_waited_for(
     topic: Topic, vault: Vault, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Several attempts find nobody; when the server is back, what was read lands by itself."""
-    roles, where = vault.folder / "roles" / "purge", vault.address()
-    home = tmp_path / "lake"
+    home, where = tmp_path / "lake", vault.address()
+    prefix = schema_of(home)
+    set_up(vault.client(), vault.folder / prefix, prefix)
+    roles = vault.folder / prefix / "roles" / "purge"
     home.mkdir()
     settings = {
         "projections": {"files": [str(VIEWS)]},
@@ -181,6 +185,7 @@ def test_a_vault_that_was_killed_is_waited_for(
             "vault": {
                 "address": where["VAULT_ADDR"],
                 "ca_file": where["VAULT_CACERT"],
+                "prefix": prefix,
                 "role_id_file": str(roles / "role_id"),
                 "secret_id_file": str(roles / "secret_id"),
             }
