@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.lake.far import anywhere, farthest, versions
+from tests.lake.far import anywhere, far, farthest, versions
 
-__all__ = ["anywhere", "farthest", "versions"]
+__all__ = ["anywhere", "far", "farthest", "versions"]

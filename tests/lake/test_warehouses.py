@@ -34,22 +34,12 @@ from lake.objects import S3Objects, local_path, open_objects
 from purge import payload_of, scan
 from service.doctor import examine
 from service.runtime import Runtime, open_runtime
-from tests.lake.far import forget_tables, lake_at, make, s3_properties, settings
+from tests.lake.far import forget_tables, make, s3_properties, settings
 from tests.lake.faulty import Faults, faulty
 from tests.lake.test_tables import head_frame
 from tests.lake.topics import Topic, exactly, held
 from tests.servers import Stores
 from tests.world import compact_all, erase, paid, publish, send
-
-CATALOGS = ("sqlite", "postgres", "rest")
-PLACES = ("folder", "bucket")
-
-
-@pytest.fixture(params=[(c, p) for c in CATALOGS for p in PLACES], ids="-".join)
-def far(request: pytest.FixtureRequest, stores: Stores, versions: Any, tmp_path: Path) -> Iterator[Runtime]:
-    """A lake on one of the combinations."""
-    with lake_at(stores, *request.param, tmp_path) as runtime:
-        yield runtime
 
 
 @pytest.fixture
