@@ -180,7 +180,8 @@ def open_consumer(runtime: Runtime, number: int = 0, *, accept_gaps: bool = Fals
     lake = runtime.lake
     # What a sealed topic keeps of a person dies with the key, as in the lake: it is no open store.
     note = (lambda _: None) if settings.format == "sealed" else lake.topics.note
-    return KafkaIngest(subscription, _format(runtime, settings), lake.ingestor(), note, rule)
+    wanted = _format(runtime, settings)
+    return KafkaIngest(subscription, wanted, lake.ingestor(), note, rule, effects=lake.effects)
 
 
 def _format(runtime: Runtime, settings: Kafka) -> MessageFormat:

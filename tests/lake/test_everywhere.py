@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,21 @@ from typing import Any
 import pytest
 
 from infra.kafka import Kafka
-from lake import EventRead, Housekeeping, Maintenance, StorageRefused, Upkeep, UpkeepPolicy, verify
+from lake import (
+    EventRead,
+    Fenced,
+    Housekeeping,
+    JsonLinesFile,
+    Maintenance,
+    StorageRefused,
+    Upkeep,
+    UpkeepPolicy,
+    verify,
+)
+from lake.ingest import Prepared
 from lake.objects import S3Objects
 from service.doctor import examine
-from service.runtime import Runtime
+from service.runtime import Runtime, open_runtime
 from tests.lake.far import client_of, guest, make, settings
 from tests.lake.topics import Topic, exactly, held
 from tests.servers import Stores
@@ -81,6 +94,46 @@ def test_a_tag_keeps_a_moment_and_what_came_after_it_is_read_alone(far: Runtime)
     assert numbers(far, since=tagged) == [3, 4, 5, 6]
     far.lake.events.set_tags({}, ["report"])
     assert upkeep.expire(keep=1) == [tagged]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [((0, 100), (50, 150)), ((50, 150), (50, 110)), ((50, 150), (100, 150))]
+)
+def test_of_ranges_that_overlap_one_lands_and_the_other_is_fenced_and_reads_on(
+    far: Runtime, tmp_path: Path, ours: tuple[int, int], theirs: tuple[int, int]
+) -> None:
+    """Both are sealed before either is committed; the same lines cut differently are no other batch."""
+    path = tmp_path / "events.jsonl"
+    lines = [paid(f"person-{n % 3}", n, event_id=str(n), note="n") for n in range(300)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    source = JsonLinesFile(path, far.lake.types)
+    if ours[0]:
+        far.lake.ingestor().land([(source.name, next(source.read(0, ours[0])))])
+    both_sealed = threading.Barrier(2, timeout=60)
+    fenced: list[tuple[int, int]] = []
+
+    def write(runtime: Runtime, span: tuple[int, int]) -> None:
+        part = (source.name, next(source.read(span[0], span[1] - span[0])))
+        waited: list[bool] = []
+
+        def about_to(prepared: Prepared) -> None:
+            if not waited:
+                waited.append(both_sealed.wait() >= 0)
+
+        ingestor = runtime.lake.ingestor()
+        try:
+            ingestor.land([part], about_to)
+        except Fenced:
+            fenced.append(span)
+        ingestor.run(source, batch_events=37)
+
+    with open_runtime(far.home) as other, ThreadPoolExecutor(2) as pool:
+        for one in [pool.submit(write, far, ours), pool.submit(write, other, theirs)]:
+            one.result()
+    assert len(fenced) == 1
+    assert numbers(far) == list(range(300))
+    found = verify(far.lake, deep=True)
+    assert (found.problems, found.events, found.stored) == ((), 300, 300)
 
 
 def test_batches_over_http_are_one_commit_and_land_once(far: Runtime) -> None:
