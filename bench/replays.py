@@ -84,12 +84,16 @@ def _size(runtime: Runtime, plain: Path) -> Figure:
 
 
 def _one_person(runtime: Runtime) -> float:
-    """An access request: seconds, with the snapshot's files at hand."""
-    reader, files = runtime.lake.replay(), runtime.lake.events.files()
-    ref = runtime.keyring.ref_of(SubjectId("person-7"))
-    assert ref is not None
-    assert reader.events(files, _ALL, refs=[ref]).frame.height == PER_PERSON
-    return median_seconds(lambda: reader.events(files, _ALL, refs=[ref]), 7)
+    """An access request: seconds from the name to the events, the handle and the snapshot's files included."""
+    reader, person = runtime.lake.replay(), SubjectId("person-7")
+
+    def access() -> pl.DataFrame:
+        ref = runtime.keyring.ref_of(person)
+        assert ref is not None
+        return reader.events(runtime.lake.events.files(), _ALL, refs=[ref]).frame
+
+    assert access().height == PER_PERSON
+    return median_seconds(access, 7)
 
 
 def _personal(runtime: Runtime, plain: Path) -> list[Figure]:

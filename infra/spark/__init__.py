@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,25 +45,32 @@ def find_jars() -> Path:
     return jars(NAME, VERSION, _POM)
 
 
-def query(metadata_location: str, sql: str, scratch: Path) -> list[dict[str, Any]]:
+def query(table: str, sql: str, scratch: Path, rest: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Rows of a query over the table `t`; takes some ten seconds.
 
     Args:
+        table: location of its metadata file, or `rest.` and its name in a REST catalog.
         scratch: Spark writes its temporary files there.
+        rest: properties of that catalog, as Iceberg names them.
 
     Raises:
         NotAvailable: see `find_jars`.
         InfraError: Spark refuses; shows the end of what it says.
     """
-    java, heap, *rest = java_command([find_jars()], _HEAP_MB, str(_LAUNCHER), metadata_location, sql)
+    java, heap, *others = java_command([find_jars()], _HEAP_MB, str(_LAUNCHER), table, sql)
     opens = [f"--add-opens={one}=ALL-UNNAMED" for one in _OPENED]
+    named = {
+        f"SPARK_REST_{name.replace('-', '__').replace('.', '_').upper()}": value
+        for name, value in (rest or {}).items()
+    }
     done = subprocess.run(
-        [java, heap, f"-Djava.io.tmpdir={scratch}", *opens, *rest],
+        [java, heap, f"-Djava.io.tmpdir={scratch}", *opens, *others],
         capture_output=True,
         text=True,
         check=False,
         timeout=_SECONDS,
         cwd=scratch,
+        env={**os.environ, **named},
     )
     if done.returncode:
         raise InfraError(f"Spark refuses:\n{done.stderr[-1500:]}")

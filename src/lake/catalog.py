@@ -29,7 +29,7 @@ from pyiceberg.exceptions import (
 from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.metadata import TableMetadata, TableMetadataV2
 from pyiceberg.table.update import TableRequirement, TableUpdate
-from sqlalchemy import event
+from sqlalchemy import event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from lake.errors import CatalogRefused, CatalogUnavailable, StorageUnsuitable
@@ -37,6 +37,13 @@ from lake.errors import CatalogRefused, CatalogUnavailable, StorageUnsuitable
 CatalogKind = Literal["sql", "rest"]
 _KEPT_METADATA: Final = 16
 _WITH_DRIVER: Final = re.compile(r"^postgres(ql)?://")
+_POSTGRES_LIMITS: Final = {
+    "connect_timeout": "5",
+    "keepalives_idle": "5",
+    "tcp_user_timeout": "10000",
+    # A client that stopped in mid-commit holds the table's row; nobody waits for it for ever.
+    "options": "-c lock_timeout=60s -c idle_in_transaction_session_timeout=60s -c synchronous_commit=on",
+}
 _AWAY: Final = (
     SQLAlchemyError,
     requests.ConnectionError,
@@ -121,14 +128,21 @@ def open_catalog(kind: CatalogKind, uri: str, name: str, properties: Mapping[str
 
             return TimedRestCatalog(name, uri=uri, **properties)
         try:
-            known = _WITH_DRIVER.sub("postgresql+psycopg://", uri)
-            catalog = CachingSqlCatalog(name, uri=known, pool_pre_ping="true", **properties)
+            catalog = CachingSqlCatalog(name, uri=_with_limits(uri), pool_pre_ping="true", **properties)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             reason = type(error).__name__
             raise StorageUnsuitable(f"lake.uri is no database that we can open: {reason}") from None
         if catalog.engine.dialect.name == "sqlite":
             event.listen(catalog.engine, "connect", _for_several_processes)
         return catalog
+
+
+def _with_limits(uri: str) -> str:
+    """A database's address with our driver and time limits; those that it names itself stay."""
+    url = make_url(_WITH_DRIVER.sub("postgresql+psycopg://", uri))
+    if url.drivername == "postgresql+psycopg":
+        url = url.update_query_dict({k: v for k, v in _POSTGRES_LIMITS.items() if k not in url.query})
+    return url.render_as_string(hide_password=False)
 
 
 @contextlib.contextmanager

@@ -88,6 +88,13 @@ class StorageFailed(LakeError):
     default_next_step = "Free space or mend the store, then repeat the command; it continues where it was."
 
 
+class StorageRefused(StorageFailed):
+    """The store knows us and says no, or does not know us. The table is as it was."""
+
+    retry_helps = False
+    default_next_step = "Check the store's log-in and what it may do."
+
+
 class StorageUnsuitable(LakeError):
     """The store or catalog that the settings name is not one we can use."""
 

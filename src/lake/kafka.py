@@ -17,7 +17,7 @@ from typing import Any, Final
 from attrs import frozen
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from keys import ShredlakeError
+from keys import Effects, ShredlakeError
 from lake.backlog import Backlog, CommitRule, Partition
 from lake.brokerends import BrokerEnds
 from lake.errors import Fenced, TopicGap, TopicGone, TopicUnavailable
@@ -78,6 +78,7 @@ class KafkaIngest:
         note: told which topics feed the lake before anything is read of them, and once an hour.
         rule: when to commit.
         clock_seconds: monotonic.
+        effects: the gate of durable effects.
 
     Raises:
         TopicUnavailable: the cluster cannot be reached, or a topic does not exist.
@@ -91,12 +92,13 @@ class KafkaIngest:
         note: Callable[[Sequence[FeedingTopic]], None],
         rule: CommitRule | None = None,
         clock_seconds: Callable[[], float] = time.monotonic,
+        effects: Effects | None = None,
     ) -> None:
         self._wanted = subscription
         self._ingestor = ingestor
         self._backlog = Backlog(rule or CommitRule(), message_format.parse)
         self._clock = clock_seconds
-        self._topics = KafkaTopics(subscription.client_settings(), subscription.topics)
+        self._topics = KafkaTopics(subscription.client_settings(), subscription.topics, effects)
         self._consumer = Consumer(subscription.consumer_settings())
         self._ends = BrokerEnds(self._consumer, self._topics, clock_seconds)
         self._targets: dict[str, int] | None = None
@@ -369,14 +371,14 @@ class KafkaIngest:
         self._backlog.landed()
         self._pause_seconds = 0.0
         self._read_on()
-        places = [
-            TopicPartition(topic, number, pending.start)
-            for (topic, number), pending in self._backlog.owned().items()
-        ]
         with contextlib.suppress(KafkaException):  # for other people's lag monitors alone
-            self._consumer.commit(offsets=places, asynchronous=True)
+            self._consumer.commit(offsets=self._stands(), asynchronous=True)
         if self._clock() - self._deleted_at >= _DELETE_SECONDS:
             self._delete_committed()
+
+    def _stands(self) -> list[TopicPartition]:
+        """Where the table is in each of our partitions."""
+        return [TopicPartition(*one, pending.start) for one, pending in self._backlog.owned().items()]
 
     # -- what the broker keeps ---------------------------------------------------------------------
 
@@ -397,11 +399,7 @@ class KafkaIngest:
     def _delete_committed(self) -> None:
         """Where the operator allows it: what is in the table goes from the broker."""
         self._deleted_at = self._clock()
-        places = [
-            TopicPartition(topic, number, pending.start)
-            for (topic, number), pending in self._backlog.owned().items()
-            if pending.start > 0
-        ]
+        places = [one for one in self._stands() if one.offset > 0]
         if self._wanted.delete_committed and places:
             try:
                 self._topics.delete_before(places)

@@ -14,6 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from keys import Effects
 from lake.errors import TopicGone, TopicUnavailable
 from lake.topicbook import FeedingTopic
 
@@ -27,14 +28,18 @@ class KafkaTopics:
     Args:
         settings: of librdkafka.
         names: the topics.
+        effects: the gate of durable effects; DeleteRecords passes it as `delete-records`.
 
     Raises:
         TopicUnavailable: the cluster cannot be reached, or a topic does not exist.
     """
 
-    def __init__(self, settings: Mapping[str, Any], names: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], names: Sequence[str], effects: Effects | None = None
+    ) -> None:
         self._settings = dict(settings)
         self._names = list(names)
+        self._effects = effects or Effects()
         self._admin = AdminClient(self._settings)
         self._ids: dict[str, str] = {}
         self._cluster = ""
@@ -93,7 +98,7 @@ class KafkaTopics:
 
     def delete_before(self, places: Sequence[TopicPartition]) -> None:
         """Lets the brokers delete what lies before these offsets. Raises `TopicUnavailable`."""
-        with asking():
+        with asking(), self._effects("delete-records"):
             for future in self._admin.delete_records(list(places)).values():
                 future.result(ASK_SECONDS)
 

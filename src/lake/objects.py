@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import polars as pl
 from attrs import frozen
 
-from lake.errors import StorageFailed, StorageUnsuitable
+from lake.errors import StorageFailed, StorageRefused, StorageUnsuitable
 
 _T = TypeVar("_T")
 _AT_ONCE: Final = 1000  # the most that one DeleteObjects takes
@@ -29,6 +29,8 @@ _DISK_ERRORS: Final = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, err
 _NOT_FOUND: Final = 404
 SETTLED_END: Final = ".sources.jsonl"
 _DATA_ENDS: Final = (".parquet", ".avro", SETTLED_END)
+_REFUSALS: Final = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_NO_LOCK: Final = {"ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed"}
 _METADATA_NAME: Final = re.compile(r"/metadata/(\d+)-[^/]*\.metadata\.json$")
 
 
@@ -72,7 +74,7 @@ class ObjectStore(Protocol):
         """Everything whose location begins so, old versions and delete markers included.
 
         Raises:
-            StorageFailed: the store cannot be reached, or refuses.
+            StorageFailed: the store cannot be reached; as `StorageRefused`, it does not let us.
         """
         ...
 
@@ -143,7 +145,7 @@ class S3Objects:
         pages = self._client.get_paginator("list_object_versions").paginate(
             Bucket=self._bucket, Prefix=prefix
         )
-        for page in _each_asked(iter(pages)):
+        for page in _each_asked(iter(pages), "s3:ListBucketVersions"):
             for found in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
                 yield StoredObject(
                     f"s3://{self._bucket}/{found['Key']}",
@@ -161,10 +163,14 @@ class S3Objects:
 
     def _delete(self, batch: list[dict[str, str]]) -> None:
         wanted = {"Objects": batch, "Quiet": True}
-        answer = _asking(lambda: self._client.delete_objects(Bucket=self._bucket, Delete=wanted))
+        answer = _asking(
+            lambda: self._client.delete_objects(Bucket=self._bucket, Delete=wanted), "s3:DeleteObjectVersion"
+        )
         errors = answer.get("Errors", ())
         if errors:
-            raise StorageFailed(f"the store kept {len(errors)} object(s): {errors[0].get('Code')}")
+            code = errors[0].get("Code")
+            text = f"the store kept {len(errors)} object(s): {code}"
+            raise _refusal(text, "s3:DeleteObjectVersion") if code in _REFUSALS else StorageFailed(text)
 
     def copy(self, one: StoredObject, to: Path) -> None:
         """See `ObjectStore.copy`."""
@@ -182,8 +188,14 @@ class S3Objects:
             return [f"{error.message}: sweeping needs s3:ListBucketVersions and s3:DeleteObjectVersion"]
         try:
             self._client.get_object_lock_configuration(Bucket=self._bucket)
-        except Exception:  # the usual answer: there is none
-            return []
+        except Exception as error:  # boto3 makes its classes of errors when it runs
+            code = _code(error)
+            if code in _NO_LOCK:
+                return []
+            return [
+                f"whether the bucket has an object lock is not known ({code or type(error).__name__}): allow"
+                " s3:GetBucketObjectLockConfiguration, or ask whoever runs the store"
+            ]
         return ["the bucket has an object lock: dead bytes stay until it ends, unreadable as they are"]
 
 
@@ -368,19 +380,35 @@ def _key(one: StoredObject) -> str:
     return urlsplit(one.location).path.lstrip("/")
 
 
-def _asking(ask: Callable[[], _T]) -> _T:
+def _asking(ask: Callable[[], _T], right: str = "s3:GetObject, s3:GetObjectVersion") -> _T:
+    """What the store answers.
+
+    Args:
+        right: what a log-in needs for it.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         return ask()
     except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "an error")
-        raise StorageFailed(f"the store answers {code}") from None
+        code = _code(error)
+        text = f"the store answers {code or 'an error'}"
+        raise (_refusal(text, right) if code in _REFUSALS else StorageFailed(text)) from None
     except BotoCoreError as error:
         raise StorageFailed(f"the store cannot be reached: {type(error).__name__}") from None
 
 
-def _each_asked(pages: Iterator[Any]) -> Iterator[Any]:
+def _refusal(text: str, right: str) -> StorageRefused:
+    return StorageRefused(text, next_step=f"Check the store's log-in, and that it may {right}.")
+
+
+def _code(error: Exception) -> str:
+    """What S3 calls the error; empty where the store did not answer."""
+    response: Mapping[str, Any] = getattr(error, "response", {})
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _each_asked(pages: Iterator[Any], right: str) -> Iterator[Any]:
     """An iterator whose every step asks the store."""
-    while (page := _asking(lambda: next(pages, None))) is not None:
+    while (page := _asking(lambda: next(pages, None), right)) is not None:
         yield page

@@ -8,7 +8,6 @@ behind it, without a cursor of its own.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +15,17 @@ from datetime import date
 from typing import Any, Final, Protocol
 
 import orjson
-import polars as pl
 from attrs import frozen
+from pyiceberg.manifest import DataFile
 
 from lake.errors import SnapshotGone
 from lake.events import EVENTS_TABLE
 from lake.eventtypes import DEAD_LETTER, EventType
 from lake.lakehouse import Lake
+from lake.levels import added_after
 from lake.merging import day_of
+from lake.openedevents import OpenedEvents
+from lake.replay import DEFAULT_MEMORY_BYTES
 from lake.sealedmessages import encode_blocks
 from lake.selection import EventRead, block_rows
 
@@ -54,12 +56,14 @@ class Wanted:
         first, last: ingest days, both included; None is open.
         types: event types; empty means all.
         opened: as CloudEvents in clear instead of sealed blocks.
+        after: a snapshot of `lake.events`; only what was ingested after it. None is from the beginning.
     """
 
     first: date | None = None
     last: date | None = None
     types: tuple[str, ...] = ()
     opened: bool = False
+    after: int | None = None
 
 
 @frozen
@@ -90,6 +94,7 @@ class Republisher:
 
     Args:
         messages_per_second: at the most; None for as fast as the broker takes them.
+        memory_bytes: see `OpenedEvents`.
     """
 
     def __init__(
@@ -99,12 +104,14 @@ class Republisher:
         messages_per_second: float | None = None,
         clock_seconds: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
     ) -> None:
         self._lake = lake
         self._outlet = outlet
         self._rate = messages_per_second
         self._clock = clock_seconds
         self._sleep = sleep
+        self._memory_bytes = memory_bytes
         self._withheld = 0
 
     def run(
@@ -120,7 +127,7 @@ class Republisher:
             snapshot_id: of `lake.events`; default: the one that the topic's messages name, else the head.
 
         Raises:
-            SnapshotGone: there is no event, or the snapshot has expired.
+            SnapshotGone: there is no event, a snapshot has expired, or no file tells what came after one.
             TopicUnavailable: the broker is away; run it again.
         """
         count = self._outlet.partitions()
@@ -132,8 +139,10 @@ class Republisher:
         snapshot = self._lake.events.snapshot(snapshot_id)
         if snapshot is None:
             raise SnapshotGone("the lake holds no event yet", next_step="Ingest some first.")
-        tag = f"republish-{ask}"
-        self._lake.events.set_tags({tag: snapshot.snapshot_id})
+        tags = {f"republish-{ask}": snapshot.snapshot_id}
+        if wanted.after is not None:
+            tags[f"republish-{ask}-after"] = wanted.after
+        self._lake.events.set_tags(tags)
         job = (ask, snapshot.snapshot_id)
         done = [place[2] if place is not None and place[:2] == job else -1 for place in places]
         messages = events = already = 0
@@ -159,7 +168,7 @@ class Republisher:
                     self._sleep(min(ahead, _SECOND))
         else:
             self._outlet.flush()
-            self._lake.events.set_tags({}, [tag])
+            self._lake.events.set_tags({}, list(tags))
         self._outlet.flush()
         progress(messages, events)
         return Republished(snapshot.snapshot_id, messages, events, already, self._withheld)
@@ -167,7 +176,7 @@ class Republisher:
     def _items(self, wanted: Wanted, snapshot_id: int) -> Iterator[_Item | None]:
         """In an order that no erasure changes: None stands where somebody's event was."""
         days: dict[date, list[Any]] = {}
-        for file in self._lake.events.files(snapshot_id):
+        for file in self._files(wanted, snapshot_id):
             day = day_of(file)
             if (wanted.first is None or day >= wanted.first) and (wanted.last is None or day <= wanted.last):
                 days.setdefault(day, []).append(file)
@@ -178,6 +187,21 @@ class Republisher:
                 if name != DEAD_LETTER:
                     make = self._opened if wanted.opened else self._sealed
                     yield from make(files, self._lake.types.get(name))
+
+    def _files(self, wanted: Wanted, snapshot_id: int) -> Sequence[DataFile]:
+        """The same in every run, whatever upkeep does: told from the pinned snapshot alone."""
+        if wanted.after is None:
+            return self._lake.events.files(snapshot_id)
+        after = self._lake.events.snapshot(wanted.after)
+        found = added_after(
+            self._lake.events.sequenced_files(snapshot_id), (after and after.sequence_number) or 0
+        )
+        if found is None:
+            raise SnapshotGone(
+                f"upkeep put rows from before and after snapshot {wanted.after} into the same files",
+                next_step="Begin at a snapshot that has a tag: merging stops there.",
+            )
+        return found
 
     def _sealed(self, files: Sequence[Any], event_type: EventType) -> Iterator[_Item | None]:
         """Stored blocks as they are; those of erased people have no sealed part any more, or a dead one."""
@@ -192,47 +216,15 @@ class Republisher:
                 yield _Item(block["subject_ref"], encode_blocks(uuid, [block]), events)
 
     def _opened(self, files: Sequence[Any], event_type: EventType) -> Iterator[_Item | None]:
-        """Every event that can be opened as a CloudEvent, all facets of one together."""
-        names = tuple(one.name for one in event_type.fields)
-        head = ("event_id", "occurred_at", "subject", "source")
-        replay = self._lake.replay()
-        read = EventRead(event_type.name, (*names, *head), event_type.facets[0])
-        frame = replay.events(files, read, settled=False).frame
-        rest: dict[tuple[bytes, int], dict[str, Any]] = {}
-        for facet in event_type.facets[1:]:
-            own = [one.name for one in event_type.fields if not one.anonymous and one.facet == facet]
-            found = replay.events(files, EventRead(event_type.name, (*own, *head), facet), settled=False)
-            for row in found.frame.filter(~pl.col("shredded")).iter_rows(named=True):
-                key = (f"{row['source']}\0{row['event_id']}".encode(), row["_rev"])
-                rest.setdefault(key, {}).update({name: row[name] for name in own})
-        is_json = {one.name for one in event_type.fields if one.is_json}
-        for row in frame.iter_rows(named=True):
-            if row["shredded"]:
-                yield None
-                continue
-            key = (f"{row['source']}\0{row['event_id']}".encode(), row["_rev"])
-            values = {name: row[name] for name in names} | rest.get(key, {})
-            data = {
-                name: json.loads(value) if name in is_json else value
-                for name, value in values.items()
-                if value is not None
-            }
-            event = {
-                "specversion": "1.0",
-                "id": row["event_id"],
-                "source": row["source"],
-                "type": event_type.name,
-                "subject": row["subject"],
-                "time": row["occurred_at"],
-                "schemaversion": event_type.version,
-                "revision": row["_rev"],
-                "data": data,
-            }
-            yield _Item(row["subject"].encode(), orjson.dumps(event), 1)
+        """Every event that can be opened as a CloudEvent."""
+        events = OpenedEvents(self._lake.replay(), event_type, files, self._memory_bytes)
+        for event in events.each():
+            yield None if event is None else _Item(event["subject"].encode(), orjson.dumps(event), 1)
 
 
 def _digest(wanted: Wanted) -> str:
-    text = f"{EVENTS_TABLE}|{wanted.first}|{wanted.last}|{','.join(sorted(wanted.types))}|{wanted.opened}"
+    types = ",".join(sorted(wanted.types))
+    text = f"{EVENTS_TABLE}|{wanted.first}|{wanted.last}|{types}|{wanted.opened}|{wanted.after}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -16,7 +16,8 @@ from attrs import frozen
 
 from keys import ShredlakeError
 from keys.errors import CustodianDenied
-from lake import ClearField, FeedingTopic, Queue, clear_fields, privacy_lint, verify
+from lake import ClearField, FeedingTopic, Queue, StorageFailed, clear_fields, privacy_lint, verify
+from lake.objects import ObjectStore
 from purge import Stuck, unregistered
 from service.keyplaces import vault_session
 from service.runtime import Runtime, open_runtime
@@ -104,14 +105,9 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield stuck_finding(runtime.purge.journal.stuck(), runtime.lake.clock())
     lint = privacy_lint(runtime.lake)
     yield Finding("metadata privacy", "error" if lint else "ok", "; ".join(lint) or "only allowed columns")
-    strange = unregistered(home, runtime.lake.warehouse.objects)
-    yield Finding(
-        "stores",
-        "error" if strange else "ok",
-        f"{len(strange)} file(s) belong to no registered store; move them out of the lake's folder"
-        if strange
-        else "every file belongs to a registered store",
-    )
+    objects = runtime.lake.warehouse.objects
+    yield from (Finding("warehouse", "warning", text) for text in objects.check())
+    yield _stores_finding(home, objects)
     for name in runtime.lake.types.names():
         yield _clear_finding(name, clear_fields(runtime.lake.types.chain(name)))
     for topic in runtime.lake.topics.all():
@@ -123,6 +119,19 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         )
     free = shutil.disk_usage(home).free
     yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
+
+
+def _stores_finding(home: Path, objects: ObjectStore) -> Finding:
+    try:
+        strange = unregistered(home, objects)
+    except StorageFailed as error:
+        return Finding(
+            "stores", "error", f"the warehouse cannot be listed: {error.message}. {error.next_step}"
+        )
+    if not strange:
+        return Finding("stores", "ok", "every file belongs to a registered store")
+    text = f"{len(strange)} file(s) belong to no registered store; move them out of the lake's folder"
+    return Finding("stores", "error", text)
 
 
 def _gate_finding(runtime: Runtime) -> Finding:

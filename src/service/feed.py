@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from keys import WritingKeys
+from keys import Effects, WritingKeys
 from lake import IcebergTable, Ingestor, TopicBook, TypeRegistry, open_events
 from service.agent import ingest_keys
 from service.lakeplace import lake_place
@@ -25,6 +25,7 @@ class Feed:
         keys: of this process, which can then do everything with them; or of the agent's ingest role, which
             names people and seals.
         ingestor: appends with these keys.
+        effects: the gate of durable effects.
     """
 
     settings: Settings
@@ -33,6 +34,7 @@ class Feed:
     topics: TopicBook
     keys: WritingKeys
     ingestor: Ingestor
+    effects: Effects
 
 
 @contextmanager
@@ -52,14 +54,16 @@ def open_feed(home: Path, *, agent: bool = False) -> Iterator[Feed]:
         with open_runtime(home, role="agent") as runtime:
             runtime.keyring.gate().trusted()
             lake = runtime.lake
-            yield Feed(settings, lake.types, lake.events, lake.topics, runtime.keyring, lake.ingestor())
+            yield Feed(
+                settings, lake.types, lake.events, lake.topics, runtime.keyring, lake.ingestor(), lake.effects
+            )
         return
     keys = ingest_keys(home)
     topics = TopicBook(home / "lake" / "topics.db")
     try:
         events, types = open_events(home / "lake", place=lake_place(settings.lake))
         ingestor = Ingestor(events, keys, types, lambda: datetime.now(UTC))
-        yield Feed(settings, types, events, topics, keys, ingestor)
+        yield Feed(settings, types, events, topics, keys, ingestor, Effects())
     finally:
         topics.close()
         keys.close()

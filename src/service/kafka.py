@@ -181,7 +181,8 @@ def open_consumer(feed: Feed, number: int = 0, *, accept_gaps: bool = False) -> 
     )
     # What a sealed topic keeps of a person dies with the key, as in the lake: it is no open store.
     note = (lambda _: None) if settings.format == "sealed" else feed.topics.note
-    return KafkaIngest(subscription, _format(feed, settings), feed.ingestor, note, rule)
+    wanted = _format(feed, settings)
+    return KafkaIngest(subscription, wanted, feed.ingestor, note, rule, effects=feed.effects)
 
 
 def _format(feed: Feed, settings: Kafka) -> MessageFormat:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from keys import Effects, SubjectId
-from lake import JsonLinesFile
+from lake import JsonLinesFile, Maintenance, UpkeepPolicy
 from service.runtime import open_runtime
 from tests.world import compact_all
 
@@ -54,6 +55,10 @@ def run(home: str, job: str, kill_at: int | None, when: str, said: Any) -> None:
             runtime.views.publish(built, who="crash", why="crash")
         elif job == "compact":
             compact_all(runtime)
+        elif job == "upkeep":
+            policy = UpkeepPolicy(merge_files=2, keep_snapshots=1, keep_seconds=0, grace_seconds=0)
+            for later in (timedelta(), timedelta(days=1)):  # the day is open, and closed
+                Maintenance(runtime.lake, policy).run(datetime.now(UTC) + later)
         elif job == "erase":
             request = runtime.purge.submit(SECRET).request
             runtime.purge.run(request.request_id)

@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from lake import EventRead, dead_letters, verify
+from lake import EventRead, Housekeeping, dead_letters, verify
 from purge import Status, scan
 from service.runtime import Runtime, open_runtime
 from tests.crash import crashing
@@ -82,6 +82,15 @@ def everything_once(runtime: Runtime) -> None:
     assert verify(runtime.lake, deep=True).problems == ()
 
 
+def one_sorted_file(runtime: Runtime) -> None:
+    """The day is one L1 file, and below the table lies nothing that no kept snapshot names."""
+    everything_once(runtime)
+    assert len(runtime.lake.events.files()) == 1
+    upkeep = Housekeeping(runtime.lake)
+    assert upkeep.orphans() == []
+    assert upkeep.expendable(1) == []
+
+
 def one_release(runtime: Runtime) -> None:
     """Readers see every view, recorded once."""
     release = runtime.views.ledger.current()
@@ -142,6 +151,7 @@ def still_readable(runtime: Runtime) -> None:
         ("intake", False, False, nothing_waits),
         ("erase_waiting", True, False, one_receipt_of_who_waited),
         ("compact", True, False, everything_once),
+        ("upkeep", True, False, one_sorted_file),
         ("publish", True, False, one_release),
         ("close", True, False, still_readable),
         ("erase", True, True, one_receipt),

@@ -9,9 +9,9 @@ import pytest
 
 from lake.privacylint import commit_findings
 from lake.table import Committed, IcebergTable
-from tests.lake.far import anywhere, farthest, versions
+from tests.lake.far import anywhere, far, farthest, versions
 
-__all__ = ["anywhere", "every_commit_is_linted", "farthest", "versions"]
+__all__ = ["anywhere", "every_commit_is_linted", "far", "farthest", "versions"]
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 `python -m tests.lake.kafka_worker HOME BOOTSTRAP TOPIC GROUP [KILL_AT before|after | follow COMMIT_SECONDS]`
 
+One that may kill itself lets the broker delete what is committed, and prints the name of each effect before it.
 One that follows runs until SIGTERM, and prints a line with how much it holds whenever that has changed.
 """
 
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 from keys import Effects
+from keys.effects import When
 from lake.backlog import CommitRule
 from lake.kafka import KafkaIngest, Progress
 from lake.messages import CloudEventMessages
@@ -26,12 +28,28 @@ def main() -> None:
     home, bootstrap, topic, group, *rest = sys.argv[1:]
     follow = rest[:1] == ["follow"]
     killer = Killer(int(rest[0]) if rest and not follow else None, rest[1] if rest else "")
-    rule = CommitRule(seconds=float(rest[1]), idle_seconds=float(rest[1])) if follow else SOON
-    with open_runtime(Path(home), effects=Effects(killer)) as runtime:
-        subscription = Subscription(bootstrap, (topic,), group, {"session.timeout.ms": "6000"})
-        types = runtime.lake.types
+    rule = SOON
+    if follow:
+        rule = CommitRule(seconds=float(rest[1]), idle_seconds=float(rest[1]))
+    elif rest:  # one commit, so that there are few effects to be killed at
+        rule = CommitRule(seconds=30, idle_seconds=0.2)
+
+    def observe(when: When, name: str) -> None:
+        if when == "before" and not follow:
+            tell(name)
+        killer(when, name)
+
+    with open_runtime(Path(home), effects=Effects(observe)) as runtime:
+        lake = runtime.lake
+        client = {"session.timeout.ms": "6000"}
+        subscription = Subscription(bootstrap, (topic,), group, client, delete_committed=not follow)
         consumer = KafkaIngest(
-            subscription, CloudEventMessages(types), runtime.lake.ingestor(), runtime.lake.topics.note, rule
+            subscription,
+            CloudEventMessages(lake.types),
+            lake.ingestor(),
+            lake.topics.note,
+            rule,
+            effects=lake.effects,
         )
         killer.count = 0
         stopped: list[int] = []
@@ -39,12 +57,17 @@ def main() -> None:
         said = [(-1, -1)]
 
         def report(now: Progress) -> None:
-            if said[-1] != (now.partitions, now.held_bytes):
+            if follow and said[-1] != (now.partitions, now.held_bytes):
                 said.append((now.partitions, now.held_bytes))
-                sys.stdout.write(f"{now.partitions} {now.held_bytes}\n")
-                sys.stdout.flush()
+                tell(f"{now.partitions} {now.held_bytes}")
 
         consumer.run(until_caught_up=not follow, should_stop=lambda: bool(stopped), report=report)
+
+
+def tell(line: str) -> None:
+    """A line that is read at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -302,7 +302,8 @@ def test_an_interrupted_run_goes_on_where_the_topic_ends(topic: Topic, world: Ru
     erase(world, "person-7")
     second = Republisher(world.lake, outlet(topic)).run(wanted)
     assert second.snapshot_id == first.snapshot_id
-    assert second.already == first.messages
+    erased_before = first.messages - second.already  # of the person: there, and counted as withheld now
+    assert erased_before in ((0, 10) if opened else (0, 1))
     third = Republisher(world.lake, outlet(topic)).run(wanted, first.snapshot_id)
     assert third.messages == 0
     places = [dict(message.headers())[PLACE] for message in read_all(topic)]

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from pyiceberg.table.metadata import TableMetadata
 
@@ -28,28 +29,19 @@ from lake import (
     StorageUnsuitable,
     UpkeepPolicy,
     privacy_lint,
+    restcatalog,
     verify,
 )
 from lake.objects import S3Objects, local_path, open_objects
 from purge import payload_of, scan
 from service.doctor import examine
 from service.runtime import Runtime, open_runtime
-from tests.lake.far import forget_tables, lake_at, make, s3_properties, settings
-from tests.lake.faulty import Faults, faulty
+from tests.lake.far import forget_tables, make, s3_properties, settings
+from tests.lake.faulty import CommitsToPostgres, Faults, before_postgres, faulty
 from tests.lake.test_tables import head_frame
 from tests.lake.topics import Topic, exactly, held
 from tests.servers import Stores
 from tests.world import compact_all, erase, paid, publish, send
-
-CATALOGS = ("sqlite", "postgres", "rest")
-PLACES = ("folder", "bucket")
-
-
-@pytest.fixture(params=[(c, p) for c in CATALOGS for p in PLACES], ids="-".join)
-def far(request: pytest.FixtureRequest, stores: Stores, versions: Any, tmp_path: Path) -> Iterator[Runtime]:
-    """A lake on one of the combinations."""
-    with lake_at(stores, *request.param, tmp_path) as runtime:
-        yield runtime
 
 
 @pytest.fixture
@@ -222,6 +214,127 @@ def test_a_catalog_that_answers_wrongly_loses_and_doubles_nothing(
     assert faults.met == [fault]
     assert sorted(map(int, head_frame(world)["event_id"])) == list(range(20))
     assert verify(world.lake, deep=True).problems == ()
+
+
+def test_an_answer_that_never_comes_is_given_up_and_the_commit_is_looked_up(
+    behind_faults: tuple[Runtime, Faults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own limit ends it; what it waited for had landed, and goes in once."""
+    world, faults = behind_faults
+    send(world, people(10))
+    monkeypatch.setattr(restcatalog, "_ANSWER_SECONDS", (5.0, 2.0))
+    faults.planned = ["stalled"]
+    send(world, people(10, 10))
+    assert faults.met == ["stalled"]
+    assert sorted(map(int, head_frame(world)["event_id"])) == list(range(20))
+    assert verify(world.lake, deep=True).problems == ()
+
+
+@pytest.fixture
+def behind_postgres(stores: Stores, tmp_path: Path) -> Iterator[tuple[Runtime, CommitsToPostgres]]:
+    """A lake on PostgreSQL whose commits something happens to when told to."""
+    lake = settings(stores, "postgres", "folder", tmp_path)
+    head, _, end = lake["uri"].rpartition(":")
+    port, _, database = end.partition("/")
+    with before_postgres(int(port)) as (mine, faults):
+        runtime = make(tmp_path / "lake", lake | {"uri": f"{head}:{mine}/{database}"})
+        yield runtime, faults
+        runtime.close()
+
+
+def once_each(world: Runtime, count: int) -> None:
+    """Every event is there once, and the ranges prove it."""
+    assert sorted(map(int, head_frame(world)["event_id"])) == list(range(count))
+    found = verify(world.lake, deep=True)
+    assert (found.problems, found.events, found.stored) == ((), count, count)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_postgres_killed_in_mid_commit_loses_and_doubles_nothing(
+    behind_postgres: tuple[Runtime, CommitsToPostgres], stores: Stores, when: str
+) -> None:
+    """Without a shutdown, when it has the UPDATE alone or the COMMIT too; after its recovery the batch goes in."""
+    world, faults = behind_postgres
+    send(world, people(10))
+    ended = threading.Event()
+
+    def kill() -> None:
+        stores.postgres.process.stop(signal.SIGQUIT)
+        ended.set()
+
+    setattr(faults, when, kill)
+    with pytest.raises(CatalogUnavailable) as caught:
+        send(world, people(10, 10))
+    assert caught.value.retry_helps
+    assert ended.wait(60)
+    stores.postgres.start()
+    assert len(head_frame(world)) == (10 if when == "before" else 20)
+    send(world, people(10, 10))
+    assert faults.met == 1
+    once_each(world, 20)
+
+
+def test_a_session_terminated_in_mid_commit_is_tried_again(
+    behind_postgres: tuple[Runtime, CommitsToPostgres], stores: Stores
+) -> None:
+    """An administrator ends it between the UPDATE and the COMMIT: nothing landed, and nothing is lost."""
+    world, faults = behind_postgres
+    send(world, people(10))
+
+    def terminate() -> None:
+        query = (
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND state = 'idle in transaction' AND query LIKE 'UPDATE iceberg%'"
+        )
+        with psycopg.connect(stores.postgres.address()["POSTGRES_DSN"]) as db:
+            assert db.execute(query).fetchall() == [(True,)]
+
+    faults.before = terminate
+    with pytest.raises(CatalogUnavailable) as caught:
+        send(world, people(10, 10))
+    assert caught.value.retry_helps
+    once_each(world, 10)
+    send(world, people(10, 10))
+    assert faults.met == 1
+    once_each(world, 20)
+
+
+def test_a_commit_whose_answer_is_lost_is_looked_up_in_postgres(
+    behind_postgres: tuple[Runtime, CommitsToPostgres],
+) -> None:
+    """By a new connection, inside the same call."""
+    world, faults = behind_postgres
+    send(world, people(10))
+    faults.after = lambda: None
+    send(world, people(10, 10))
+    assert faults.met == 1
+    once_each(world, 20)
+
+
+def test_a_table_s_row_that_somebody_holds_is_waited_for_with_an_end(stores: Stores, tmp_path: Path) -> None:
+    """A client that stopped in mid-commit keeps the row; the address may name a limit of its own."""
+    lake = settings(stores, "postgres", "folder", tmp_path)
+    world = make(tmp_path / "lake", lake | {"uri": f"{lake['uri']}?options=-c%20lock_timeout%3D500ms"})
+    send(world, people(10))
+    with psycopg.connect(lake["uri"]) as db:
+        held = "SELECT 1 FROM iceberg_tables WHERE catalog_name = %s FOR UPDATE"
+        db.execute(held, (lake["catalog_name"],))
+        with pytest.raises(CatalogUnavailable):
+            send(world, people(10, 10))
+    send(world, people(10, 10))
+    once_each(world, 20)
+    world.close()
+
+
+def test_a_catalog_in_postgres_waits_for_nothing_without_an_end(stores: Stores, tmp_path: Path) -> None:
+    """Neither for a row nor for a client that stopped in a transaction; asked of the server itself."""
+    lake = settings(stores, "postgres", "folder", tmp_path)
+    world = make(tmp_path / "lake", lake)
+    catalog: Any = world.lake.warehouse.catalog
+    with catalog.engine.connect() as db:
+        names = ("lock_timeout", "idle_in_transaction_session_timeout", "synchronous_commit")
+        assert [db.exec_driver_sql(f"SHOW {name}").scalar() for name in names] == ["1min", "1min", "on"]
+    world.close()
 
 
 def test_a_catalog_that_was_killed_is_waited_for_by_nobody_and_missed_by_no_event(

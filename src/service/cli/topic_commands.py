@@ -93,12 +93,15 @@ def republish(
     snapshot: Annotated[
         int | None, typer.Option(help="of lake.events; default: go on, else the head")
     ] = None,
+    after: Annotated[
+        int | None, typer.Option(help="only what was ingested after this snapshot of lake.events")
+    ] = None,
     rate: Annotated[float | None, typer.Option(min=0.1, help="messages a second at the most")] = None,
 ) -> None:
     """Send a range of the lake back to a topic; when interrupted, the same command goes on."""
     from lake.republish import Republisher, Wanted
 
-    wanted = Wanted(_day(first), _day(last), tuple(event_type or ()), in_clear)
+    wanted = Wanted(_day(first), _day(last), tuple(event_type or ()), in_clear, after)
     with opened_gate(context) as (here, runtime):
         for name in wanted.types:
             runtime.lake.types.get(name)
@@ -110,7 +113,8 @@ def republish(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopped.set())
         with progress_bar(here, "sending", None) as update:
-            done = Republisher(runtime.lake, outlet, rate).run(
+            memory_bytes = runtime.settings.replay.memory_bytes
+            done = Republisher(runtime.lake, outlet, rate, memory_bytes=memory_bytes).run(
                 wanted, snapshot, lambda messages, events: update(messages), stopped.is_set
             )
     text = f"{done.messages:,} messages with {done.events:,} events of snapshot {done.snapshot_id}"
