@@ -39,6 +39,11 @@ _OBJECT: Final = re.compile(
     rf"|\.\d+-{_UUID}(\.gz)?\.metadata\.json\.crc))"  # a REST catalog over Hadoop's local files
 )
 
+_FOLDER: Final = re.compile(
+    r"/((lake|views)/|(lake/events|views/[a-z0-9_]+__[0-9a-f]{8})/"
+    r"(metadata/|data/(ingested_at_day=\d{4}-\d\d-\d\d/)?)?)?"
+)
+
 
 def summary_findings(summary: Mapping[str, str]) -> Iterator[str]:
     """What is wrong with a snapshot's summary."""
@@ -64,8 +69,11 @@ def is_tag(name: str) -> bool:
 
 
 def is_object(path: str) -> bool:
-    """Whether a file below the tables may be called so; the path begins behind the warehouse's root."""
-    return _OBJECT.fullmatch(path) is not None
+    """Whether a file below the tables may be called so; the path begins behind the warehouse's root.
+
+    Some stores list folders as well, with a slash at their end.
+    """
+    return (_FOLDER if path.endswith("/") else _OBJECT).fullmatch(path) is not None
 
 
 def _holds(form: Callable[[str], bool], value: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from keys import Effects, Keyring, open_keys
+from keys import Effects, Keyring, LeasesElsewhere, open_keys
 from keys.hardening import harden
 from lake import Lake, Replay, open_events, open_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
@@ -84,18 +84,25 @@ def initialise(home: Path, view_files: Iterable[Path] = ()) -> bool:
     if not config.exists():  # who brings settings along, for servers say, keeps them
         config.write_text(_FIRST_CONFIG.format(files=files))
     settings = load_settings(home)
-    keyring = open_keyring(home, settings)
+    try:
+        keyring = open_keyring(home, settings)
+    except LeasesElsewhere:
+        raise _taken() from None
     taken = settings.keys.page_store is not None and bool(keyring.stats()["records"])
     keyring.close()
     if taken:
-        raise BadSettings(
-            "the schema keys.page_schema holds the keys of another lake",
-            next_step="Give every lake a schema and a keys.vault.prefix of its own.",
-        )
+        raise _taken()
     descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_urlsafe(32) + "\n")
     return True
+
+
+def _taken() -> BadSettings:
+    return BadSettings(
+        "the schema keys.page_schema holds the keys of another lake",
+        next_step="Give every lake a schema and a keys.vault.prefix of its own.",
+    )
 
 
 def open_keyring(

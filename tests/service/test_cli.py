@@ -198,10 +198,12 @@ def test_upkeep_can_be_looked_at_planned_and_run(home: Path, tmp_path: Path) -> 
     assert [step["what"] for step in done] == ["tag", "merge"]
     after = json.loads(shredlake(home, "--output", "json", "lake", "explain").stdout)
     assert (after["by_level"]["ingested"], after["by_level"]["merged"]) == (1, 1)  # a view's input between
-    (where,) = json.loads(shredlake(home, "--output", "json", "lake", "where", "p1").stdout)
-    assert (where["level"], where["blocks"]) == ("merged", 13)
+    places = json.loads(shredlake(home, "--output", "json", "lake", "where", "p1").stdout)
+    assert [(one["level"], one["blocks"]) for one in places if one["held_by"] == "head"] == [("merged", 13)]
+    assert all(one["readable"] for one in places)
     assert shredlake(home, "erase", "apply", "p1", "--yes").returncode == 0
-    assert shredlake(home, "lake", "where", "p1").stdout.strip() == "nowhere"
+    left = json.loads(shredlake(home, "--output", "json", "lake", "where", "p1").stdout)
+    assert {(one["held_by"], one["readable"]) for one in left} == {("snapshots", False)}
     assert (
         json.loads(shredlake(home, "--output", "json", "lake", "verify", "--deep").stdout)["problems"] == []
     )
