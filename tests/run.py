@@ -14,6 +14,7 @@ from tests.servers import CHOSEN
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+_MOST_LANES = 4
 CHECKS = (
     ("lint", [BIN / "ruff", "check", "."]),
     ("format", [BIN / "ruff", "format", "--check", "."]),
@@ -46,7 +47,9 @@ def main() -> int:
     for name in PROGRAMS:
         sys.stdout.write(f"{name}: {_available(name)}\n")
         sys.stdout.flush()
-    tests = subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False)
+    # A file at a time per processor: tests wait for servers most of the time, and share those of their worker.
+    lanes = ["-n", str(min(os.cpu_count() or 1, _MOST_LANES)), "--dist", "loadfile"]
+    tests = subprocess.run([sys.executable, "-m", "pytest", *lanes, *sys.argv[1:]], cwd=ROOT, check=False)
     if failed:
         sys.stderr.write(f"failed before the tests: {', '.join(failed)}\n")
     return tests.returncode or bool(failed)

@@ -107,10 +107,10 @@ def test_a_restarted_member_keeps_its_partitions_and_the_others_theirs(topic: To
     said: list[Progress] = []
     with open_runtime(world.home) as other, running(topic.consumer(world, member="one"), said.append):
         with running(topic.consumer(other, member="two")):
-            halves = {"one": PARTITIONS // 2, "two": PARTITIONS // 2}
+            wait_until(lambda: bool(said) and said[-1].partitions == PARTITIONS // 2)
+            halves = {"one": PARTITIONS // 2, "two": PARTITIONS // 2}  # given up by one, then given to two
             wait_until(lambda: {name: len(found) for name, found in places(topic).items()} == halves)
             before = places(topic)
-            wait_until(lambda: bool(said) and said[-1].partitions == PARTITIONS // 2)
         at = len(said)
         topic.send(range(200))
         with running(topic.consumer(other, member="two")):
