@@ -87,8 +87,8 @@ class ErasureWorker:
             _log.error("erasure %s: %s: %s", request_id, type(error).__name__, error)
             self._again(request_id, _SOON_SECONDS if error.retry_helps else _LATER_SECONDS)
             return
-        except Exception:
-            _log.exception("erasure %s failed", request_id)
+        except Exception as error:  # its text may quote the person; whatever handler writes it
+            _log.error("erasure %s failed: %s", request_id, type(error).__name__)
             self._again(request_id, _LATER_SECONDS)
             return
         else:

@@ -136,6 +136,19 @@ def test_the_filter_says_the_same_as_the_log(path: Path) -> None:
                 assert fence_of(ref, purpose, generation) == log.of_ref(ref, purpose, generation)
 
 
+def test_a_running_process_sees_that_the_log_went_back(path: Path) -> None:
+    """What an older file does not hold is not remembered; what follows in it is seen."""
+    log = filled(path, 3)
+    assert log.of_ref(REFS[2], "service", 1) is not None
+    edit(path, "DELETE FROM fences WHERE epoch = 3")
+    assert log.of_ref(REFS[2], "service", 1) is None
+    assert log.of_ref(REFS[1], "service", 1) is not None
+    opened(path).append([entry(log, REFS[3])], "r")
+    assert log.of_ref(REFS[3], "service", 1) is not None
+    assert log.touched_since(2, [REFS[3]])
+    assert not log.touched_since(2, [REFS[2]])
+
+
 def test_nobody_returns_who_was_never_erased(path: Path) -> None:
     """Nor for a purpose that was not."""
     log = opened(path)
