@@ -7,7 +7,7 @@ are looked up under both and written under the newer one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -65,8 +65,8 @@ class BlindIndex:
 
     def digests(self, kind: str, values: Sequence[str]) -> list[bytes]:
         """The keyed hash of each name."""
-        digest, prefix = self._mac.digest, kind.encode() + b"\0"
-        return [digest(prefix + v.encode())[:BLOCK_BYTES] for v in values]
+        hashes = self._mac.digests(kind.encode() + b"\0", map(str.encode, values))
+        return [one[:BLOCK_BYTES] for one in hashes]
 
     def find(self, digests: Sequence[bytes]) -> list[bytes | None]:
         """The ref behind each hash, or None."""
@@ -95,14 +95,17 @@ class BlindIndex:
                 break
         return found
 
-    def rows(self, names: Iterable[tuple[bytes, bytes]]) -> list[BlindRow]:
-        """Index rows of (hash, ref), under the newest cipher; inside the transaction that adds them."""
+    def rows(self, digests: Sequence[bytes], refs: Sequence[bytes], homes: Sequence[int]) -> list[BlindRow]:
+        """Index rows that lead from names to handles, under the newest cipher; inside the transaction that
+        adds them.
+
+        Args:
+            homes: the home page of each handle.
+        """
         self.refresh()
-        wanted = list(names)
-        blinds = _permuted(self._ciphers[-1], [digest for digest, _ in wanted])
-        sealed = _permuted(self._ciphers[-1], [ref for _, ref in wanted])
-        homes = self.handles.homes(ref for _, ref in wanted)
-        return list(map(BlindRow._make, zip(blinds, homes, sealed, strict=True)))
+        cipher = self._ciphers[-1]
+        columns = zip(_permuted(cipher, digests), homes, _permuted(cipher, refs), strict=True)
+        return list(map(BlindRow._make, columns))
 
     def rows_of(self, refs: Sequence[bytes]) -> list[tuple[int, bytes]]:
         """(page, sealed ref) of every row that leads to these refs, under every cipher in use."""

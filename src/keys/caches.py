@@ -49,12 +49,15 @@ class Caches:
     def __init__(self) -> None:
         self.deks: dict[bytes, Dek] = {}
         """By locator: ref and purpose code."""
-        self._names: dict[str, dict[str, Provisioned]] = {}
+        self._names: dict[str, dict[str, tuple[bytes, int]]] = {}
         self._sealing: dict[bytes, dict[bytes, Subkey]] = {}
         self._tag_keys: dict[bytes, bytes] = {}
 
-    def names(self, purpose: str) -> dict[str, Provisioned]:
-        """Subject id → its key of one purpose."""
+    def names(self, purpose: str) -> dict[str, tuple[bytes, int]]:
+        """Subject id → ref and generation of its key of one purpose.
+
+        Bare tuples: the cyclic collector leaves those out, and there are up to a million.
+        """
         if sum(map(len, self._names.values())) > MAX_CACHED_NAMES:
             self._names = {}
         return self._names.setdefault(purpose, {})

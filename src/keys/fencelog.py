@@ -29,6 +29,9 @@ ALL_PURPOSES: Final = "*"
 MAX_BUCKET_BITS: Final = 10
 _BUCKET_MASK: Final = 0xFFC0
 _GENESIS: Final = b"\0" * 32
+_UNKNOWN: Final = Life()
+_SUBJECT: Final = b"subject|"
+_TAG_BYTES: Final = 16
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS fences (epoch INTEGER PRIMARY KEY, subject_tag BLOB NOT NULL,
     ref_tag BLOB NOT NULL, purpose TEXT NOT NULL, generation INTEGER NOT NULL, request_id TEXT NOT NULL,
@@ -149,7 +152,7 @@ class FenceLog:
 
     def subject_tag(self, subject: SubjectId) -> bytes:
         """Keyed hash of an id."""
-        return self._mac.digest(b"subject|" + subject.reveal().encode())[:16]
+        return self._mac.digest(_SUBJECT + subject.reveal().encode())[:_TAG_BYTES]
 
     def ref_tag(self, ref: bytes) -> bytes:
         """16 bytes: the handle's first ten bits in the clear, then its keyed hash.
@@ -203,11 +206,22 @@ class FenceLog:
 
     def life(self, subject: SubjectId, purpose: str) -> Life:
         """Where a person who has no key record stands, by this log alone."""
+        return self.lives([subject], purpose)[0]
+
+    def lives(self, subjects: Sequence[SubjectId], purpose: str) -> list[Life]:
+        """The same of many, by one look."""
         self.refresh()
-        tag = self.subject_tag(subject)
+        by_subject = self._seen.by_subject
+        if not by_subject:  # nobody was ever fenced: no tag has to be computed
+            return [_UNKNOWN] * len(subjects)
+        hashes = self._mac.digests(_SUBJECT, (one.reveal().encode() for one in subjects))
+        tags = [one[:_TAG_BYTES] for one in hashes]
+        return [self._life(tag, purpose) if tag in by_subject else _UNKNOWN for tag in tags]
+
+    def _life(self, tag: bytes, purpose: str) -> Life:
         fences = [f for f in self._seen.by_subject.get(tag, ()) if f.covers(purpose)]
         if not fences:
-            return Life()
+            return _UNKNOWN
         newest = fences[-1]
         # Asked each time: a return adds no epoch that would make `refresh` read it.
         sql = "SELECT * FROM authorized_returns WHERE subject_tag = ? AND purpose = ? AND epoch >= ?"

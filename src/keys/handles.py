@@ -32,8 +32,8 @@ class Handles:
         """Fresh handles at home on a page."""
         room = REF_BYTES - _PAGE_BYTES
         page, fresh = page_id.to_bytes(_PAGE_BYTES, "big"), random_bytes(room * count)
-        blocks = (page + fresh[at : at + room] for at in range(0, len(fresh), room))
-        return split_blocks(self._cipher.encryptor().update(b"".join(blocks)))
+        blocks = page + page.join([fresh[at : at + room] for at in range(0, len(fresh), room)])
+        return split_blocks(self._cipher.encryptor().update(blocks)) if count else []
 
     def homes(self, refs: Iterable[bytes]) -> list[int]:
         """The home page of each handle; of somebody else's 16 bytes a number far beyond any page."""

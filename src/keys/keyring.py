@@ -19,7 +19,7 @@ from keys.effects import Effects
 from keys.errors import InvalidTransition, SubjectErased
 from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
 from keys.gatekeeping import Gatekeeping
-from keys.keytree import EpochClose, KeyTree, NewKey
+from keys.keytree import EpochClose, KeyTree
 from keys.leases import LeaseBook
 from keys.pagestore import PageStore, PageWriter
 from keys.provisioning import Provisioning
@@ -89,19 +89,16 @@ class Keyring:
     def add_identities(self, pairs: Sequence[tuple[bytes, Identity]]) -> None:
         """Names a provisioned subject's further identities in the blind index; none of a destroyed one."""
         index = self.tree.index
+        refs = [ref for ref, _ in pairs]
         digests = [index.digests(one.kind, [one.normalised()])[0] for _, one in pairs]
 
         def add() -> None:
             with self._transaction() as writer:
-                alive = {record.ref for record in self.tree.records_of([ref for ref, _ in pairs])}
+                alive = {record.ref for record in self.tree.records_of(refs)}
                 taken = index.find(digests)  # whose a name is already, it stays
-                writer.add_blind(
-                    index.rows(
-                        (digest, ref)
-                        for digest, (ref, _), owner in zip(digests, pairs, taken, strict=True)
-                        if ref in alive and owner is None
-                    )
-                )
+                new = [n for n, ref in enumerate(refs) if ref in alive and taken[n] is None]
+                named = [refs[n] for n in new]
+                writer.add_blind(index.rows([digests[n] for n in new], named, index.handles.homes(named)))
 
         repeatedly(add)
 
@@ -145,7 +142,7 @@ class Keyring:
         check_purpose(purpose)
         with self._effects("keys.mint"), self._transaction() as writer:
             code = self._purposes.number_or_new(purpose, writer)
-            refs = self.tree.create(writer, [NewKey(code, 1)] * count)
+            refs = self.tree.create(writer, code, [1] * count)
         return [Provisioned(ref, 1, True) for ref in refs]
 
     def drop(self, refs: Sequence[bytes]) -> int:

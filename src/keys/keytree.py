@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from attrs import frozen
 
@@ -37,20 +37,6 @@ class EpochClose:
     nodes: int
     custodian_calls: int
     old_wrap_refused: bool
-
-
-class NewKey(NamedTuple):
-    """A key to create.
-
-    Attributes:
-        ref: None gives it a fresh handle.
-        name: the keyed hash of the name that finds a fresh handle.
-    """
-
-    purpose_code: int
-    generation: int
-    ref: bytes | None = None
-    name: bytes | None = None
 
 
 class KeyTree:
@@ -95,46 +81,48 @@ class KeyTree:
 
     # -- keys --------------------------------------------------------------------------------------
 
-    def create(self, writer: PageWriter, keys: Sequence[NewKey]) -> list[bytes]:
-        """Adds records with fresh DEKs into the last pages; one custodian call only for a new node.
+    def create(
+        self,
+        writer: PageWriter,
+        purpose_code: int,
+        generations: Sequence[int],
+        names: Sequence[bytes] = (),
+    ) -> list[bytes]:
+        """Adds records with fresh DEKs and fresh handles; one custodian call where that needs a new page.
+
+        Args:
+            generations: of each key.
+            names: the keyed hash of the name that finds each handle; none for what belongs to nobody.
 
         Returns the handle of each.
 
         Raises:
             StaleWrite: a name is in the index already; nothing is created.
         """
-        todo, made = keys, list[bytes]()
-        last = self.store.last_page()
-        while todo:
-            if last is None or last.count >= tree.PAGE_RECORDS:
-                page_id = last.page_id + 1 if last else 0
-                body, version, count = b"", None, 0
-                key = self._new_page_key(writer, page_id)
-            else:
-                page_id, version, count = last.page_id, last.version, last.count
-                body = self._open_page(last)  # first: it notices when the node was re-keyed elsewhere
-                key = self._page_key(page_id)
-            batch, todo = todo[: tree.PAGE_RECORDS - count], todo[tree.PAGE_RECORDS - count :]
-            deks = self._random(tree.KEY_BYTES * len(batch))
-            fresh = iter(self.index.handles.make(page_id, len(batch), self._random))
-            refs = [next(fresh) if new.ref is None else new.ref for new in batch]
-            kinds = [new[:2] for new in batch]
-            heads = {kind: tree.middle(*kind) for kind in set(kinds)}
-            middles = [heads[kind] for kind in kinds]
-            body += tree.joined(refs, middles, deks)
-            last = self._sealed_page(key, page_id, body)
-            writer.put_page(last, version)
-            named = zip(batch, refs, strict=True)
-            rows = self.index.rows((new.name, ref) for new, ref in named if new.name is not None)
-            if writer.add_blind(rows) != len(rows):
-                raise StaleWrite("somebody else named one of these people first")
-            given = [new.ref for new in batch if new.ref is not None]
-            homes = self.index.handles.homes(given)
-            writer.add_elsewhere(
-                (ref, page_id) for ref, home in zip(given, homes, strict=True) if home != page_id
-            )
-            made += refs
-        return made
+        homes: list[int] = []
+
+        def fresh(page_id: int, part: slice) -> list[bytes]:
+            count = len(generations[part])
+            homes.extend([page_id] * count)
+            return self.index.handles.make(page_id, count, self._random)
+
+        refs = self._add_records(writer, purpose_code, generations, fresh)
+        if names and writer.add_blind(self.index.rows(names, refs, homes)) != len(refs):
+            raise StaleWrite("somebody else named one of these people first")
+        return refs
+
+    def create_for(
+        self, writer: PageWriter, purpose_code: int, generations: Sequence[int], refs: Sequence[bytes]
+    ) -> None:
+        """The same for handles that there are already: of another purpose, or after a lawful return."""
+        homes = self.index.handles.homes(refs)
+
+        def given(page_id: int, part: slice) -> Sequence[bytes]:
+            strays = zip(refs[part], homes[part], strict=True)
+            writer.add_elsewhere((ref, page_id) for ref, home in strays if home != page_id)
+            return refs[part]
+
+        self._add_records(writer, purpose_code, generations, given)
 
     def pages_of(self, refs: Sequence[bytes]) -> list[int]:
         """The pages that may hold records of these handles: their homes, and where else some lie.
@@ -368,6 +356,39 @@ class KeyTree:
     def _sealed_page(self, key: bytes, page_id: int, body: bytes) -> PageRow:
         sealed = tree.seal_record(key, body, tree.page_context(self.tree_id, page_id), self._random)
         return PageRow(page_id, 0, len(body) // tree.RECORD_BYTES, sealed)
+
+    def _add_records(
+        self,
+        writer: PageWriter,
+        purpose_code: int,
+        generations: Sequence[int],
+        refs_on: Callable[[int, slice], Sequence[bytes]],
+    ) -> list[bytes]:
+        """Fills the last pages with fresh DEKs.
+
+        Args:
+            refs_on: (page id, which of the keys lie there) → their handles.
+        """
+        middles = {generation: tree.middle(purpose_code, generation) for generation in set(generations)}
+        made: list[bytes] = []
+        last = self.store.last_page()
+        while len(made) < len(generations):
+            if last is None or last.count >= tree.PAGE_RECORDS:
+                page_id = last.page_id + 1 if last else 0
+                body, version, count = b"", None, 0
+                key = self._new_page_key(writer, page_id)
+            else:
+                page_id, version, count = last.page_id, last.version, last.count
+                body = self._open_page(last)  # first: it notices when the node was re-keyed elsewhere
+                key = self._page_key(page_id)
+            part = slice(len(made), len(made) + tree.PAGE_RECORDS - count)
+            refs = refs_on(page_id, part)
+            kinds = [middles[generation] for generation in generations[part]]
+            body += tree.joined(refs, kinds, self._random(tree.KEY_BYTES * len(refs)))
+            last = self._sealed_page(key, page_id, body)
+            writer.put_page(last, version)
+            made += refs
+        return made
 
     def _new_page_key(self, writer: PageWriter, page_id: int) -> bytes:
         key = self._random(tree.KEY_BYTES)

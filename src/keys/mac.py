@@ -7,6 +7,7 @@ what OpenSSL's own HMAC takes for short messages is setting up its context. The 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256, sha512
 from typing import Final
 
@@ -41,6 +42,11 @@ class HmacSha256:
     def digest(self, message: bytes) -> bytes:
         """32 bytes."""
         return sha256(self._outer + sha256(self._inner + message).digest()).digest()
+
+    def digests(self, prefix: bytes, messages: Iterable[bytes]) -> list[bytes]:
+        """32 bytes of each message behind the same prefix."""
+        inner, outer = self._inner + prefix, self._outer
+        return [sha256(outer + sha256(inner + message).digest()).digest() for message in messages]
 
     def __repr__(self) -> str:
         return "HmacSha256(…)"

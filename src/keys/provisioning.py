@@ -11,7 +11,7 @@ from keys.caches import Provisioned
 from keys.effects import Effects
 from keys.errors import SubjectErased
 from keys.fencelog import FenceLog
-from keys.keytree import KeyTree, NewKey
+from keys.keytree import KeyTree
 from keys.lifecycle import Life
 from keys.pagestore import PageWriter
 from keys.purposes import PurposeNumbers
@@ -22,6 +22,7 @@ from keys.subjects import DEFAULT_PURPOSE, SubjectId, check_purpose
 
 _GUESS_FROM: Final = 256
 _SAMPLE: Final = 32
+_FIRST_GENERATION: Final = lifecycle.provision(Life()).generation
 
 
 class Provisioning:
@@ -59,15 +60,20 @@ class Provisioning:
         """
         check_purpose(purpose)
         known = self._resident.names(purpose)
-        values = [subject.reveal() for subject in subjects]
-        cached = [known.get(value) for value in values]
-        fresh = {v: s for v, s, item in zip(values, subjects, cached, strict=True) if item is None}
         with no_collections():
+            values = [subject.reveal() for subject in subjects]
+            cached = [known.get(value) for value in values]
+            fresh = {v: s for v, s, pair in zip(values, subjects, cached, strict=True) if pair is None}
             found = self._find_or_make(fresh, purpose, known) if fresh else {}
-        return [found[v] if item is None else item for v, item in zip(values, cached, strict=True)]
+            if len(found) == len(values):  # nobody was cached, nobody is named twice: the order is the same
+                return list(found.values())
+            return [
+                found[value] if pair is None else Provisioned(*pair, False)
+                for value, pair in zip(values, cached, strict=True)
+            ]
 
     def _find_or_make(
-        self, subjects: Mapping[str, SubjectId], purpose: str, known: dict[str, Provisioned]
+        self, subjects: Mapping[str, SubjectId], purpose: str, known: dict[str, tuple[bytes, int]]
     ) -> dict[str, Provisioned | SubjectErased]:
         """What is not in the cache, and puts it there: whoever was new comes again, in the next batch."""
         index = self._tree.index
@@ -76,11 +82,8 @@ class Provisioning:
         index.refresh()
         looked_at = index.version
         found = self._resident.active(refs, purpose)
-        missing = {
-            blind: subject
-            for subject, blind, item in zip(subjects.values(), blinds, found, strict=True)
-            if item is None
-        }
+        columns = zip(blinds, subjects.values(), found, strict=True)
+        missing = {blind: subject for blind, subject, item in columns if item is None}
         new = {blind for blind, ref in zip(blinds, refs, strict=True) if ref is None}
         trusted = iter((looked_at,))  # the first try relies on the look above; a later one looks again
         made = (
@@ -88,18 +91,10 @@ class Provisioning:
             if missing
             else {}
         )
-        self._strangers = len(missing) == len(blinds) and all(
-            isinstance(one, Provisioned) and one.created for one in made.values()
-        )
-        outcomes = {
-            value: made[blind] if item is None else item
-            for value, blind, item in zip(subjects, blinds, found, strict=True)
-        }
-        known.update(
-            (value, Provisioned(one.ref, one.generation, False))
-            for value, one in outcomes.items()
-            if isinstance(one, Provisioned)
-        )
+        self._strangers = len(made) == len(blinds) and all(map(_was_created, made.values()))
+        answers = [made[b] if item is None else item for b, item in zip(blinds, found, strict=True)]
+        outcomes = dict(zip(subjects, answers, strict=True))
+        known.update((value, one[:2]) for value, one in outcomes.items() if isinstance(one, Provisioned))
         return outcomes
 
     def _are_strangers(self, blinds: Sequence[bytes]) -> bool:
@@ -131,29 +126,43 @@ class Provisioning:
             refs = dict(zip(known, self._tree.index.find(known), strict=True))
             found = dict(zip(known, self._resident.active(list(refs.values()), purpose), strict=True))
             there = {blind: item for blind, item in found.items() if item is not None}
-            new, refused = self._new_lives({b: s for b, s in missing.items() if b not in there}, purpose)
-            keys = [
-                NewKey(code, generation, refs.get(blind), blind if refs.get(blind) is None else None)
-                for blind, generation in new.items()
-            ]
-            created: list[Provisioned] = []
-            if keys:
-                with self._effects("keys.provision"):
-                    made = self._tree.create(writer, keys)
-                created = [Provisioned(*pair, True) for pair in zip(made, new.values(), strict=True)]
-        return {**there, **refused, **dict(zip(new, created, strict=True))}
+            nobody = {b: s for b, s in missing.items() if b not in there} if there else missing
+            new, refused = self._new_lives(nobody, purpose)
+            created = self._create(writer, code, new, refs) if new else {}
+        return {**there, **refused, **created}
+
+    def _create(
+        self, writer: PageWriter, code: int, new: Mapping[bytes, int], refs: Mapping[bytes, bytes | None]
+    ) -> dict[bytes, Provisioned]:
+        """Keys by blind name.
+
+        Args:
+            new: the generation that each begins.
+            refs: the handles of those that have one already.
+        """
+        known = {blind: ref for blind in refs.keys() & new if (ref := refs[blind]) is not None}
+        nameless = {b: g for b, g in new.items() if b not in known} if known else new
+        with self._effects("keys.provision"):
+            made = self._tree.create(writer, code, list(nameless.values()), list(nameless))
+            if known:
+                self._tree.create_for(writer, code, [new[blind] for blind in known], list(known.values()))
+        handles = {**dict(zip(nameless, made, strict=True)), **known}
+        return {blind: Provisioned(handles[blind], generation, True) for blind, generation in new.items()}
 
     def _new_lives(
         self, subjects: Mapping[bytes, SubjectId], purpose: str
     ) -> tuple[dict[bytes, int], dict[bytes, SubjectErased]]:
         """By blind name the generation that a new key begins, and who may not have one."""
-        if self._fences.is_empty():
-            return dict.fromkeys(subjects, lifecycle.provision(Life()).generation), {}
         new: dict[bytes, int] = {}
         refused: dict[bytes, SubjectErased] = {}
-        for blind, subject in subjects.items():
+        lives = self._fences.lives(list(subjects.values()), purpose)
+        for blind, life in zip(subjects, lives, strict=True):
             try:
-                new[blind] = lifecycle.provision(self._fences.life(subject, purpose)).generation
+                new[blind] = lifecycle.provision(life).generation if life.generation else _FIRST_GENERATION
             except SubjectErased as error:
                 refused[blind] = error
         return new, refused
+
+
+def _was_created(one: Provisioned | SubjectErased) -> bool:
+    return isinstance(one, Provisioned) and one.created

@@ -82,8 +82,8 @@ class ResidentKeys:
             for ref, hit in zip(refs, hits, strict=True)
         ]
 
-    def names(self, purpose: str) -> dict[str, Provisioned]:
-        """The cache of subject ids that were found, for one purpose; only while the epoch lasts."""
+    def names(self, purpose: str) -> dict[str, tuple[bytes, int]]:
+        """The cache of subject ids that were found, see `Caches.names`; only while the epoch lasts."""
         self._lease.ensure()
         with self._mutex:
             return self._caches.names(purpose)

@@ -27,7 +27,6 @@ from keys import (
     tree,
 )
 from keys.handles import Handles
-from keys.keytree import NewKey
 from keys.postgresstore import PostgresPageStore
 from tests.keys.people import ANN, BOB, WORD, provision, seal, shred, unseal
 from tests.keys.servers import schema_of
@@ -81,7 +80,7 @@ def test_a_page_that_was_rolled_back_is_nowhere(keyring: Keyring) -> None:
 
     def fail() -> None:
         with keyring._transaction() as writer:
-            seen.extend(keyring.tree.create(writer, [NewKey(1, 1)]))
+            seen.extend(keyring.tree.create(writer, 1, [1]))
             assert keyring.tree.pages_of(seen) == [1]
             raise ZeroDivisionError
 
