@@ -23,7 +23,7 @@ from __future__ import annotations
 import hmac
 import itertools
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 import zstandard
@@ -48,6 +48,7 @@ COMPRESS_ABOVE_BYTES: Final = 256
 MAX_PLAINTEXT_BYTES: Final = 64 * 1024 * 1024
 """Of a compressed body: a frame that claims more is not opened, so a larger body is sealed as it is."""
 _HEAD: Final = struct.Struct(">BBBH16s32s12s")
+_FIRST: Final = struct.Struct(">BBBH")
 _TAIL: Final = struct.Struct(">BHH")
 _LENGTH: Final = struct.Struct(">H")
 _FLAGS: Final = FLAG_ZSTD | FLAG_PADDED
@@ -196,25 +197,61 @@ def seal(
     suite: int = SUITE_AES_GCM,
     compressor: zstandard.ZstdCompressor | None = None,
     pad: bool = False,
-    aead: Aead | None = None,
 ) -> bytes:
-    """Seals `body`, of any size; compresses first where that helps. The nonce must be random and fresh.
+    """Seals `body`, of any size; compresses first where that helps. The nonce must be random and fresh."""
+    keys = [subkey._replace(generation=generation)]
+    choose = (lambda size: compressor) if compressor is not None else None
+    (sealed,) = seal_many(
+        keys, [(ref, block_id, body)], nonce, prefix=prefix, salt=salt, suite=suite, choose=choose, pad=pad
+    )
+    return sealed
+
+
+def seal_many(
+    subkeys: Sequence[Subkey],
+    rows: Sequence[tuple[bytes, bytes, bytes]],
+    nonces: bytes,
+    *,
+    prefix: bytes,
+    salt: bytes,
+    suite: int,
+    choose: Callable[[int], zstandard.ZstdCompressor] | None = None,
+    pad: bool = False,
+) -> list[bytes]:
+    """Seals each body under its subkey, bound to its ref and block id. One person's best stand together.
 
     Args:
-        aead: `subkey.aead`, where the caller has just made it.
+        subkeys: of each row, with the generation of its DEK.
+        rows: (ref, block id, body).
+        nonces: 12 random and fresh bytes of each, one behind the other.
+        choose: gives the compressor for a body of so many bytes; None compresses nothing.
     """
-    flags = 0
-    if compressor is not None and COMPRESS_ABOVE_BYTES < len(body) <= MAX_PLAINTEXT_BYTES:
-        packed = compressor.compress(body)
-        if len(packed) < len(body):
-            body, flags = packed, FLAG_ZSTD
-    if pad:
-        flags |= FLAG_PADDED
-        body = (body + b"\x80").ljust(padme_length(len(body) + 1), b"\x00")
-    sealed = (aead or subkey.aead).encrypt(
-        nonce, body, associated_data(prefix, flags, generation, ref, block_id)
-    )
-    return _HEAD.pack(MAGIC, suite, flags, generation, salt, subkey.commitment, nonce) + sealed
+    new_aead = _AEADS[suite]
+    heads: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+    sealed: list[bytes] = []
+    last, at = None, 0
+    for subkey, (ref, block_id, body) in zip(subkeys, rows, strict=True):
+        flags = 0
+        if choose is not None and COMPRESS_ABOVE_BYTES < len(body) <= MAX_PLAINTEXT_BYTES:
+            packed = choose(len(body)).compress(body)
+            if len(packed) < len(body):
+                body, flags = packed, FLAG_ZSTD
+        if pad:
+            flags |= FLAG_PADDED
+            body = (body + b"\x80").ljust(padme_length(len(body) + 1), b"\x00")
+        if subkey is not last:
+            aead, last = new_aead(subkey.key), subkey
+        generation = subkey.generation
+        head = heads.get((flags, generation))
+        if head is None:  # what blocks of the same generation share is put together once
+            first = _FIRST.pack(MAGIC, suite, flags, generation) + salt
+            head = heads[flags, generation] = first, prefix + _TAIL.pack(flags, generation, len(ref))
+        nonce = nonces[at : at + NONCE_BYTES]
+        at += NONCE_BYTES
+        # `associated_data` written out: this runs once per block
+        bound = head[1] + ref + _LENGTH.pack(len(block_id)) + block_id
+        sealed.append(head[0] + subkey.commitment + nonce + aead.encrypt(nonce, body, bound))
+    return sealed
 
 
 def parse(envelope: bytes) -> Header:

@@ -70,16 +70,18 @@ class ResidentKeys:
             KeyRecordMissing: neither a key nor a fence.
         """
         wanted = list(dict.fromkeys(refs))
-        keys, suffix = self._loaded(wanted, purpose)
-        return {ref: keys.get(ref + suffix) or self._absent(ref, purpose) for ref in wanted}
+        found = self._found(wanted, purpose)
+        if all(found):
+            return dict(zip(wanted, found, strict=True))  # type: ignore[arg-type]
+        return {ref: one or self._absent(ref, purpose) for ref, one in zip(wanted, found, strict=True)}
 
     def active(self, refs: Sequence[bytes | None], purpose: str) -> list[Provisioned | None]:
         """What can seal already; None where there is no key."""
-        keys, suffix = self._loaded([ref for ref in refs if ref is not None], purpose)
-        hits = [None if ref is None else keys.get(ref + suffix) for ref in refs]
+        known = [ref for ref in refs if ref is not None]
+        found = dict(zip(known, self._found(known, purpose), strict=True))
         return [
-            None if ref is None or hit is None else Provisioned(ref, hit.generation, False)
-            for ref, hit in zip(refs, hits, strict=True)
+            Provisioned(ref, hit.generation, False) if ref is not None and (hit := found[ref]) else None
+            for ref in refs
         ]
 
     def names(self, purpose: str) -> dict[str, tuple[bytes, int]]:
@@ -233,19 +235,21 @@ class ResidentKeys:
             raise WrongKey(f"the envelope names generation {generation}, which this subject has not")
         return Shredded(fence.request_id, fence.epoch)
 
-    def _loaded(self, refs: Sequence[bytes], purpose: str) -> tuple[dict[bytes, Dek], bytes]:
-        """(keys by locator with those of these refs, the purpose's part of a locator)."""
+    def _found(self, refs: Sequence[bytes], purpose: str) -> list[Dek | None]:
+        """The key of each, read where it is not in memory."""
         self._lease.ensure()
         suffix = self._purposes.number(purpose).to_bytes(2, "big")
         with self._mutex:
             caches = self._caches
-            absent = [ref for ref in refs if ref + suffix not in caches.deks]
-            if absent:
-                if caches.is_full():
-                    caches = self._caches = Caches()
-                    absent = list(refs)
-                self._load(absent, caches.deks)
-            return caches.deks, suffix
+            found = [caches.deks.get(ref + suffix) for ref in refs]
+            if all(found):
+                return found
+            absent = [ref for ref, one in zip(refs, found, strict=True) if one is None]
+            if caches.is_full():
+                caches = self._caches = Caches()
+                absent = list(refs)
+            self._load(absent, caches.deks)
+            return [caches.deks.get(ref + suffix) for ref in refs]
 
     def _load(self, refs: Sequence[bytes], into: dict[bytes, Dek]) -> None:
         """Reads the pages of these refs whole; refs without a page stay absent."""

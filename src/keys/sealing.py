@@ -119,41 +119,33 @@ class SealSession:
         block_ids: Sequence[bytes],
         bodies: Sequence[bytes],
     ) -> list[bytes | Shredded]:
-        suite, pad = self._rule.suite, self._rule.padded
+        suite = self._rule.suite
         try:
             keys = self._keys.sealing(self._salt, context, refs, suite)
         except SealSessionLost:  # the agent was restarted
             self._restart()
             keys = self._keys.sealing(self._salt, context, refs, suite)
-        salt, quick, thorough = self._salt, self._quick, self._thorough
-        prefix = context.associated_prefix()
-        nonces = self._random(cse1.NONCE_BYTES * len(bodies))
-        sealed: list[bytes | Shredded] = []
-        last: bytes | None = None
-        for at, (ref, block_id, body) in enumerate(zip(refs, block_ids, bodies, strict=True)):
-            key = keys[ref]
-            if isinstance(key, Shredded):
-                sealed.append(key)
-                continue
-            if ref != last:  # blocks of one person stand together
-                aead, last = key.aead, ref
-            sealed.append(
-                cse1.seal(
-                    key,
-                    body,
-                    prefix=prefix,
-                    ref=ref,
-                    block_id=block_id,
-                    generation=key.generation,
-                    salt=salt,
-                    nonce=nonces[at * 12 : at * 12 + 12],
-                    suite=suite,
-                    pad=pad,
-                    compressor=quick if len(body) < QUICK_BELOW_BYTES else thorough,
-                    aead=aead,
-                )
-            )
-        return sealed
+        alive = {ref: key for ref, key in keys.items() if isinstance(key, Subkey)}
+        dead = {ref: key for ref, key in keys.items() if isinstance(key, Shredded)}
+        rows = list(zip(refs, block_ids, bodies, strict=True))
+        living = rows if not dead else [row for row in rows if row[0] in alive]
+        sealed = cse1.seal_many(
+            [alive[row[0]] for row in living],
+            living,
+            self._random(cse1.NONCE_BYTES * len(living)),
+            prefix=context.associated_prefix(),
+            salt=self._salt,
+            suite=suite,
+            choose=self._compressor_for,
+            pad=self._rule.padded,
+        )
+        if not dead:
+            return [*sealed]
+        made = iter(sealed)
+        return [next(made) if ref in alive else dead[ref] for ref in refs]
+
+    def _compressor_for(self, size_bytes: int) -> zstandard.ZstdCompressor:
+        return self._quick if size_bytes < QUICK_BELOW_BYTES else self._thorough
 
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """ref → 32 bytes for keyed event tags of that subject (BLAKE2b, RFC 7693, keyed by the DEK)."""

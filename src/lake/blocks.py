@@ -7,6 +7,7 @@ Both work on a whole batch a column at a time and touch Python once per block, n
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import struct
 import time
@@ -60,18 +61,30 @@ def uuid7s(count: int, now_ms: int, random_bytes: Callable[[int], bytes] = os.ur
     return [packed[at : at + 16] for at in range(0, 16 * count, 16)]
 
 
-def event_tags(frame: pl.DataFrame, refs: Sequence[bytes], tag_keys: dict[bytes, bytes]) -> pl.Series:
+def in_block_order(frame: pl.DataFrame) -> pl.DataFrame:
+    """Each subject's events together, in the order of their lines."""
+    return frame.sort("ref", "position", maintain_order=True)
+
+
+def event_tags(frame: pl.DataFrame, tag_keys: Sequence[bytes], counts: Sequence[int]) -> pl.Series:
     """8 bytes per event that are equal exactly for equal (source, id) of one subject.
 
     They stay in the open part, so duplicates are still known after the subject's key is gone; keyed
     by the subject, they then say nothing else (BLAKE2b, RFC 7693).
+
+    Args:
+        frame: in block order.
+        tag_keys: of each subject, who has so many events as `counts` says.
     """
-    new = hashlib.blake2b
-    names = frame.select(pl.concat_str("source", pl.lit("\0"), "event_id").cast(pl.Binary)).to_series()
-    tags = [
-        new(name, digest_size=TAG_BYTES, key=tag_keys[ref]).digest()
-        for ref, name in zip(refs, names.to_list(), strict=True)
-    ]
+    column = frame.select(pl.concat_str("source", pl.lit("\0"), "event_id").cast(pl.Binary)).to_series()
+    names = iter(column.to_list())
+    tags: list[bytes] = []
+    for key, count in zip(tag_keys, counts, strict=True):
+        keyed = hashlib.blake2b(digest_size=TAG_BYTES, key=key)  # a copy costs half of keying it again
+        for name in itertools.islice(names, count):
+            tag = keyed.copy()
+            tag.update(name)
+            tags.append(tag.digest())
     return pl.Series("_tag", tags, dtype=pl.Binary)
 
 
@@ -89,8 +102,8 @@ def seal_events(
     """Block rows of events of one type.
 
     Args:
-        frame: `ref`, `_tag`, `_rev`, `_day`, `subject`, `source`, `event_id`, `occurred_at`,
-            `position` and the type's fields.
+        frame: in block order; `ref`, `_tag`, `_rev`, `_day`, `subject`, `source`, `event_id`,
+            `occurred_at`, `position` and the type's fields.
         facet: whose part is sealed; `ref` is that person's.
         one_each: a block per event.
 
@@ -98,7 +111,6 @@ def seal_events(
         A frame of `BLOCK_COLUMNS`, as many rows as blocks; rows of subjects that were erased
         meanwhile are left out.
     """
-    frame = frame.sort("ref", "position", maintain_order=True)
     cuts = np.arange(frame.height + 1) if one_each else _cuts(frame.get_column("ref"))
     counts = np.diff(cuts)
     sealed_part = frame.with_columns(

@@ -11,7 +11,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table.metadata import TableMetadata
 
 from keys import Keyring
-from lake.blocks import PERSONAL_HEAD, Opened, open_blocks, seal_events
+from lake.blocks import PERSONAL_HEAD, Opened, in_block_order, open_blocks, seal_events
 from lake.errors import EpochMoved
 from lake.events import BODY_COLUMNS, RANDOM_COLUMNS, day_partition
 from lake.eventtypes import EventType, Facet
@@ -99,7 +99,7 @@ class Rewriter:
         earliest = rows.get_column("ingested_at").min()
         assert isinstance(earliest, datetime)
         return seal_events(
-            events,
+            in_block_order(events),
             event_type,
             facet,
             session=self._keyring.session(),

@@ -34,7 +34,7 @@ from lake.validate import (
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 Line = tuple[int, bytes]
 """Number and content."""
-_UTC_TIME: Final = r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,6})?Z$"
+_UTC_TIME: Final = r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,6})?(Z|\+00:00)$"
 _USUAL_SUBJECT: Final = r"^[!-~]{1,512}$"
 _KNOWN_TYPES: Final = 256
 _TYPES: Final[dict[str, Any]] = {
@@ -169,7 +169,8 @@ def _typed(group: _Group) -> tuple[pl.DataFrame, Flaws]:
 def _times(texts: pl.Series) -> pl.Series:
     """RFC 3339 as UTC, null where it is none; the common form at once, others one by one."""
     common = texts.str.contains(_UTC_TIME)
-    usual = texts.set(~common, None).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", strict=False, time_unit="us")
+    local = texts.set(~common, None).str.strip_suffix("Z").str.strip_suffix("+00:00")
+    usual = local.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
     found = usual.dt.replace_time_zone("UTC")
     if common.all():
         return found
