@@ -1,0 +1,115 @@
+"""Closing an epoch on a real Vault and PostgreSQL: killed anywhere, answers lost, everybody at work."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.postgres import Postgres
+from infra.vault import Vault
+from keys import Keyring, RootKeyRetired, SqlitePageStore, copy_store, open_embedded
+from keys.drill import nodes_that_open
+from keys.rootowner import LATEST
+from tests.keys import closing
+from tests.keys.closing import Places, Town, custodian_of, open_there, places_of
+from tests.keys.people import ANN, WORD, provision, seal, unseal
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.keys.closing"])
+PEOPLE = 40
+
+
+@pytest.fixture
+def places(vault: Vault, postgres: Postgres, tmp_path: Path) -> Places:
+    """Keys of this test alone."""
+    return places_of(vault, postgres, tmp_path)
+
+
+def copied(keyring: Keyring, to: Path) -> SqlitePageStore:
+    """A backup of the pages as they are."""
+    backup = SqlitePageStore(to)
+    copy_store(keyring.tree.store, backup)
+    return backup
+
+
+def assert_closed(places: Places, town: Town, copy: SqlitePageStore) -> None:
+    """Nobody is lost, an older copy opens nobody, one root version is left and known."""
+    keyring = open_there(places)
+    assert town.opened(keyring) == len(town.living)
+    assert keyring.check().problems == ()
+    status = keyring.custodian.status()
+    assert status.minimum_version == status.latest_version
+    assert keyring.tree.store.meta(LATEST) == str(status.latest_version)
+    keyring.close()
+    assert nodes_that_open(custodian_of(places), copy) == 0
+
+
+def attempt(places: Places, kill_at: int | None) -> Any:
+    """Closes an epoch in a process of its own; (requests and commits, the proof), None where killed."""
+    said = CONTEXT.SimpleQueue()
+    process = CONTEXT.Process(target=closing.close_epoch, args=(places, kill_at, said))
+    process.start()
+    wait([process.sentinel], 120)
+    process.join(0)
+    if process.exitcode == -signal.SIGKILL:
+        return None
+    assert process.exitcode == 0
+    return said.get()
+
+
+@pytest.mark.timeout(300)
+def test_a_close_that_is_killed_at_any_request_or_commit_is_finished_by_the_next(
+    places: Places, tmp_path: Path
+) -> None:
+    """Killed before each, twice over; then a fresh process closes. After the last one nothing is left to do."""
+    keyring = open_there(places)
+    town = Town(places)
+    town.grow(keyring, PEOPLE)
+    assert keyring.close_epoch().old_wrap_refused  # the first one also makes what later ones prove with
+    effects, refused = attempt(places, None)
+    assert refused
+    assert effects >= 10
+    for at in range(1, effects + 1):
+        copy = copied(keyring, tmp_path / f"copy-{at}.db")
+        assert nodes_that_open(custodian_of(places), copy) > 1
+        town.erase_one(keyring)
+        for _ in range(2):
+            assert attempt(places, at) is None, f"request or commit {at} was not reached"
+        town.grow(keyring, 1)
+        assert town.opened(keyring) == len(town.living), "between the kill and the next close"
+        assert attempt(places, None) is not None
+        assert_closed(places, town, copy)
+    keyring.close()
+
+
+# -- meanwhile --------------------------------------------------------------------------------------
+
+
+def test_whoever_reads_while_an_epoch_is_closed_gets_the_newer_wrap(tmp_path: Path) -> None:
+    """A node was read before the close and is unwrapped after it; an old page store stays refused."""
+    keyring, closer = open_embedded(tmp_path), open_embedded(tmp_path)
+    ref = provision(keyring, ANN).ref
+    sealed = seal(keyring, ref)
+    backup = copied(keyring, tmp_path / "backup.db")
+    unwrap, closes = keyring.custodian.unwrap, iter([True, True])
+
+    def after_a_close(items: Any) -> list[bytes]:
+        if next(closes, False):
+            closer.close_epoch()
+        return unwrap(items)
+
+    keyring.custodian.unwrap = after_a_close  # type: ignore[method-assign]
+    keyring.tree.forget_cached()
+    keyring.resident.forget_all()
+    assert unseal(keyring, ref, sealed) == WORD
+    assert not next(closes, False), "both closes came in between"
+    keyring.tree.store = backup
+    keyring.tree.forget_cached()
+    keyring.resident.forget_all()
+    with pytest.raises(RootKeyRetired):
+        unseal(keyring, ref, sealed)
