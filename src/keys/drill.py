@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from attrs import frozen
 
+from keys import tree
 from keys.custodian import Custodian
 from keys.envelope import FieldContext
 from keys.errors import KeyRecordMissing, RootKeyRetired, WrongKey
@@ -189,6 +190,18 @@ def opened_one_by_one(
     return found
 
 
+def nodes_that_open(root: Custodian, pages: PageStore) -> int:
+    """How many node keys of a page store a root unwraps; each is tried."""
+    tree_id, count = pages.meta("tree") or "", 0
+    for row in pages.nodes():
+        try:
+            root.unwrap([(tree.node_context(tree_id, row.node_id), row.wrapped)])
+        except RootKeyRetired:
+            continue
+        count += 1
+    return count
+
+
 class _Trial:
     """Tries who can be read, by somebody who knows no fence."""
 
@@ -205,17 +218,19 @@ class _Trial:
         """Tries everybody; `erased` and `others` are how many must open."""
         scratch = self._sandbox / f"attempt-{len(self.attempts)}"
         scratch.mkdir()
-        opened = self._opened(KeyPlaces(lambda: root, lambda: pages), scratch)
+        opened = self._opened(root, pages, scratch)
         gone, rest = len(opened.intersection(self._erased)), len(opened.intersection(self._others))
         self.attempts.append(Attempt(what, gone, rest, (gone, rest) == (erased, others)))
 
-    def _opened(self, places: KeyPlaces, scratch: Path) -> set[bytes]:
+    def _opened(self, root: Custodian, pages: PageStore, scratch: Path) -> set[bytes]:
+        everybody = [*self._erased, *self._others]
         try:
-            thief = open_forensic(places, scratch)
-        except RootKeyRetired:
-            return set()  # nothing but this is a refusal: an outage would prove nothing
+            thief = open_forensic(KeyPlaces(lambda: root, lambda: pages), scratch)
+        except RootKeyRetired:  # nothing but this is a refusal: an outage would prove nothing
+            # Of the index, that is; a thief would go to the nodes at once and read every page under them.
+            return set(everybody) if nodes_that_open(root, pages) else set()
         try:
-            return self._data.readable(thief, [*self._erased, *self._others])
+            return self._data.readable(thief, everybody)
         finally:
             thief.resident.release()
             thief.fences.close()

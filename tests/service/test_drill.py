@@ -24,6 +24,7 @@ from keys import (
     DrillSite,
     EmbeddedCustodian,
     Keyring,
+    RootKeyRetired,
     SqlitePageStore,
     run_drill,
 )
@@ -202,6 +203,27 @@ def test_a_root_that_retires_nothing_fails_the_drill(tmp_path: Path) -> None:
     assert (old.erased_opened, old.others_opened, old.as_promised) == (5, 45, False)
     assert not found.old_wrap_refused
     assert not found.passed
+
+
+def test_a_single_old_node_that_still_opens_fails_the_drill(tmp_path: Path) -> None:
+    """Although the index of the old pages is refused: whoever has a node reads every page under it."""
+
+    class RefusesTheIndex(EmbeddedCustodian):
+        closed = False
+
+        def retire(self, below: int) -> None:
+            self.closed = True
+
+        def unwrap(self, items: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+            (version,) = {int.from_bytes(wrapped[11:15], "big") for _, wrapped in items}
+            if self.closed and version < self.status().latest_version and b"|-1" in items[0][0]:
+                raise RootKeyRetired("retired")
+            return super().unwrap(items)
+
+    EmbeddedCustodian.create(tmp_path / "root.key")
+    root = RefusesTheIndex(tmp_path / "root.key")
+    found = small(DrillSite(lambda: root, _stores(tmp_path)), tmp_path)
+    assert [one.what for one in found.attempts if not one.as_promised] == [OLD_PAGES]
 
 
 def test_a_backup_that_does_not_open_with_its_own_root_fails_the_drill(tmp_path: Path) -> None:
