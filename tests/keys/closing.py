@@ -100,8 +100,7 @@ def close_epoch(places: Places, kill_at: int | None, said: Any) -> None:
 class Town:
     """People, what was sealed of them, and who of them was erased."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
+    def __init__(self) -> None:
         self._count = 0
         self.living: dict[bytes, bytes] = {}
         self.erased: dict[bytes, bytes] = {}

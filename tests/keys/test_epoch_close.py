@@ -12,11 +12,13 @@ import pytest
 
 from infra.postgres import Postgres
 from infra.vault import Vault
-from keys import Keyring, RootKeyRetired, SqlitePageStore, copy_store, open_embedded
+from keys import CustodianUnavailable, Keyring, RootKeyRetired, SqlitePageStore, copy_store, open_embedded
 from keys.drill import nodes_that_open
 from keys.rootowner import LATEST
+from keys.vaultsession import ATTEMPTS
 from tests.keys import closing
 from tests.keys.closing import Places, Town, custodian_of, open_there, places_of
+from tests.keys.cutanswers import cutting
 from tests.keys.people import ANN, WORD, provision, seal, unseal
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -68,7 +70,7 @@ def test_a_close_that_is_killed_at_any_request_or_commit_is_finished_by_the_next
 ) -> None:
     """Killed before each, twice over; then a fresh process closes. After the last one nothing is left to do."""
     keyring = open_there(places)
-    town = Town(places)
+    town = Town()
     town.grow(keyring, PEOPLE)
     assert keyring.close_epoch().old_wrap_refused  # the first one also makes what later ones prove with
     effects, refused = attempt(places, None)
@@ -84,6 +86,56 @@ def test_a_close_that_is_killed_at_any_request_or_commit_is_finished_by_the_next
         assert town.opened(keyring) == len(town.living), "between the kill and the next close"
         assert attempt(places, None) is not None
         assert_closed(places, town, copy)
+    keyring.close()
+
+
+# -- lost answers -----------------------------------------------------------------------------------
+
+ROTATED_TWICE, ROTATED_ONCE = 2, 1
+
+
+@pytest.mark.parametrize(
+    ("path", "lost", "closes", "rotations"),
+    [
+        ("-root/rotate", 1, False, ROTATED_TWICE),
+        ("rewrap/{}-root", 1, True, ROTATED_ONCE),
+        ("rewrap/{}-root", ATTEMPTS, False, ROTATED_TWICE),
+        ("encrypt/{}-root", ATTEMPTS, False, ROTATED_TWICE),
+        ("-root/config", 1, True, ROTATED_ONCE),
+        ("-root/config", ATTEMPTS, False, ROTATED_TWICE),
+        ("-root/trim", 1, True, ROTATED_ONCE),
+        ("-root/trim", ATTEMPTS, False, ROTATED_TWICE),
+        ("decrypt/{}-root", ATTEMPTS, False, ROTATED_TWICE),
+        ("keys/{}-root", ATTEMPTS, False, ROTATED_ONCE),  # before anything was rotated
+    ],
+)
+def test_a_close_whose_answer_is_lost_is_finished_or_repeated(
+    vault: Vault, places: Places, tmp_path: Path, path: str, lost: int, closes: bool, rotations: int
+) -> None:
+    """The server did it and could not say so: nobody is lost, and no version is taken for another lake's."""
+    keyring = open_there(places)
+    town = Town()
+    town.grow(keyring, PEOPLE)
+    assert keyring.close_epoch().old_wrap_refused
+    before = keyring.custodian.status().latest_version
+    copy = copied(keyring, tmp_path / "copy.db")
+    town.erase_one(keyring)
+    with cutting(vault) as cutter:
+        unlucky = open_there(places | {"address": cutter.address})
+        cutter.lose(path.format(places["name"]), lost)
+        if closes:
+            assert unlucky.close_epoch().old_wrap_refused
+        else:
+            with pytest.raises(CustodianUnavailable):
+                unlucky.close_epoch()
+        assert cutter.lost == lost
+        assert town.opened(keyring) == len(town.living)
+        town.grow(keyring, 1)
+        if not closes:
+            assert unlucky.close_epoch().old_wrap_refused
+        unlucky.close()
+    assert keyring.custodian.status().latest_version == before + rotations
+    assert_closed(places, town, copy)
     keyring.close()
 
 
