@@ -101,6 +101,8 @@ def refuse_used(source: tuple[str, frozenset[str]], target: tuple[str, frozenset
     Raises:
         SandboxNotEmpty: the target is the source, or somebody uses it.
     """
+    if not (source[0] and target[0]):
+        raise SandboxNotEmpty("a server does not say which cluster it is (redact_cluster_name)")
     if target[0] == source[0]:
         raise SandboxNotEmpty("the server to restore into is the lake's own, or holds a restored copy of it")
     used = sorted(target[1] - _BUILT_IN)
@@ -112,7 +114,7 @@ def _seen(one: Administered) -> tuple[str, frozenset[str]]:
     client = one.client()
     health = asked(lambda: client.adapter.get("/v1/sys/health"))
     mounts = asked(lambda: client.adapter.get("/v1/sys/mounts"))["data"]
-    return str(health["cluster_id"]), frozenset(str(mount["type"]) for mount in mounts.values())
+    return str(health.get("cluster_id") or ""), frozenset(str(mount["type"]) for mount in mounts.values())
 
 
 def _take(source: Administered, file: Path) -> None:

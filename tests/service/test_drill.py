@@ -136,6 +136,8 @@ def test_a_snapshot_is_never_forced_onto_a_server_that_somebody_uses(
     left = vault.client().adapter.get(f"/v1/transit/keys/{schema_of(home)}-root")["data"]["keys"]
     assert left == versions
     refuse_used(("a", frozenset({"transit"})), ("b", frozenset({"system", "identity", "cubbyhole"})))
+    with pytest.raises(SandboxNotEmpty, match="which cluster"):
+        refuse_used(("a", frozenset()), ("", frozenset()))
     with pytest.raises(SandboxNotEmpty, match="kv"):
         refuse_used(("a", frozenset()), ("b", frozenset({"system", "kv"})))
 
