@@ -137,7 +137,7 @@ class VaultSession:
     def call(
         self, method: Method, path: str, body: dict[str, Any] | None = None, *, repeatable: bool = True
     ) -> dict[str, Any]:
-        """One call under `/v1/`; the answer's `data`.
+        """One call under `/v1/`; the answer's `data`, or the answer where it has no such part.
 
         Args:
             repeatable: whether doing it twice does no harm; then failures that pass are tried again.
@@ -171,7 +171,7 @@ class VaultSession:
         answer = asked(
             lambda: getattr(self._client.adapter, method)(f"/v1/{path}", **arguments), self._client.url
         )
-        data = answer.get("data") if isinstance(answer, dict) else None
+        data = answer.get("data", answer) if isinstance(answer, dict) else None
         return data if isinstance(data, dict) else {}
 
     def _ensure_logged_in(self) -> str:
