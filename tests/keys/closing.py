@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 from infra.postgres import Postgres
 from infra.vault import Vault
 from infra.vault.setup import set_up
-from keys import Effects, KeyPlaces, Keyring, Provisioned, SubjectId, open_keys
+from keys import Effects, KeyPlaces, Keyring, LeaseExpired, Provisioned, SubjectId, open_keys
 from keys.pagestore import PageWriter
 from keys.postgresstore import PostgresPageStore
 from keys.transit import TransitCustodian
@@ -95,6 +98,47 @@ def close_epoch(places: Places, kill_at: int | None, said: Any) -> None:
     killer.count = 0
     closed = keyring.close_epoch()
     said.put((killer.count, closed.old_wrap_refused))
+
+
+def write_on(keyring: Keyring, number: int, known: list[tuple[bytes, bytes]]) -> None:
+    """A new person gets a key, something is sealed and opened."""
+    name = SubjectId(f"newcomer-{os.getpid()}-{number}")
+    ref = next(made.ref for made in keyring.provision([name]) if isinstance(made, Provisioned))
+    (sealed,) = keyring.session().seal(context(), [ref], [BLOCK], [ref])
+    assert isinstance(sealed, bytes)
+    assert keyring.opener().open(context(), [ref], [BLOCK], [sealed]) == [ref]
+
+
+def read_on(keyring: Keyring, number: int, known: list[tuple[bytes, bytes]]) -> None:
+    """Everybody known opens, by keys that are fetched anew: pages, nodes and the root are asked."""
+    keyring.tree.forget_cached()
+    keyring.resident.forget_all()
+    refs, envelopes = [ref for ref, _ in known], [sealed for _, sealed in known]
+    assert keyring.opener().open(context(), refs, [BLOCK] * len(refs), envelopes) == refs
+
+
+def work(
+    places: Places, job: Any, known: list[tuple[bytes, bytes]], turns: Any, ends: Any, said: Any
+) -> None:
+    """Does a job over and over until it is to end; tells (moment, seconds) of each turn, and the error.
+
+    Args:
+        turns: counts them for whoever watches.
+    """
+    took: list[tuple[float, float]] = []
+    keyring, error = open_there(places), ""
+    try:
+        while not ends.is_set():
+            began = time.monotonic()
+            try:
+                job(keyring, len(took), known)
+            except LeaseExpired:
+                continue  # the machine let us sleep for seconds: by design, and to be repeated
+            took.append((began, time.monotonic() - began))
+            turns.value += 1
+    except Exception:
+        error = traceback.format_exc()
+    said.put((job.__name__, took, error))
 
 
 class Town:

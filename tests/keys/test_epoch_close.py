@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import statistics
+import time
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,8 @@ from tests.keys.people import ANN, WORD, provision, seal, unseal
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.keys.closing"])
 PEOPLE = 40
+QUIET_TURNS = 50
+CLOSES = 40
 
 
 @pytest.fixture
@@ -64,7 +69,6 @@ def attempt(places: Places, kill_at: int | None) -> Any:
     return said.get()
 
 
-@pytest.mark.timeout(300)
 def test_a_close_that_is_killed_at_any_request_or_commit_is_finished_by_the_next(
     places: Places, tmp_path: Path
 ) -> None:
@@ -140,6 +144,71 @@ def test_a_close_whose_answer_is_lost_is_finished_or_repeated(
 
 
 # -- meanwhile --------------------------------------------------------------------------------------
+
+
+class Crew:
+    """Two processes that write and two that read, watched from here."""
+
+    def __init__(self, places: Places, known: list[tuple[bytes, bytes]]) -> None:
+        self._ends, self._said = CONTEXT.Event(), CONTEXT.SimpleQueue()
+        jobs = [closing.write_on, closing.write_on, closing.read_on, closing.read_on]
+        self._turns = [CONTEXT.Value("q", 0) for _ in jobs]
+        self._processes = [
+            CONTEXT.Process(target=closing.work, args=(places, job, known, turns, self._ends, self._said))
+            for job, turns in zip(jobs, self._turns, strict=True)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def turns(self) -> list[int]:
+        """Of each, so far. One that stopped would be waited for in vain."""
+        assert all(process.is_alive() for process in self._processes) or not self._said.empty()
+        return [turns.value for turns in self._turns]
+
+    def failed(self) -> bool:
+        """Whether one has given up."""
+        return not self._said.empty()
+
+    def end(self) -> list[tuple[str, list[tuple[float, float]], str]]:
+        """(job, (moment, seconds) of each turn, error) of each."""
+        self._ends.set()
+        told = [self._said.get() for _ in self._processes]
+        for process in self._processes:
+            process.join(60)
+        return told
+
+
+def test_processes_seal_open_and_provision_without_an_error_while_epochs_close(
+    places: Places, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """And while people are erased. What closes one after the other add to a turn is a property of the test."""
+    keyring = open_there(places)
+    town = Town()
+    town.grow(keyring, PEOPLE)
+    assert keyring.close_epoch().old_wrap_refused
+    copy = copied(keyring, tmp_path / "copy.db")
+    crew = Crew(places, list(town.living.items())[PEOPLE // 2 :])
+    closes, busy_from = 0, 0.0
+    try:
+        while min(crew.turns()) < QUIET_TURNS and not crew.failed():
+            time.sleep(0.05)
+        busy_from, quiet = time.monotonic(), crew.turns()
+        while not crew.failed() and (closes < CLOSES or min(crew.turns()) < min(quiet) + QUIET_TURNS):
+            if closes < PEOPLE // 2:
+                town.erase_one(keyring)
+            assert keyring.close_epoch().old_wrap_refused
+            closes += 1
+    finally:
+        told = crew.end()
+    assert [error for _, _, error in told if error] == []
+    for job in ("write_on", "read_on"):
+        turns = [turn for name, took, _ in told if name == job for turn in took]
+        before = statistics.median(seconds for began, seconds in turns if began < busy_from)
+        while_closing = statistics.median(seconds for began, seconds in turns if began >= busy_from)
+        record_property(f"{job} ms", round(before * 1000, 1))
+        record_property(f"{job} ms added by epoch closes", round((while_closing - before) * 1000, 1))
+    assert_closed(places, town, copy)
+    keyring.close()
 
 
 def test_whoever_reads_while_an_epoch_is_closed_gets_the_newer_wrap(tmp_path: Path) -> None:

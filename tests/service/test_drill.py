@@ -88,7 +88,6 @@ def state_of(runtime: Runtime, vault: Vault, postgres: Postgres, home: Path) -> 
     }
 
 
-@pytest.mark.timeout(300)
 def test_a_drill_on_servers_shows_what_backups_and_a_snapshot_bring_back(
     vault: Vault, postgres: Postgres, empty_vault: Vault, home: Path, world: Runtime, tmp_path: Path
 ) -> None:
