@@ -29,14 +29,17 @@ from keys import (
     run_drill,
 )
 from keys.drill import BEFORE, NEW_PAGES, OLD_PAGES, OLD_ROOT, TODAY
-from keys.errors import SandboxNotEmpty
-from keys.vaultsnapshot import refuse_used
+from keys.errors import CustodianError, CustodianSealed, SandboxNotEmpty
+from keys.transit import TransitCustodian
+from keys.vaultsession import VaultServer
+from keys.vaultsnapshot import Administered, SnapshotRestore, raft_backup, refuse_used
 from purge import payload_of
 from service.drill import DrilledLake, drill_site
 from service.errors import DrillInvalid, DrillRunning
+from service.keyplaces import vault_session
 from service.runtime import Runtime, open_runtime
 from service.settings import load_settings
-from tests.keys.servers import schema_of
+from tests.keys.servers import schema_of, server_of
 from tests.service.test_servers import home, world
 from tests.world import erase, paid, send
 
@@ -139,6 +142,42 @@ def test_a_snapshot_is_never_forced_onto_a_server_that_somebody_uses(
         refuse_used(("a", frozenset()), ("", frozenset()))
     with pytest.raises(SandboxNotEmpty, match="kv"):
         refuse_used(("a", frozenset()), ("b", frozenset({"system", "kv"})))
+
+
+def test_a_restored_server_can_be_unsealed_by_hand(
+    vault: Vault, empty_vault: Vault, home: Path, world: Runtime, tmp_path: Path
+) -> None:
+    """Somebody is told to; where nobody does in time, the error says what to do, and our log-in works later."""
+    world.close()
+    settings = load_settings(home).keys.vault
+    assert settings is not None
+
+    def custodian(server: VaultServer) -> TransitCustodian:
+        there = settings.model_copy(update={"address": server.address, "ca_file": server.ca_file})
+        return TransitCustodian(vault_session(there), prefix=settings.prefix)
+
+    own, other = server_of(vault), server_of(empty_vault)
+    plan = SnapshotRestore(
+        Administered(own, str(vault.client().token)),
+        Administered(other, str(empty_vault.client().token)),
+        wait_seconds=2,
+    )
+    told: list[str] = []
+    restore = raft_backup(plan, custodian, tmp_path / "snapshot", told.append)
+    with pytest.raises(CustodianSealed) as raised:
+        restore()
+    assert "unseal" in raised.value.next_step
+    assert other.address in told[0]
+    empty_vault.client().sys.submit_unseal_key(vault.unseal_keys()[0])
+    empty_vault.process.wait_until(lambda: _answers(custodian(other)))
+    assert custodian(other).root_id() == custodian(own).root_id()
+
+
+def _answers(custodian: TransitCustodian) -> bool:
+    try:
+        return bool(custodian.root_id())
+    except CustodianError:
+        return False
 
 
 def test_what_a_killed_drill_left_in_the_database_is_removed_by_the_next(
