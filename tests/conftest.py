@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from service.runtime import Runtime
-from tests.servers import kafka, postgres, registry, secured_kafka, stores, three_brokers, vault
+from tests.servers import empty_vault, kafka, postgres, registry, secured_kafka, stores, three_brokers, vault
 from tests.world import Clock, make_world
 
 __all__ = [
     "clock",
+    "empty_vault",
     "kafka",
     "postgres",
     "registry",

@@ -50,6 +50,13 @@ def vault() -> Iterator[Vault]:
         yield server
 
 
+@pytest.fixture
+def empty_vault() -> Iterator[Vault]:
+    """Another one that was only initialised; a snapshot may overwrite it."""
+    with running(lambda data: Vault(data, prepared=False), "vault") as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """PostgreSQL."""

@@ -50,10 +50,12 @@ class Vault:
 
     Args:
         data: the folder of all servers.
+        prepared: False leaves it as an administrator finds a new one, without engines and roles.
     """
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, prepared: bool = True) -> None:
         self.folder = data / NAME
+        self._prepared = prepared
         self.process = ServerProcess(self.folder, "Vault")
         self._config = self.folder / "vault.hcl"
         self._init = self.folder / "init.json"
@@ -77,7 +79,8 @@ class Vault:
             self._config.write_text(text)
         self.process.start([binary, "server", f"-config={self._config.resolve()}"])
         found = self.resume()
-        set_up(self.client(), self.folder)
+        if self._prepared:
+            set_up(self.client(), self.folder)
         return found
 
     def resume(self) -> dict[str, str]:
@@ -115,6 +118,10 @@ class Vault:
     def seal(self) -> None:
         """Seals it: everything is refused until `unseal`."""
         self.client().sys.seal()
+
+    def unseal_keys(self) -> list[str]:
+        """What unseals it, and whoever its snapshot is restored in."""
+        return list(self._secrets()["keys"])
 
     def stop(self) -> None:
         """Stops it cleanly; it is sealed at the next start until unsealed."""

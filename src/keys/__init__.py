@@ -6,7 +6,7 @@ destroys one key so that every copy of what it sealed becomes unreadable.
 
 from keys.caches import Provisioned
 from keys.custodian import Custodian, CustodianStatus, Signature
-from keys.drill import DrillReport, run_drill
+from keys.drill import DrillReport, DrillSite, run_drill
 from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
 from keys.envelope import FieldContext
@@ -83,6 +83,7 @@ __all__ = [
     "DatabaseFull",
     "DatabaseUnavailable",
     "DrillReport",
+    "DrillSite",
     "Effects",
     "EmbeddedCustodian",
     "EnvelopeError",

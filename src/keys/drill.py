@@ -1,39 +1,92 @@
 """The backup drill: what an erasure is worth when yesterday's backups are brought back.
 
 In a sandbox of its own: people get keys and something sealed, everything is backed up, some are erased,
-the epoch is closed, the page store's backup is restored against today's root. None of the erased may
-open, all sampled others have to. With the custodian's own backup restored as well they open again:
-that is the horizon which level E2 of a receipt names.
+the epoch is closed, the backups are restored against today's root. None of the erased may open, all
+sampled others have to, except from a backup that is older than the epoch close: it opens nobody. With the
+root's own backup restored as well everybody opens again: that is the horizon which level E2 of a receipt
+names. It is also the proof that the backups were whole, and so that the zeros mean something.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from attrs import frozen
 
-from keys.caches import Provisioned
+from keys import tree
 from keys.custodian import Custodian
 from keys.envelope import FieldContext
 from keys.errors import KeyRecordMissing, RootKeyRetired, WrongKey
 from keys.keyring import Keyring
 from keys.opening import KeyPlaces, open_forensic, open_keys
-from keys.pagestore import SqlitePageStore
+from keys.pagestore import PageStore, SqlitePageStore
+from keys.sealing import Opener
 from keys.storecopy import copy_store
 from keys.subjects import SubjectId
 
 SAMPLE: Final = 1000
-_CONTEXT: Final = FieldContext(b"shredlake-drill\0", 0, "personal", "service", "drill", 1)
-_BATCH: Final = 1000
-_Sealed = tuple[bytes, bytes, bytes]  # ref, block id, envelope
+BEFORE: Final = "pages and root as they were before the erasure"
+TODAY: Final = "today's pages, fence log ignored"
+OLD_PAGES: Final = "pages from before the erasure, today's root"
+NEW_PAGES: Final = "pages from after the epoch close, today's root"
+OLD_ROOT: Final = "pages and root from before the erasure"
 CustodianBackup = Callable[[], Callable[[], Custodian]]
 """Takes a backup of the custodian; the answer restores it and gives the custodian of then."""
 OnStep = Callable[[str, float], None]
 """Called after each step with what was done and its seconds."""
+OnPeople = Callable[[int, int], None]
+"""Called with (people written, people in all)."""
+
+
+class DrillData(Protocol):
+    """What is sealed for the people of a drill: events in a lake."""
+
+    def write(self, keyring: Keyring, subjects: Sequence[SubjectId], progress: OnPeople) -> list[bytes]:
+        """Provisions everybody and seals something of each; the handles in the same order."""
+        ...
+
+    def back_up(self) -> None:
+        """Copies everything. From here on the copy is read."""
+        ...
+
+    def readable(self, keyring: Keyring, refs: Sequence[bytes]) -> set[bytes]:
+        """Whose data in the copy these keys open, of these handles. Raises what is no refusal."""
+        ...
+
+
+@frozen
+class DrillSite:
+    """Where a drill takes place; nothing of it belongs to a lake.
+
+    Attributes:
+        root: opens a root for drills alone: an epoch close retires what else was wrapped with it.
+        pages: opens the page store of a name; it is empty the first time.
+        root_backup: None where nobody here may take one.
+    """
+
+    root: Callable[[], Custodian]
+    pages: Callable[[str], PageStore]
+    root_backup: CustodianBackup | None = None
+
+
+@frozen
+class Attempt:
+    """Who could be read in the lake's backup with some pages and a root, past every fence.
+
+    Attributes:
+        what: which pages, which root.
+        erased_opened, others_opened: of all erased people, and of the sampled others.
+        as_promised: whether that is what an erasure promises of this attempt.
+    """
+
+    what: str
+    erased_opened: int
+    others_opened: int
+    as_promised: bool
 
 
 @frozen
@@ -41,84 +94,147 @@ class DrillReport:
     """What the drill measured.
 
     Attributes:
-        erased_opened: erased people that open from the page store's backup under today's root: must be 0.
-        others_opened, others_sampled: of the people who stay, under today's page store.
-        with_custodian_backup: erased people that open when the custodian's backup is restored too; None
-            where it was not tried.
-        backup_refused: the backup as a whole is refused, because its root version is retired.
+        sampled: how many of the people who stay were tried.
+        old_wrap_refused: see `EpochClose`.
+        seconds: of all.
     """
 
     people: int
     erased: int
-    erased_opened: int
-    others_opened: int
-    others_sampled: int
-    backup_refused: bool
-    with_custodian_backup: int | None
+    sampled: int
+    old_wrap_refused: bool
+    attempts: tuple[Attempt, ...]
     seconds: float
 
     @property
     def passed(self) -> bool:
-        """Whether the promise holds."""
-        return self.erased_opened == 0 and self.others_opened == self.others_sampled > 0
+        """Whether the promise holds, and was put to a test that could fail."""
+        return self.old_wrap_refused and all(attempt.as_promised for attempt in self.attempts)
+
+    def attempt(self, what: str) -> Attempt | None:
+        """The attempt of that name; None where it was not made."""
+        return next((one for one in self.attempts if one.what == what), None)
 
 
 def run_drill(
-    places: KeyPlaces,
+    site: DrillSite,
+    data: DrillData,
     sandbox: Path,
     *,
     people: int = 10_000,
     erase: int = 1000,
-    custodian_backup: CustodianBackup | None = None,
     on_step: OnStep = lambda what, seconds: None,
+    on_people: OnPeople = lambda done, total: None,
 ) -> DrillReport:
     """Runs the drill.
 
     Args:
-        places: a root and an empty page store for the drill alone; never those of a lake, since an epoch
-            close retires what other trees under the same root were wrapped with.
+        site: a root and page stores for the drill alone; never those of a lake.
+        data: what is sealed; empty.
         sandbox: an empty folder.
+
+    Raises:
+        KeysError: an outage, or damage; it would prove nothing.
     """
-    began = time.perf_counter()
-    clock = _Steps(on_step)
-    keyring = open_keys(places, sandbox / "keys", owns_root=False)  # every drill of a lake uses the same
+    began, clock = time.perf_counter(), _Steps(on_step)
+    live = site.pages("live")
+    keyring = open_keys(KeyPlaces(site.root, lambda: live), sandbox / "keys", owns_root=False)
     subjects = [SubjectId(f"drill-{n}") for n in range(people)]
-    sealed = _seal_all(keyring, subjects)
-    clock.step(f"{people:,} people provisioned, something of each sealed")
-    backup = SqlitePageStore(sandbox / "backup.db")
-    store = places.pages()
-    copy_store(store, backup)
-    restore_custodian = custodian_backup() if custodian_backup is not None else None
-    clock.step("page store and custodian backed up" if restore_custodian else "page store backed up")
-    doomed = set(random.Random(1).sample(range(people), erase))
-    _erase(keyring, [(subjects[n], sealed[n][0]) for n in sorted(doomed)])
+    refs = data.write(keyring, subjects, on_people)
+    clock.step(f"{people:,} people provisioned, an event of each ingested")
+    doomed = sorted(random.Random(1).sample(range(people), erase))
+    staying = sorted(set(range(people)).difference(doomed))
+    sample = random.Random(2).sample(staying, min(SAMPLE, len(staying)))
+    trial = _Trial(data, sandbox, [refs[n] for n in doomed], [refs[n] for n in sample])
+
+    old_pages = _back_up(live, site, sandbox, "before")
+    data.back_up()
+    restore_root = site.root_backup() if site.root_backup is not None else None
+    clock.step("backed up and restored in the sandbox: key pages, lake" + (", root" if restore_root else ""))
+    trial.attempt(BEFORE, keyring.custodian, old_pages, erased=erase, others=len(sample))
+    clock.step("the backups open everybody, as they have to before an erasure")
+    _erase(keyring, [(subjects[n], refs[n]) for n in doomed])
     clock.step(f"{erase:,} people erased")
-    keyring.close_epoch()
-    clock.step("epoch closed")
-    others = random.Random(2).sample(sorted(set(range(people)) - doomed), min(SAMPLE, people - erase))
-    gone = [sealed[n] for n in sorted(doomed)]
-    today = KeyPlaces(lambda: keyring.custodian, lambda: store)
-    others_opened, _ = _opened(today, sandbox / "today", [sealed[n] for n in others])
-    restored = KeyPlaces(lambda: keyring.custodian, lambda: backup)
-    erased_opened, refused = _opened(restored, sandbox / "restored", gone)
-    clock.step("the page store's backup restored and tried under today's root")
-    again = None
-    if restore_custodian is not None:
-        custodian = restore_custodian()
-        both = KeyPlaces(lambda: custodian, lambda: backup)
-        again, _ = _opened(both, sandbox / "both", gone)
-        clock.step("the custodian's backup restored as well and tried")
-    keyring.resident.release()
-    return DrillReport(
-        people,
-        erase,
-        erased_opened,
-        others_opened,
-        len(others),
-        refused,
-        again,
-        time.perf_counter() - began,
-    )
+    closed = keyring.close_epoch()
+    new_pages = _back_up(live, site, sandbox, "after")
+    clock.step("epoch closed, key pages backed up again")
+    trial.attempt(TODAY, keyring.custodian, live, erased=0, others=len(sample))
+    trial.attempt(OLD_PAGES, keyring.custodian, old_pages, erased=0, others=0)
+    trial.attempt(NEW_PAGES, keyring.custodian, new_pages, erased=0, others=len(sample))
+    clock.step("today's pages and both backups of them tried under today's root")
+    if restore_root is not None:
+        trial.attempt(OLD_ROOT, restore_root(), old_pages, erased=erase, others=len(sample))
+        clock.step("the root's backup restored as well and tried")
+    for store in (old_pages, new_pages):
+        store.close()
+    keyring.close()
+    seconds = time.perf_counter() - began
+    return DrillReport(people, erase, len(sample), closed.old_wrap_refused, tuple(trial.attempts), seconds)
+
+
+def opened_one_by_one(
+    opener: Opener, context: FieldContext, rows: Iterable[tuple[bytes, bytes, bytes]]
+) -> set[bytes]:
+    """Whose value opens, of rows of (handle, block id, envelope). Only a refusal counts as one.
+
+    Each is tried alone: what does not open must not hide what does.
+    """
+    found = set()
+    for ref, block_id, envelope in rows:
+        try:
+            (body,) = opener.open(context, [ref], [block_id], [envelope])
+        except (RootKeyRetired, KeyRecordMissing, WrongKey):
+            continue
+        if isinstance(body, bytes):
+            found.add(ref)
+    return found
+
+
+def nodes_that_open(root: Custodian, pages: PageStore) -> int:
+    """How many node keys of a page store a root unwraps; each is tried."""
+    tree_id, count = pages.meta("tree") or "", 0
+    for row in pages.nodes():
+        try:
+            root.unwrap([(tree.node_context(tree_id, row.node_id), row.wrapped)])
+        except RootKeyRetired:
+            continue
+        count += 1
+    return count
+
+
+class _Trial:
+    """Tries who can be read, by somebody who knows no fence."""
+
+    def __init__(
+        self, data: DrillData, sandbox: Path, erased: Sequence[bytes], others: Sequence[bytes]
+    ) -> None:
+        self._data = data
+        self._sandbox = sandbox
+        self._erased = erased
+        self._others = others
+        self.attempts: list[Attempt] = []
+
+    def attempt(self, what: str, root: Custodian, pages: PageStore, *, erased: int, others: int) -> None:
+        """Tries everybody; `erased` and `others` are how many must open."""
+        scratch = self._sandbox / f"attempt-{len(self.attempts)}"
+        scratch.mkdir()
+        opened = self._opened(root, pages, scratch)
+        gone, rest = len(opened.intersection(self._erased)), len(opened.intersection(self._others))
+        self.attempts.append(Attempt(what, gone, rest, (gone, rest) == (erased, others)))
+
+    def _opened(self, root: Custodian, pages: PageStore, scratch: Path) -> set[bytes]:
+        everybody = [*self._erased, *self._others]
+        try:
+            thief = open_forensic(KeyPlaces(lambda: root, lambda: pages), scratch)
+        except RootKeyRetired:  # nothing but this is a refusal: an outage would prove nothing
+            # Of the index, that is; a thief would go to the nodes at once and read every page under them.
+            return set(everybody) if nodes_that_open(root, pages) else set()
+        try:
+            return self._data.readable(thief, everybody)
+        finally:
+            thief.resident.release()
+            thief.fences.close()
+            thief.leases.close()
 
 
 class _Steps:
@@ -132,38 +248,17 @@ class _Steps:
         self._last = now
 
 
-def _seal_all(keyring: Keyring, subjects: Sequence[SubjectId]) -> list[_Sealed]:
-    found: list[_Sealed] = []
-    session = keyring.session()
-    for at in range(0, len(subjects), _BATCH):
-        made = [m for m in keyring.provision(subjects[at : at + _BATCH]) if isinstance(m, Provisioned)]
-        refs = [m.ref for m in made]
-        blocks = [(at + n).to_bytes(16, "big") for n in range(len(refs))]
-        bodies = [b"what this person did"] * len(refs)
-        envelopes = [e for e in session.seal(_CONTEXT, refs, blocks, bodies) if isinstance(e, bytes)]
-        found.extend(zip(refs, blocks, envelopes, strict=True))
-    return found
+def _back_up(live: PageStore, site: DrillSite, sandbox: Path, name: str) -> PageStore:
+    """Copies the pages into a file, and restores that in the place where such pages lie."""
+    backup = SqlitePageStore(sandbox / f"{name}.backup")
+    copy_store(live, backup)
+    restored = site.pages(f"restored_{name}")
+    copy_store(backup, restored)
+    backup.close()
+    return restored
 
 
 def _erase(keyring: Keyring, targets: Sequence[tuple[SubjectId, bytes]]) -> None:
     fences = keyring.fence(targets, "drill")
     keyring.destroy([ref for _, ref in targets], fences)
     keyring.wait_until_unreadable(fences[-1].epoch)
-
-
-def _opened(places: KeyPlaces, scratch: Path, sealed: Sequence[_Sealed]) -> tuple[int, bool]:
-    """(how many of these open with these places by somebody who knows no fence, all was refused)."""
-    scratch.mkdir()
-    try:
-        thief = open_forensic(places, scratch)
-    except RootKeyRetired:
-        return 0, True  # nothing but this is a refusal: an outage would prove nothing
-    opener, count = thief.opener(), 0
-    for ref, block, envelope in sealed:
-        try:
-            (body,) = opener.open(_CONTEXT, [ref], [block], [envelope])
-        except (RootKeyRetired, KeyRecordMissing, WrongKey):
-            continue
-        count += isinstance(body, bytes)
-    thief.resident.release()
-    return count, False

@@ -121,6 +121,12 @@ class RootKeyRetired(CustodianError):
     default_next_step = "Use today's page store; wraps of a closed epoch can never be opened again."
 
 
+class SandboxNotEmpty(CustodianError):
+    """The server that a drill would overwrite is the lake's own, or somebody uses it; it was not touched."""
+
+    default_next_step = "Name a server that was initialised for this drill alone and holds nothing."
+
+
 class RootShared(CustodianError):
     """Somebody else rotated this root: another lake may be wrapped with it. Nothing was retired."""
 

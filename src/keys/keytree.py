@@ -335,8 +335,21 @@ class KeyTree:
         return False
 
     def _open_node(self, row: NodeRow) -> bytes:
-        key = self.custodian.unwrap([(self._node_context(row.node_id), row.wrapped)])[0]
-        return tree.open_record(key, row.body, tree.record_context(self.tree_id, row.node_id))
+        """The opened record of a row, or of the row that took its place.
+
+        Raises:
+            RootKeyRetired: it is what the page store holds, so the page store is an old one.
+        """
+        while True:
+            try:
+                key = self.custodian.unwrap([(self._node_context(row.node_id), row.wrapped)])[0]
+            except RootKeyRetired:
+                newer = self.store.nodes([row.node_id])
+                if not newer or newer[0].version == row.version:
+                    raise
+                row = newer[0]  # an epoch was closed between the read and the unwrap
+            else:
+                return tree.open_record(key, row.body, tree.record_context(self.tree_id, row.node_id))
 
     def _page_key(self, page_id: int) -> bytes:
         return tree.page_key(self._node(tree.node_of(page_id)), page_id)
@@ -344,14 +357,18 @@ class KeyTree:
     def _open_page(self, row: PageRow) -> bytes:
         context = tree.page_context(self.tree_id, row.page_id)
         node_id = tree.node_of(row.page_id)
+        read: tuple[int, int] | None = None
         with self._mutex:
-            try:
-                return tree.open_record(self._page_key(row.page_id), row.body, context)
-            except PageDamaged:
-                # Another process re-keyed page and node between our two reads: read both at one moment.
-                page, node = self.store.page_and_node(row.page_id, node_id)
-                self._nodes[node_id] = (node.version, self._open_node(node))
-                return tree.open_record(self._page_key(row.page_id), page.body, context)
+            while True:
+                try:
+                    return tree.open_record(self._page_key(row.page_id), row.body, context)
+                except PageDamaged:
+                    # Another process re-keyed page and node between our two reads: read both at one moment.
+                    row, node = self.store.page_and_node(row.page_id, node_id)
+                    if read == (row.version, node.version):
+                        raise
+                    read = row.version, node.version
+                    self._nodes[node_id] = (node.version, self._open_node(node))
 
     def _sealed_page(self, key: bytes, page_id: int, body: bytes) -> PageRow:
         sealed = tree.seal_record(key, body, tree.page_context(self.tree_id, page_id), self._random)

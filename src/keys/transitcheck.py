@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from attrs import frozen
@@ -10,6 +11,8 @@ from attrs import frozen
 from keys.errors import CustodianDenied, RootKeyDeleted
 from keys.vaultsession import VaultSession
 
+OLDEST_TESTED: Final[Mapping[str, tuple[int, ...] | None]] = {"Vault": (1, 21, 2), "OpenBao": None}
+"""The oldest version of each product that the tests of this release run on; None where there is none."""
 _NEVER: Final = ("0", "0s")
 
 
@@ -50,6 +53,47 @@ def inspect_transit(session: VaultSession, mount: str = "transit", prefix: str =
         except RootKeyDeleted:
             flaws.append(Flaw(f"the server has nothing at {path}. See docs/servers.md, Roles", True))
     return flaws
+
+
+def inspect_server(session: VaultSession) -> tuple[str, Flaw | None]:
+    """(product and version, what is to be said against them). Every role may ask.
+
+    Raises:
+        CustodianError: out of reach.
+    """
+    health = session.call("get", "sys/health?standbyok=true&perfstandbyok=true")
+    product, version = product_of(health)
+    return f"{product} {version}", version_flaw(product, version)
+
+
+def product_of(health: Mapping[str, Any]) -> tuple[str, str]:
+    """(`Vault` or `OpenBao`, version) out of `GET sys/health`.
+
+    OpenBao has no version below 2, and says nothing of editions; Vault does since 1.16.
+    """
+    version = str(health.get("version") or "of no version that it tells")
+    is_openbao = _numbers(version) >= (2,) and "enterprise" not in health
+    return ("OpenBao" if is_openbao else "Vault"), version
+
+
+def version_flaw(product: str, version: str) -> Flaw | None:
+    """What is to be said against a version, such as `1.21.2`, `1.21.2+ent` or `2.0.0-rc1`."""
+    oldest, own, found = OLDEST_TESTED[product], f"{product} {version}", _numbers(version)
+    check = "run the tests of this release against yours (`VAULT_BIN=/path make test`)"
+    if oldest is None:
+        return Flaw(f"{own}: this release was not tested with {product}; {check}", False)
+    tested = ".".join(map(str, oldest))
+    if not found:
+        why = "cannot be compared with the oldest tested"
+        return Flaw(f"{own}: {why}, {tested}. Compare by hand; redact_version may be on", False)
+    if found >= oldest:
+        return None
+    return Flaw(f"{own} is older than {tested}, the oldest tested: upgrade it, or {check}", False)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def root_flaws(key: dict[str, Any]) -> Iterator[Flaw]:

@@ -137,7 +137,7 @@ class VaultSession:
     def call(
         self, method: Method, path: str, body: dict[str, Any] | None = None, *, repeatable: bool = True
     ) -> dict[str, Any]:
-        """One call under `/v1/`; the answer's `data`.
+        """One call under `/v1/`; the answer's `data`, or the answer where it has no such part.
 
         Args:
             repeatable: whether doing it twice does no harm; then failures that pass are tried again.
@@ -168,10 +168,10 @@ class VaultSession:
     def _send(self, method: Method, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         arguments = {} if body is None else {"json": body}
         self.calls += 1
-        answer = _asked(
+        answer = asked(
             lambda: getattr(self._client.adapter, method)(f"/v1/{path}", **arguments), self._client.url
         )
-        data = answer.get("data") if isinstance(answer, dict) else None
+        data = answer.get("data", answer) if isinstance(answer, dict) else None
         return data if isinstance(data, dict) else {}
 
     def _ensure_logged_in(self) -> str:
@@ -186,7 +186,7 @@ class VaultSession:
         """Renews, else logs in anew; an old log-in that still lasts is used where neither works."""
         try:
             if token is not None and token.renewable:
-                return self._keep(_asked(lambda: _renewed(self._client)))
+                return self._keep(asked(lambda: _renewed(self._client)))
         except CustodianError:
             pass  # its longest time is over, or it was revoked: log in
         try:
@@ -221,8 +221,8 @@ class VaultSession:
         return token
 
 
-def _asked(ask: Callable[[], Any], address: str = "") -> Any:
-    """The answer, with hvac's and the network's errors as ours.
+def asked(ask: Callable[[], Any], address: str = "") -> Any:
+    """The answer of hvac, with its and the network's errors as ours; see `keys.vaulterrors`.
 
     Args:
         address: of the node that is asked. One that stands by sends us to whom it knows as the leader.
@@ -251,7 +251,7 @@ def _admitted(log_in: Callable[[], Token]) -> Token:
         CustodianDenied: there is no such way to log in, or it is closed to us.
     """
     try:
-        token: Token = _asked(log_in)
+        token: Token = asked(log_in)
     except RootKeyDeleted:  # what 404 means of a key's path
         raise CustodianDenied(
             "the custodian has no such log-in",

@@ -11,7 +11,7 @@ from pathlib import Path
 from keys import Effects, Keyring
 from lake import Lake
 from projections import Views
-from purge.attestation import EMBEDDED_ASSURANCE, Assurance
+from purge.attestation import EMBEDDED_ASSURANCE, Assurance, backups_gone_at
 from purge.clocks import REGIMES, Regime, due_at
 from purge.errors import (
     IdempotencyConflict,
@@ -88,6 +88,7 @@ __all__ = [
     "UnknownRequest",
     "UnknownSubject",
     "VerificationFailed",
+    "backups_gone_at",
     "due_at",
     "open_purge",
     "payload_of",

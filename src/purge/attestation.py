@@ -83,12 +83,18 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
     }
 
 
+def backups_gone_at(epoch_closed_at: datetime, assurance: Assurance) -> datetime | None:
+    """From when no backup of the custodian brings back what was erased; None where nobody declared it."""
+    days = assurance.snapshot_horizon_days
+    return None if days is None else epoch_closed_at + timedelta(days=days)
+
+
 def _backup_level(epoch_closed_at: str | None, assurance: Assurance) -> dict[str, Any]:
     """E2, where the operator declared when the custodian's backups are destroyed."""
-    days = assurance.snapshot_horizon_days
-    if days is None or epoch_closed_at is None:
+    due = backups_gone_at(datetime.fromisoformat(epoch_closed_at), assurance) if epoch_closed_at else None
+    if due is None:
         return {}
-    due = datetime.fromisoformat(epoch_closed_at) + timedelta(days=days)
+    days = assurance.snapshot_horizon_days
     return {
         "E2": {
             "means": "no backup of the custodian can bring the key back",

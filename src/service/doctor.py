@@ -203,10 +203,13 @@ def _custodian_checks(settings: Settings) -> Iterator[Finding]:
     vault = settings.keys.vault
     if vault is None:
         return
-    from keys.transitcheck import inspect_transit
+    from keys.transitcheck import inspect_server, inspect_transit
 
     try:
-        flaws = inspect_transit(vault_session(vault, "auditor"), vault.mount, vault.prefix)
+        session = vault_session(vault, "auditor")
+        server, old = inspect_server(session)
+        yield Finding("transit server", "warning" if old else "ok", old.text if old else server)
+        flaws = inspect_transit(session, vault.mount, vault.prefix)
     except ShredlakeError as error:
         yield Finding("transit engine", "error", f"{error.message}. {error.next_step}")
         return

@@ -42,6 +42,20 @@ class WorkerFailed(ServiceError):
     default_next_step = "See logs/shredlake.log in the lake's folder, then run the command again."
 
 
+class DrillRunning(ServiceError):
+    """Another backup drill of this lake is under way."""
+
+    whose_move = "nobody"
+    retry_helps = True
+    default_next_step = "Wait until it is over, then repeat."
+
+
+class DrillInvalid(ServiceError):
+    """What a backup drill wrote is not in its own backup, so that its result would mean nothing."""
+
+    default_next_step = "Repeat the drill; if it happens again, look for what changes temporary folders."
+
+
 class BadInput(ServiceError):
     """An argument does not fit."""
 

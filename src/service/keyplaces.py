@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from keys import Custodian, EmbeddedCustodian, KeyPlaces, PageStore, SealRule, embedded_places
-from keys.drill import CustodianBackup
+from keys import Custodian, KeyPlaces, PageStore, SealRule, embedded_places
 from keys.envelope import CIPHERS
 from purge import Assurance
 from service.errors import BadSettings
@@ -71,24 +68,6 @@ def vault_session(settings: Vault, role: VaultRole = "purge") -> VaultSession:
     if own is None:
         return VaultSession(server, _login(settings, "keys.vault"))
     return VaultSession(server, _login(own, f"keys.vault.{role}"))
-
-
-def drill_custodian(settings: Keys, sandbox: Path) -> tuple[Callable[[], Custodian], CustodianBackup | None]:
-    """(a root for drills alone, how to back it up where we may): `<prefix>-drill-root` on a server."""
-    if settings.vault is not None:
-        from keys.transit import TransitCustodian
-
-        vault = settings.vault
-        made = TransitCustodian(vault_session(vault), vault.mount, f"{vault.prefix}-drill")
-        return (lambda: made), None  # nobody of ours may take a server's snapshot
-    root = sandbox / "keys" / "root.key"
-
-    def backup() -> Callable[[], Custodian]:
-        copy = sandbox / "copied.key"
-        shutil.copy(root, copy)
-        return lambda: EmbeddedCustodian(copy)
-
-    return (lambda: EmbeddedCustodian.create(root)), backup
 
 
 def assurance(settings: Keys) -> Assurance:

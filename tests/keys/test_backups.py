@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from infra.postgres import Postgres
-from infra.vault import Vault
-from infra.vault.setup import make_keys
 from keys import (
-    Custodian,
-    CustodianUnavailable,
     EmbeddedCustodian,
     FenceCopyInvalid,
     FenceLog,
@@ -37,11 +31,9 @@ from keys import (
     import_fences,
     open_embedded,
     open_keys,
-    run_drill,
 )
 from keys.fencecopy import newest_of
 from keys.postgresstore import PostgresPageStore
-from keys.transit import TransitCustodian
 from tests.keys.people import (
     ANN,
     BLOCK,
@@ -56,7 +48,7 @@ from tests.keys.people import (
     shred,
     unseal,
 )
-from tests.keys.servers import admin_session, schema_of
+from tests.keys.servers import schema_of
 
 
 @pytest.fixture
@@ -69,89 +61,6 @@ def home(tmp_path: Path) -> Path:
 def keyring(home: Path) -> Keyring:
     """An embedded keyring."""
     return open_embedded(home)
-
-
-# -- drills -----------------------------------------------------------------------------------------
-
-
-def test_a_drill_opens_nobody_who_was_erased(tmp_path: Path) -> None:
-    """Nor anybody else from that backup; with the root's own backup all of them open again."""
-    root = tmp_path / "root.key"
-
-    def copy_root() -> Callable[[], Custodian]:
-        shutil.copy(root, tmp_path / "copied.key")
-        return lambda: EmbeddedCustodian(tmp_path / "copied.key")
-
-    places = KeyPlaces(lambda: EmbeddedCustodian.create(root), lambda: SqlitePageStore(tmp_path / "pages.db"))
-    steps: list[str] = []
-    found = run_drill(
-        places,
-        tmp_path / "sandbox",
-        people=3000,
-        erase=300,
-        custodian_backup=copy_root,
-        on_step=lambda what, seconds: steps.append(what),
-    )
-    assert (found.erased_opened, found.with_custodian_backup) == (0, 300)
-    assert found.others_opened == found.others_sampled == 1000
-    assert found.passed
-    assert len(steps) == 6
-
-
-def test_a_drill_on_servers_says_the_same_and_a_snapshot_brings_them_back(
-    vault: Vault, postgres: Postgres, tmp_path: Path
-) -> None:
-    """The server's own snapshot, taken before and forced back afterwards."""
-    prefix = schema_of(tmp_path)
-    admin = vault.client()
-    make_keys(admin, prefix)
-
-    def snapshot() -> Callable[[], Custodian]:
-        taken = admin.adapter.get("/v1/sys/storage/raft/snapshot", stream=True).content
-
-        def force_back() -> Custodian:
-            admin.adapter.post("/v1/sys/storage/raft/snapshot-force", data=taken)
-            vault.process.wait_until(lambda: _answers(vault))
-            return TransitCustodian(admin_session(vault), prefix=prefix)
-
-        return force_back
-
-    store = PostgresPageStore(postgres.address()["POSTGRES_DSN"], prefix)
-    places = KeyPlaces(lambda: TransitCustodian(admin_session(vault), prefix=prefix), lambda: store)
-    found = run_drill(places, tmp_path / "sandbox", people=2000, erase=200, custodian_backup=snapshot)
-    assert (found.erased_opened, found.with_custodian_backup) == (0, 200)
-    assert found.passed
-
-
-def _answers(vault: Vault) -> bool:
-    try:
-        vault.unseal()
-        vault.client().adapter.get("/v1/sys/mounts")
-    except Exception:
-        return False
-    return True
-
-
-def test_an_outage_in_a_drill_is_an_error_and_not_a_refusal(tmp_path: Path) -> None:
-    """It would prove nothing."""
-    root = tmp_path / "root.key"
-
-    class Away(EmbeddedCustodian):
-        gone = False
-
-        def retire(self, below: int) -> None:
-            self.gone = True  # out of reach from here on, and nothing was retired
-
-        def unwrap(self, items: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-            if self.gone:
-                raise CustodianUnavailable("away")
-            return super().unwrap(items)
-
-    EmbeddedCustodian.create(root)
-    custodian = Away(root)
-    places = KeyPlaces(lambda: custodian, lambda: SqlitePageStore(tmp_path / "pages.db"))
-    with pytest.raises(CustodianUnavailable):
-        run_drill(places, tmp_path / "sandbox", people=50, erase=5)
 
 
 # -- restores ---------------------------------------------------------------------------------------

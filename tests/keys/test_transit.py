@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from infra.vault import VERSION as PINNED
 from infra.vault import Vault
 from infra.vault.setup import make_keys, set_up
 from keys import (
@@ -36,7 +37,14 @@ from keys.errors import (
     CustodianTokenExpired,
 )
 from keys.transit import TransitCustodian
-from keys.transitcheck import inspect_transit, root_flaws
+from keys.transitcheck import (
+    OLDEST_TESTED,
+    inspect_server,
+    inspect_transit,
+    product_of,
+    root_flaws,
+    version_flaw,
+)
 from keys.vaulterrors import error_of
 from keys.vaultsession import Jwt, Token, TokenFile, VaultServer, VaultSession
 from tests.keys.people import ANN, BOB, WORD, now, provision, seal, shred, unseal
@@ -597,6 +605,46 @@ def test_upsert_and_a_missing_audit_device_are_seen(vault: Vault) -> None:
     assert len(texts) == 2
     assert "upsert" in texts[0]
     assert "audit" in texts[1]
+
+
+@pytest.mark.parametrize(
+    ("health", "product", "words"),
+    [
+        ({"version": "1.21.2", "enterprise": False}, "Vault", None),
+        ({"version": "1.21.10+ent", "enterprise": True}, "Vault", None),
+        ({"version": "2.0.0", "enterprise": False}, "Vault", None),
+        ({"version": "1.21.1", "enterprise": False}, "Vault", "older than 1.21.2"),
+        ({"version": "1.9.12"}, "Vault", "older than 1.21.2"),
+        ({"version": "0.11.0"}, "Vault", "older than 1.21.2"),
+        ({}, "Vault", "cannot be compared"),
+        ({"version": "2.4.1"}, "OpenBao", "not tested with OpenBao"),
+        ({"version": "1.21.2", "enterprise": False, "sealed": True}, "Vault", None),
+    ],
+)
+def test_a_server_older_than_the_oldest_tested_is_a_flaw(
+    health: dict[str, object], product: str, words: str | None
+) -> None:
+    """OpenBao counts its versions anew, so that none of them says anything of Vault's."""
+    found, version = product_of(health)
+    flaw = version_flaw(found, version)
+    assert found == product
+    if words is None:
+        assert flaw is None
+    else:
+        assert flaw is not None
+        assert words in flaw.text
+        assert not flaw.fatal
+
+
+def test_the_server_of_the_tests_is_the_oldest_tested(vault: Vault) -> None:
+    """What is said of versions is what the tests run on; the console's role may ask, too."""
+    oldest = OLDEST_TESTED["Vault"]
+    assert oldest is not None
+    assert ".".join(map(str, oldest)) == PINNED
+    told, flaw = inspect_server(role_session(vault, "console"))
+    health = vault.client().adapter.get("/v1/sys/health")
+    assert told == " ".join(product_of(health))
+    assert (flaw is None) == (told == f"Vault {PINNED}")
 
 
 def test_a_sound_root_has_no_flaw() -> None:

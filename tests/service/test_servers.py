@@ -180,10 +180,12 @@ def test_a_second_host_sees_what_the_first_did(home: Path, world: Runtime, tmp_p
     world.close()
 
 
-def test_the_doctor_looks_at_the_real_root(home: Path, world: Runtime) -> None:
+def test_the_doctor_looks_at_the_real_root(vault: Vault, home: Path, world: Runtime) -> None:
     """As far as the log-in may: the purge role sees the key and not the audit devices."""
     found = {(f.check, f.level): f.text for f in examine(world)}
     assert "may not read sys/audit" in found["transit engine", "warning"]
+    (server,) = [text for (check, _), text in found.items() if check == "transit server"]
+    assert vault.client().adapter.get("/v1/sys/health")["version"] in server
     assert ("transit engine", "error") not in found
     assert not [f for f in examine(world) if f.level == "error"]
     world.close()

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from attrs import asdict
 
-from keys import KeyPlaces, SqlitePageStore, adopt_host, import_fences, run_drill
+from keys import adopt_host, import_fences
 from keys.agentcounts import COUNTS_NAME, read_counts
 from keys.hardening import harden
 from lake import get_bytes
 from service.agent import agent_folder, serve_agent
 from service.cli.common import GROUP, INCOMPLETE, emit, opened, progress_bar, say, session
+from service.cli.drill_command import drill
 from service.errors import BadInput, NotInitialised
 from service.jobs import export_fence_copies
-from service.keyplaces import drill_custodian, key_places
+from service.keyplaces import key_places
 from service.lakeplace import lake_place
 from service.runtime import gated_keyring
 from service.settings import load_settings
 
 app = typer.Typer(help="Keys, epochs and the restore gate.", **GROUP)
+app.command()(drill)
 
 
 @app.command()
@@ -172,43 +171,6 @@ def import_(
         emit(here, asdict(done), f"{done.added:,} of {done.fences:,} fences were new here")
         if not keyring.gate().is_open:
             say("next: `shredlake keys converge`")
-
-
-@app.command()
-def drill(
-    context: typer.Context,
-    people: Annotated[int, typer.Option(min=2, max=1_000_000, help="people in the sandbox")] = 10_000,
-    erase: Annotated[int, typer.Option(min=1, help="how many of them are erased")] = 1000,
-) -> None:
-    """Restore yesterday's backups in a sandbox and count who opens; exit code 3 if the promise fails."""
-    if erase >= people:
-        raise typer.BadParameter("fewer people have to be erased than there are", param_hint="--erase")
-    sandbox = Path(tempfile.mkdtemp(prefix="shredlake-drill-"))
-    try:
-        with opened(context) as (here, runtime):
-            custodian, backup = drill_custodian(runtime.settings.keys, sandbox)
-            found = run_drill(
-                KeyPlaces(custodian, lambda: SqlitePageStore(sandbox / "pages.db")),
-                sandbox,
-                people=people,
-                erase=erase,
-                custodian_backup=backup,
-                on_step=lambda what, seconds: say(f"{seconds:6.2f} s  {what}"),
-            )
-            lines = [
-                f"{found.erased_opened} of {found.erased:,} erased people open from the page store's backup",
-                f"{found.others_opened:,} of {found.others_sampled:,} sampled others open today",
-            ]
-            if found.with_custodian_backup is not None:
-                lines.append(
-                    f"{found.with_custodian_backup:,} of {found.erased:,} open when the custodian's backup "
-                    "is restored too: receipts of level E2 say when that is over"
-                )
-            emit(here, asdict(found) | {"passed": found.passed}, "\n".join(lines))
-            if not found.passed:
-                raise typer.Exit(INCOMPLETE)
-    finally:
-        shutil.rmtree(sandbox, ignore_errors=True)
 
 
 @app.command()
