@@ -10,6 +10,7 @@ from keys.drill import DrillReport, DrillSite, run_drill
 from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
 from keys.envelope import FieldContext
+from keys.epochclose import EpochClose
 from keys.errors import (
     AgentDenied,
     AgentUnavailable,
@@ -46,7 +47,7 @@ from keys.errors import (
 from keys.fencecopy import Merged, export_fences, import_fences
 from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
 from keys.keyring import Keyring
-from keys.keytree import EpochClose, KeyTree
+from keys.keytree import KeyTree
 from keys.leases import Lease, LeaseBook
 from keys.opening import KeyPlaces, adopt_host, embedded_places, open_embedded, open_forensic, open_keys
 from keys.pagestore import PageStore, SqlitePageStore

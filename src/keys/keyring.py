@@ -16,10 +16,11 @@ from keys.caches import Provisioned
 from keys.changes import StoreChanges
 from keys.custodian import Custodian, Signature
 from keys.effects import Effects
+from keys.epochclose import EpochClose
 from keys.errors import InvalidTransition, SubjectErased
 from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
 from keys.gatekeeping import Gatekeeping
-from keys.keytree import EpochClose, KeyTree
+from keys.keytree import KeyTree
 from keys.leases import LeaseBook
 from keys.pagestore import PageStore, PageWriter
 from keys.provisioning import Provisioning

@@ -8,35 +8,16 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from attrs import frozen
-
 from keys import tree
 from keys.blindindex import CIPHER_KEY_BYTES, FIXED_KEY_BYTES, BlindIndex
 from keys.custodian import Custodian
 from keys.effects import Effects
+from keys.epochclose import EpochClose, close_epoch
 from keys.errors import PageDamaged, PageMissing, PageStoreError, RootKeyRetired, RootMismatch, StaleWrite
 from keys.pagestore import NodeRow, PageRow, PageStore, PageWriter
-from keys.rootowner import RootOwner
+from keys.rootowner import RootOwner, rotating
 
-_CANARY: Final = "root_canary"
 _FORMAT: Final = "2"
-
-
-@frozen
-class EpochClose:
-    """What closing an epoch did.
-
-    Attributes:
-        root_version: the version that is in force now.
-        nodes: how many node keys were rewrapped.
-        custodian_calls: counted, other threads' included; few, whatever the number of subjects.
-        old_wrap_refused: a wrap kept from before was tried and refused: the proof.
-    """
-
-    root_version: int
-    nodes: int
-    custodian_calls: int
-    old_wrap_refused: bool
 
 
 class KeyTree:
@@ -232,27 +213,8 @@ class KeyTree:
     # -- epochs ------------------------------------------------------------------------------------
 
     def close_epoch(self, effects: Effects) -> EpochClose:
-        """Rotates the root, rewraps every node key, retires the old versions and proves it.
-
-        Resumable: a killed close leaves wraps of a live version; the next one does all of it.
-        """
-        before = self.custodian.calls
-        kept_context, kept = self._canary()
-        with effects("keys.rotate"), self._rotating() as (writer, version):
-            rows = self.store.nodes()
-            wrapped = self.custodian.rewrap([(self._node_context(r.node_id), r.wrapped) for r in rows])
-            for row, fresh in zip(rows, wrapped, strict=True):
-                writer.put_node(NodeRow(row.node_id, 0, fresh, row.body), row.version)
-            canary = self.custodian.wrap([(kept_context, self._random(32))])[0]
-            writer.set_meta(_CANARY, canary.hex())
-        self.store.flush_deleted()
-        with effects("keys.retire"), self.store.transaction():  # nobody wraps meanwhile
-            written = {row.node_id: row.version + 1 for row in rows}
-            if any(row.version < written.get(row.node_id, 0) for row in self.store.nodes()):
-                raise StaleWrite("the page store went back behind the epoch close; nothing was retired")
-            self.custodian.retire(version)
-        refused = self._is_refused(kept_context, kept)
-        return EpochClose(version, len(rows), self.custodian.calls - before, refused)
+        """See `keys.epochclose`."""
+        return close_epoch(self.store, self.custodian, self._rotating, self.tree_id, self._random, effects)
 
     def adopt_root(self) -> int:
         """Goes on with a root that somebody else rotated; returns its version."""
@@ -266,21 +228,8 @@ class KeyTree:
 
     # -- inner -------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _rotating(self, *, unused: bool = False) -> Iterator[tuple[PageWriter, int]]:
-        """(a transaction, the root version that is in force in it); raises `RootShared`."""
-        while True:
-            before = None
-            if self._owner is not None:
-                with self.store.transaction() as writer:
-                    before = self._owner.intend(writer, unused=unused)
-            with self.store.transaction() as writer:
-                if self._owner is None or before is None:
-                    yield writer, self.custodian.rotate()
-                    return
-                if self._owner.is_still(before):
-                    yield writer, self._owner.rotate(writer, before)
-                    return
+    def _rotating(self, *, unused: bool = False) -> contextlib.AbstractContextManager[tuple[PageWriter, int]]:
+        return rotating(self.store, self.custodian, self._owner, unused=unused)
 
     def _initialise(self) -> None:
         with self._rotating(unused=True) as (writer, _):
@@ -431,17 +380,3 @@ class KeyTree:
             writer.put_node(NodeRow(node_id, 0, wrap, sealed), row.version if row else None)
             with self._mutex:
                 self._nodes[node_id] = (row.version + 1 if row else 1, body)
-
-    def _canary(self) -> tuple[bytes, bytes]:
-        context = f"canary|{self.tree_id}".encode()
-        stored = self.store.meta(_CANARY)
-        if stored is None:
-            return context, self.custodian.wrap([(context, self._random(32))])[0]
-        return context, bytes.fromhex(stored)
-
-    def _is_refused(self, context: bytes, wrapped: bytes) -> bool:
-        try:
-            self.custodian.unwrap([(context, wrapped)])
-        except RootKeyRetired:
-            return True
-        return False

@@ -8,6 +8,8 @@ tried, so that a lost answer or a killed process is told from a rotation by some
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 from keys.custodian import Custodian
@@ -93,3 +95,29 @@ class RootOwner:
     def _number(self, name: str) -> int | None:
         found = self._store.meta(name)
         return None if found is None else int(found)
+
+
+@contextlib.contextmanager
+def rotating(
+    store: PageStore, custodian: Custodian, owner: RootOwner | None, *, unused: bool
+) -> Iterator[tuple[PageWriter, int]]:
+    """(a transaction, the root version that is in force in it).
+
+    Args:
+        owner: None rotates whoever's root it is.
+
+    Raises:
+        RootShared: the root is not `owner`'s alone.
+    """
+    while True:
+        before = None
+        if owner is not None:
+            with store.transaction() as writer:
+                before = owner.intend(writer, unused=unused)
+        with store.transaction() as writer:
+            if owner is None or before is None:
+                yield writer, custodian.rotate()
+                return
+            if owner.is_still(before):
+                yield writer, owner.rotate(writer, before)
+                return
