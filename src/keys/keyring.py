@@ -139,14 +139,19 @@ class Keyring:
 
     def mint(self, count: int, purpose: str = "system") -> list[Provisioned]:
         """Keys that belong to no person (view state, dead letters), each with a fresh ref."""
-        return repeatedly(lambda: self._mint(count, purpose))
-
-    def _mint(self, count: int, purpose: str) -> list[Provisioned]:
         check_purpose(purpose)
-        with self._effects("keys.mint"), self._transaction() as writer:
-            code = self._purposes.number_or_new(purpose, writer)
-            refs = self.tree.create(writer, [NewKey(code, 1)] * count)
-        return [Provisioned(ref, 1, True) for ref in refs]
+        tried: list[bytes] = []
+
+        def make() -> None:
+            with self._effects("keys.mint"), self._transaction() as writer:
+                # Nobody could find them by a name: those of a try whose answer was lost would stay for ever.
+                if tried and any(self.tree.records_of(tried)):
+                    return
+                code = self._purposes.number_or_new(purpose, writer)
+                tried[:] = self.tree.create(writer, [NewKey(code, 1)] * count)
+
+        repeatedly(make)
+        return [Provisioned(ref, 1, True) for ref in tried]
 
     def drop(self, refs: Sequence[bytes]) -> int:
         """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes.
@@ -205,7 +210,9 @@ class Keyring:
             return self.fences.append(entries, request_id)
 
     def destroy(self, refs: Sequence[bytes], fences: Sequence[Fence]) -> int:
-        """Destroys the records of fenced refs. Repeating it is success. Returns how many were there.
+        """Destroys the records of fenced refs. Repeating it is success.
+
+        Returns how many were there; those of a try whose answer was lost are not counted.
 
         Raises:
             InvalidTransition: a ref without a fence.
