@@ -67,6 +67,7 @@ from keys.subjects import (
     is_subject_id,
 )
 from keys.treecheck import TreeCheck
+from keys.treeinventory import Inventory
 
 __all__ = [
     "ALL_PURPOSES",
@@ -96,6 +97,7 @@ __all__ = [
     "Identity",
     "InvalidName",
     "InvalidTransition",
+    "Inventory",
     "KeyPlaces",
     "KeyRecordMissing",
     "KeyTree",

@@ -129,6 +129,11 @@ class FenceLog:
         """The count of fences: the newest fence's number."""
         return int(self._db.read("SELECT COALESCE(MAX(epoch), 0) FROM fences")[0][0])
 
+    def head(self) -> tuple[int, bytes]:
+        """(number, link) of the newest fence; (0, 32 zero bytes) where there is none."""
+        rows = self._db.read("SELECT epoch, chain FROM fences ORDER BY epoch DESC LIMIT 1")
+        return rows[0] if rows else (0, _GENESIS)
+
     def log_id(self) -> str:
         """A random name of this log, the same in every copy of its file; made when it is first asked for."""
         if not self._id:

@@ -32,6 +32,7 @@ from keys.retry import repeatedly
 from keys.sealing import Opener, SealRule, SealSession
 from keys.subjects import DEFAULT_PURPOSE, Identity, Shredded, SubjectId, check_purpose
 from keys.treecheck import Progress, TreeCheck, check_tree, fenced_records, tree_stats
+from keys.treeinventory import Inventory, take_inventory
 
 
 class Keyring:
@@ -348,6 +349,13 @@ class Keyring:
     def check(self, progress: Progress = lambda done, total: None) -> TreeCheck:
         """Opens everything; see `treecheck.check_tree`."""
         return check_tree(self.tree, self._store, self.fences, self._purposes.names(), self.gate(), progress)
+
+    def inventory(self) -> Inventory:
+        """Opens everything and counts; see `keys.treeinventory`."""
+        replaced = self.tree.index.being_replaced
+        return take_inventory(
+            self.check(), self._store, self.custodian, self.fences, index_being_replaced=replaced
+        )
 
     def close(self) -> None:
         """Drops every key and gives the lease up."""

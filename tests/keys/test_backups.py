@@ -19,6 +19,7 @@ from keys import (
     EmbeddedCustodian,
     FenceCopyInvalid,
     FenceLog,
+    Identity,
     KeyPlaces,
     Keyring,
     PageDamaged,
@@ -345,7 +346,31 @@ def test_a_check_counts_what_is_there(keyring: Keyring) -> None:
     counts = {one.purpose: (one.records, one.held, one.highest_generation) for one in found.purposes}
     assert counts == {"service": (2, 1, 1), "marketing": (1, 1, 2)}
     stats = keyring.stats()
-    assert (stats["records"], stats["names"], stats["pages"]) == (3, 2, 1)
+    assert (stats["records"], stats["names"], stats["pages"], stats["nodes"]) == (3, 2, 1, 2)
+
+
+def test_an_inventory_says_what_is_there_and_what_wraps_it(keyring: Keyring) -> None:
+    """People apart from keys of nobody and from further names; the root version of every node."""
+    refs = [provision(keyring, who).ref for who in (ANN, BOB, CID)]
+    keyring.add_identities([(refs[0], Identity("email", f"{n}@example.org")) for n in range(4)])
+    keyring.mint(5)
+    empty = keyring.inventory()
+    assert (empty.fences, empty.fence_head) == (0, "")
+    shred(keyring, CID, refs[2])
+    found = keyring.inventory()
+    assert (found.people, found.identities, found.handles, found.records) == (2, 4, 7, 7)
+    assert (found.pages, found.fill) == (1, round(7 / 1024, 3))
+    assert (found.fences, bytes.fromhex(found.fence_head)) == (1, keyring.fences.all()[0].chain)
+    version = keyring.custodian.status().latest_version
+    assert [(node.node_id, node.pages, node.root_version) for node in found.nodes] == [
+        (-1, 0, version),
+        (0, 1, version),
+    ]
+    keyring.close_epoch()
+    assert {node.root_version for node in keyring.inventory().nodes} == {version + 1}
+    assert (found.index_version, found.index_being_replaced) == (1, False)
+    keyring.rekey()
+    assert keyring.inventory().index_version == 3
 
 
 @pytest.mark.parametrize(
