@@ -71,7 +71,7 @@ class Keyring:
         self._clock_seconds = clock_seconds
         self._purposes = PurposeNumbers(store)
         self.changes = StoreChanges(store)
-        self.gatekeeping = Gatekeeping(store, fences)
+        self.gatekeeping = Gatekeeping(store, fences, self.changes)
         self.resident = ResidentKeys(
             self.tree, store, fences, leases, self.gatekeeping, self.changes, random_bytes
         )
@@ -241,6 +241,7 @@ class Keyring:
                 code = None if purpose == ALL_PURPOSES else self._purposes.number_or_new(purpose, writer)
                 gone += self.tree.remove(writer, list(highest), code, highest)
             writer.mark_destroyed((fence.epoch, fence.chain) for fence in fences)
+            self.changes.name_destruction(writer, self._random)
         return gone
 
     def wait_until_unreadable(self, epoch: int) -> float:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,49 @@ def test_after_a_restore_nothing_is_served_until_the_newest_fences_are_replayed(
     answers = {who: unseal(restored, refs[who], sealed[who]) for who in refs}
     assert answers == {ANN: Shredded("r1", 1), BOB: Shredded("r2", 2), CID: WORD}
     assert restored.check().problems == ()
+
+
+@pytest.mark.parametrize("name", ["pages", "fences"])
+def test_a_running_process_notices_a_restore_although_it_compared_before(
+    keyring: Keyring, home: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate reads all fences again when one of both names another state, and only then."""
+    refs = {who: provision(keyring, who).ref for who in (ANN, BOB, CID)}
+    shred(keyring, ANN, refs[ANN])
+    backup(home / f"{name}.db", tmp_path / "copy")
+    shred(keyring, BOB, refs[BOB])
+    assert keyring.gate().is_open
+    read = keyring._store.destroyed
+    looks: list[int] = []
+    monkeypatch.setattr(keyring._store, "destroyed", lambda: looks.append(1) or read())
+    assert keyring.gate().is_open
+    assert looks == [], "nothing has changed since the last comparison"
+    backup(tmp_path / "copy", home / f"{name}.db")  # in place, under the open connections
+    gate = keyring.gate()
+    assert (gate.pending_epochs, gate.fence_log_behind) == (((2,), False) if name == "pages" else ((), True))
+    assert len(looks) == 1
+    assert not open_embedded(home).gate().is_open, "nor does a process that starts"
+    if name == "pages":
+        assert keyring.converge() == 1
+        assert keyring.gate().is_open
+        shred(keyring, CID, refs[CID])
+        assert keyring.gate().is_open
+
+
+def test_a_log_of_the_same_length_in_its_place_is_noticed(
+    keyring: Keyring, home: Path, tmp_path: Path
+) -> None:
+    """A fence was lost and another one has its number: the pages know the link of the lost one."""
+    refs = {who: provision(keyring, who).ref for who in (ANN, BOB)}
+    backup(home / "fences.db", tmp_path / "copy")
+    shred(keyring, ANN, refs[ANN])
+    assert keyring.gate().is_open
+    older = FenceLog(tmp_path / "copy", keyring.custodian.secret("fence"), lambda: datetime.now(UTC))
+    older.append([(older.subject_tag(BOB), older.ref_tag(refs[BOB]), "*", 1)], "r1")
+    older.close()
+    backup(tmp_path / "copy", home / "fences.db")
+    assert keyring.epoch() == 1
+    assert keyring.gate().fence_log_foreign
 
 
 def test_a_partial_restore_brings_nobody_back_unnoticed(keyring: Keyring, home: Path, tmp_path: Path) -> None:
