@@ -117,6 +117,9 @@ class FenceLog:
         path: SQLite file.
         tag_key: 32 bytes of the custodian for the keyed hashes; never rotated.
         clock: gives the time of a fence.
+
+    Attributes:
+        replacements: how often what this process had read was not the beginning of the log any more.
     """
 
     def __init__(self, path: Path, tag_key: bytes, clock: Callable[[], datetime]) -> None:
@@ -125,6 +128,7 @@ class FenceLog:
         self._clock = clock
         self._mutex = threading.Lock()
         self._seen = _Seen()
+        self.replacements = 0
         self._id = ""
 
     def epoch(self) -> int:
@@ -355,6 +359,7 @@ class FenceLog:
                     other = _Seen()
                     other.add(self.all())
                     self._seen = other  # whole: no reader finds it empty
+                    self.replacements += 1
             return self._seen.newest, self._seen.links
 
     def close(self) -> None:

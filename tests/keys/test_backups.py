@@ -227,17 +227,24 @@ def test_a_running_process_notices_a_restore_although_it_compared_before(
 def test_a_log_of_the_same_length_in_its_place_is_noticed(
     keyring: Keyring, home: Path, tmp_path: Path
 ) -> None:
-    """A fence was lost and another one has its number: the pages know the link of the lost one."""
+    """A fence was lost and another one has its number: the pages know the link of the lost one.
+
+    Whoever is fenced now is read by nobody, although the number of fences is the same.
+    """
     refs = {who: provision(keyring, who).ref for who in (ANN, BOB)}
+    sealed = seal(keyring, refs[BOB])
     backup(home / "fences.db", tmp_path / "copy")
     shred(keyring, ANN, refs[ANN])
     assert keyring.gate().is_open
+    assert unseal(keyring, refs[BOB], sealed) == WORD
     older = FenceLog(tmp_path / "copy", keyring.custodian.secret("fence"), lambda: datetime.now(UTC))
     older.append([(older.subject_tag(BOB), older.ref_tag(refs[BOB]), "*", 1)], "r1")
     older.close()
     backup(tmp_path / "copy", home / "fences.db")
     assert keyring.epoch() == 1
     assert keyring.gate().fence_log_foreign
+    keyring.resident.acknowledge_now()  # what every second brings
+    assert unseal(keyring, refs[BOB], sealed) == Shredded("r1", 1)
 
 
 def test_a_partial_restore_brings_nobody_back_unnoticed(keyring: Keyring, home: Path, tmp_path: Path) -> None:
