@@ -25,12 +25,16 @@ CHOSEN = "TEST_SERVERS"
 
 
 @contextmanager
-def running(kind: Callable[[Path], Any], *names: str) -> Iterator[Any]:
-    """A server in a fresh folder that another user may enter; stopped and removed afterwards."""
+def running(kind: Callable[[Path], Any], *names: str, at: Path | None = None) -> Iterator[Any]:
+    """A server in a fresh folder that another user may enter; stopped and removed afterwards.
+
+    Args:
+        at: where that folder is made, instead of among the system's temporary ones.
+    """
     for name in names:
         if name not in os.environ.get(CHOSEN, name).split(","):
             pytest.skip(f"{name} was not chosen in {CHOSEN}")
-    folder = Path(tempfile.mkdtemp(prefix="shredlake-servers-"))
+    folder = Path(tempfile.mkdtemp(prefix="shredlake-servers-", dir=at))
     folder.chmod(0o755)
     server = kind(folder)
     try:

@@ -68,6 +68,7 @@ from keys.subjects import (
     is_subject_id,
 )
 from keys.treecheck import TreeCheck
+from keys.treeinventory import Inventory
 
 __all__ = [
     "ALL_PURPOSES",
@@ -98,6 +99,7 @@ __all__ = [
     "Identity",
     "InvalidName",
     "InvalidTransition",
+    "Inventory",
     "KeyPlaces",
     "KeyRecordMissing",
     "KeyTree",

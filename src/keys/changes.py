@@ -1,7 +1,10 @@
-"""Counts in the page store of what every process has to drop its keys for, besides a new fence."""
+"""What the page store says of its changes: what every process has to drop its keys for, besides a new
+fence, and whether further keys were destroyed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from attrs import frozen
@@ -10,6 +13,8 @@ from keys.pagestore import PageStore, PageWriter
 
 _HOLDS: Final = "hold_changes"
 _EVICTIONS: Final = "evictions"
+_DESTRUCTIONS: Final = "destroyed_revision"
+_REVISION_BYTES: Final = 16
 
 
 @frozen
@@ -35,3 +40,14 @@ class StoreChanges:
         count = self.evictions() + 1
         writer.set_meta(_EVICTIONS, str(count))
         return count
+
+    def destructions(self) -> str | None:
+        """A random name of the state of `destroyed`; None in a store that has none yet.
+
+        Every destruction gives another one in its own transaction: the same name is the same state.
+        """
+        return self.store.meta(_DESTRUCTIONS)
+
+    def name_destruction(self, writer: PageWriter, random_bytes: Callable[[int], bytes]) -> None:
+        """Another name, in the transaction of the destruction."""
+        writer.set_meta(_DESTRUCTIONS, random_bytes(_REVISION_BYTES).hex())

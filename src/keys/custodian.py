@@ -54,6 +54,10 @@ class Custodian(Protocol):
 
     def rewrap(self, items: Sequence[tuple[bytes, bytes]]) -> list[bytes]: ...
 
+    def wrap_version(self, wrapped: bytes) -> int:
+        """The root version that made a wrap, as the wrap itself says; nothing is asked or proven."""
+        ...
+
     def rotate(self) -> int:
         """Adds a root version and returns its number; wraps use it from now on."""
         ...

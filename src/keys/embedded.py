@@ -91,6 +91,9 @@ class EmbeddedCustodian:
             wrapped.append(head + nonce + aead.encrypt(nonce, key, head + context))
         return wrapped
 
+    def wrap_version(self, wrapped: bytes) -> int:
+        return int.from_bytes(wrapped[_HEAD - 4 : _HEAD], "big")
+
     def unwrap(self, items: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
         root = self._load()
         opened = []

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import threading
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -96,11 +96,12 @@ class _Seen:
         self.by_ref: dict[bytes, list[Fence]] = {}
         self.by_subject: dict[bytes, list[Fence]] = {}
         self.heads: set[bytes] = set()
+        self.links: dict[int, bytes] = {}
 
     @property
-    def epoch(self) -> int:
-        """The newest one's number."""
-        return self.fences[-1].epoch if self.fences else 0
+    def newest(self) -> tuple[int, bytes]:
+        """The newest one's number and link."""
+        return (self.fences[-1].epoch, self.fences[-1].chain) if self.fences else (0, _GENESIS)
 
     def add(self, fences: Sequence[Fence]) -> None:
         """Takes what follows."""
@@ -108,6 +109,7 @@ class _Seen:
             self.heads.add(fence.ref_tag[:2])
             self.by_ref.setdefault(fence.ref_tag, []).append(fence)
             self.by_subject.setdefault(fence.subject_tag, []).append(fence)
+            self.links[fence.epoch] = fence.chain
         self.fences.extend(fences)
 
 
@@ -118,6 +120,9 @@ class FenceLog:
         path: SQLite file.
         tag_key: 32 bytes of the custodian for the keyed hashes; never rotated.
         clock: gives the time of a fence.
+
+    Attributes:
+        replacements: how often what this process had read was not the beginning of the log any more.
     """
 
     def __init__(self, path: Path, tag_key: bytes, clock: Callable[[], datetime]) -> None:
@@ -126,11 +131,17 @@ class FenceLog:
         self._clock = clock
         self._mutex = threading.Lock()
         self._seen = _Seen()
+        self.replacements = 0
         self._id = ""
 
     def epoch(self) -> int:
         """The count of fences: the newest fence's number."""
         return int(self._db.read("SELECT COALESCE(MAX(epoch), 0) FROM fences")[0][0])
+
+    def head(self) -> tuple[int, bytes]:
+        """(number, link) of the newest fence; (0, 32 zero bytes) where there is none."""
+        rows = self._db.read("SELECT epoch, chain FROM fences ORDER BY epoch DESC LIMIT 1")
+        return rows[0] if rows else (0, _GENESIS)
 
     def log_id(self) -> str:
         """A random name of this log, the same in every copy of its file; made when it is first asked for."""
@@ -343,15 +354,27 @@ class FenceLog:
 
     def refresh(self) -> int:
         """Reads what other processes added; returns the newest epoch seen."""
+        return self.links()[0][0]
+
+    def links(self) -> tuple[tuple[int, bytes], Mapping[int, bytes]]:
+        """The newest fence's (number, link), and the links of all by number, which may grow meanwhile.
+
+        A link is a hash of all that came before it, so while the newest one is the same, the log is: what
+        was read once need not be read again. One that went back and grew again has another link at that
+        number, however long it is. An edit that leaves the newest row as it was is for `verify`.
+        """
         with self._mutex:
-            newest = self.epoch()
-            if newest > self._seen.epoch:
-                self._seen.add(self._after(self._seen.epoch))
-            elif newest < self._seen.epoch:  # an older file was put in its place
-                older = _Seen()
-                older.add(self.all())
-                self._seen = older  # whole: no reader finds it empty
-        return newest
+            if self.head() != self._seen.newest:
+                epoch, chain = self._seen.newest
+                added = self._after(epoch)
+                if added and _link(chain, astuple(added[0])[:-1]) == added[0].chain:
+                    self._seen.add(added)
+                else:  # an older file was put in its place, and may have grown since
+                    other = _Seen()
+                    other.add(self.all())
+                    self._seen = other  # whole: no reader finds it empty
+                    self.replacements += 1
+            return self._seen.newest, self._seen.links
 
     def close(self) -> None:
         """Closes the database."""

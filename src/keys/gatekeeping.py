@@ -1,4 +1,10 @@
-"""Asking the restore gate: reads fence log, page store and witnesses, and lets `restoregate` decide."""
+"""Asking the restore gate: reads fence log, page store and witnesses, and lets `restoregate` decide.
+
+Each time it reads two names: the newest fence's link, and that of the state of `destroyed`. Both name all
+that lies behind them (see `FenceLog.links` and `StoreChanges.destructions`), and a restore brings older names
+along. So while both are those of the last comparison, its outcome holds; a process that starts has none.
+Witnesses are asked every time.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
-from attrs import evolve
+from attrs import evolve, frozen
 
+from keys.changes import StoreChanges
 from keys.fencelog import FenceLog
 from keys.pagestore import PageStore, PageWriter
 from keys.restoregate import GateStatus, Remembered, Witness, compare
@@ -18,19 +25,36 @@ _GIVEN_UP: Final = "fences_given_up"
 """Where it says up to which number the fences that witnesses remember are lost for good."""
 
 
+@frozen
+class _Compared:
+    """What a comparison found.
+
+    Attributes:
+        newest: fence and link of the log.
+        destructions: name of the page store's state.
+    """
+
+    newest: tuple[int, bytes]
+    destructions: str
+    status: GateStatus
+
+
 class Gatekeeping:
     """The gate of one lake.
 
     Args:
         store, fences: what has to agree.
+        changes: of the store.
 
     Attributes:
         witnesses: further places that remember the newest fence; whoever opens them adds them.
     """
 
-    def __init__(self, store: PageStore, fences: FenceLog) -> None:
+    def __init__(self, store: PageStore, fences: FenceLog, changes: StoreChanges) -> None:
         self._store = store
         self._fences = fences
+        self._changes = changes
+        self._last: _Compared | None = None
         self.witnesses: list[Witness] = []
 
     def knows_its_fence_log(self) -> bool:
@@ -44,16 +68,16 @@ class Gatekeeping:
             witnesses: asked besides those of every time.
         """
         # First, then the pages, then the log: whatever the earlier ones know was fenced before.
-        remembered = [found for ask in (*self.witnesses, *witnesses) if (found := ask()) is not None]
-        destroyed = self._store.destroyed()
-        fenced = {fence.epoch: fence.chain for fence in self._fences.all()}
+        remembered = [one for ask in (*self.witnesses, *witnesses) if (one := ask()) is not None]
+        compared = self._compared()
+        _, fenced = self._fences.links()
         given_up = self._given_up()
         believed = [one for one in remembered if one.epoch > given_up]
-        return compare(fenced, destroyed, self.knows_its_fence_log(), believed)
+        return compared.among(fenced, self.knows_its_fence_log(), believed)
 
     def lacks(self, remembered: Remembered) -> bool:
         """Whether the fence log lacks a fence that nobody has given up."""
-        fenced = {fence.epoch: fence.chain for fence in self._fences.all()}
+        _, fenced = self._fences.links()
         return remembered.epoch > self._given_up() and not remembered.is_in(fenced)
 
     def bind(
@@ -76,6 +100,19 @@ class Gatekeeping:
                 writer.set_meta(FENCE_LOG, self._fences.log_id())
                 if status.lost:
                     writer.set_meta(_GIVEN_UP, str(max(one.epoch for one in status.lost)))
+
+    def _compared(self) -> GateStatus:
+        """Pages against log, the pages first; again only where one of them changed."""
+        name, last = self._changes.destructions(), self._last
+        if last is not None and (last.newest, last.destructions) == (self._fences.links()[0], name):
+            return last.status
+        destroyed = self._store.destroyed()
+        newest, fenced = self._fences.links()
+        status = compare(dict(fenced), destroyed)
+        # Only what surely is of this name: a destruction may have come between name and rows.
+        if name is not None and name == self._changes.destructions() and newest == self._fences.links()[0]:
+            self._last = _Compared(newest, name, status)
+        return status
 
     def _given_up(self) -> int:
         return int(self._store.meta(_GIVEN_UP) or 0)

@@ -33,6 +33,7 @@ from keys.retry import repeatedly
 from keys.sealing import Opener, SealRule, SealSession
 from keys.subjects import DEFAULT_PURPOSE, Identity, Shredded, SubjectId, check_purpose
 from keys.treecheck import Progress, TreeCheck, check_tree, fenced_records, tree_stats
+from keys.treeinventory import Inventory, take_inventory
 
 
 class Keyring:
@@ -71,7 +72,7 @@ class Keyring:
         self._clock_seconds = clock_seconds
         self._purposes = PurposeNumbers(store)
         self.changes = StoreChanges(store)
-        self.gatekeeping = Gatekeeping(store, fences)
+        self.gatekeeping = Gatekeeping(store, fences, self.changes)
         self.resident = ResidentKeys(
             self.tree, store, fences, leases, self.gatekeeping, self.changes, random_bytes
         )
@@ -137,14 +138,19 @@ class Keyring:
 
     def mint(self, count: int, purpose: str = "system") -> list[Provisioned]:
         """Keys that belong to no person (view state, dead letters), each with a fresh ref."""
-        return repeatedly(lambda: self._mint(count, purpose))
-
-    def _mint(self, count: int, purpose: str) -> list[Provisioned]:
         check_purpose(purpose)
-        with self._effects("keys.mint"), self._transaction() as writer:
-            code = self._purposes.number_or_new(purpose, writer)
-            refs = self.tree.create(writer, code, [1] * count)
-        return [Provisioned(ref, 1, True) for ref in refs]
+        tried: list[bytes] = []
+
+        def make() -> None:
+            with self._effects("keys.mint"), self._transaction() as writer:
+                # Nobody could find them by a name: those of a try whose answer was lost would stay for ever.
+                if tried and any(self.tree.records_of(tried)):
+                    return
+                code = self._purposes.number_or_new(purpose, writer)
+                tried[:] = self.tree.create(writer, code, [1] * count)
+
+        repeatedly(make)
+        return [Provisioned(ref, 1, True) for ref in tried]
 
     def drop(self, refs: Sequence[bytes]) -> int:
         """Destroys minted keys; what they sealed is unreadable in every copy after the epoch closes.
@@ -203,7 +209,9 @@ class Keyring:
             return self.fences.append(entries, request_id)
 
     def destroy(self, refs: Sequence[bytes], fences: Sequence[Fence]) -> int:
-        """Destroys the records of fenced refs. Repeating it is success. Returns how many were there.
+        """Destroys the records of fenced refs. Repeating it is success.
+
+        Returns how many were there; those of a try whose answer was lost are not counted.
 
         Raises:
             InvalidTransition: a ref without a fence.
@@ -231,6 +239,7 @@ class Keyring:
                 code = None if purpose == ALL_PURPOSES else self._purposes.number_or_new(purpose, writer)
                 gone += self.tree.remove(writer, list(highest), code, highest)
             writer.mark_destroyed((fence.epoch, fence.chain) for fence in fences)
+            self.changes.name_destruction(writer, self._random)
         return gone
 
     def wait_until_unreadable(self, epoch: int) -> float:
@@ -339,6 +348,13 @@ class Keyring:
     def check(self, progress: Progress = lambda done, total: None) -> TreeCheck:
         """Opens everything; see `treecheck.check_tree`."""
         return check_tree(self.tree, self._store, self.fences, self._purposes.names(), self.gate(), progress)
+
+    def inventory(self) -> Inventory:
+        """Opens everything and counts; see `keys.treeinventory`."""
+        replaced = self.tree.index.being_replaced
+        return take_inventory(
+            self.check(), self._store, self.custodian, self.fences, index_being_replaced=replaced
+        )
 
     def close(self) -> None:
         """Drops every key and gives the lease up."""

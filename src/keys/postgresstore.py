@@ -1,9 +1,10 @@
 """The page store on PostgreSQL: several hosts, one tree.
 
 One schema per tree. A writing transaction takes the schema's advisory lock first, as SQLite's takes the
-file's: writers queue, readers never wait, nothing can deadlock. What was deleted stays in the server's
-files until they are reused, in its write-ahead log and in its backups: ciphertext under page keys that
-the epoch close made unreadable.
+file's: writers queue, readers never wait, and two of them never deadlock. One that deadlocks with locks of
+somebody else, or that the server ends, is rolled back and may be repeated. What was deleted stays in the
+server's files until they are reused, in its write-ahead log and in its backups: ciphertext under page keys
+that the epoch close made unreadable.
 """
 
 from __future__ import annotations
@@ -51,6 +52,13 @@ CREATE TABLE IF NOT EXISTS elsewhere (ref bytea NOT NULL, page_id bigint NOT NUL
     PRIMARY KEY (ref, page_id));
 CREATE TABLE IF NOT EXISTS destroyed (epoch bigint PRIMARY KEY, chain bytea NOT NULL)
 """
+_GIVEN_UP: Final = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+)
+"""Errors that end a transaction: it left nothing, unless its COMMIT landed and only the answer was lost."""
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -211,7 +219,7 @@ class PostgresPageStore:
             raise PageStoreFull("the page store has no room left") from None
         except psycopg.errors.UniqueViolation:
             raise StaleWrite("a node or page was made by another process") from None
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except _GIVEN_UP as error:
             self._pool.check()  # connections of the same outage are thrown away together
             raise PageStoreUnavailable(f"the page store gave up: {type(error).__name__}") from None
 

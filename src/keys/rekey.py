@@ -85,7 +85,7 @@ class Rekey:
         return done
 
     def _names(self) -> int:
-        self._begin_index()
+        repeatedly(self._begin_index)
         total, seen, moved = self._store.size().names, 0, 0
         while True:
             cursor = self._name_cursor()
@@ -102,7 +102,8 @@ class Rekey:
             seen += len(rows)
             self._progress("names", min(seen, total), total)
             time.sleep(self._pause_seconds)
-        self._finish_index()
+        repeatedly(self._finish_index)
+        self._store.flush_deleted()
         return moved
 
     def _name_cursor(self) -> bytes:
@@ -133,11 +134,10 @@ class Rekey:
     def _finish_index(self) -> None:
         with self._effects("keys.rekey"), self._transaction() as writer:
             if self._is_over():
-                return  # another run of the same replacement has finished it
+                return  # by another run of it, or by this one, whose answer was lost
             self._tree.drop_old_index_cipher(writer)
             writer.set_meta(_NEXT_PAGE, "0")
             writer.set_meta(blindindex.VERSION, self._next_version())
-        self._store.flush_deleted()
 
     def _is_over(self) -> bool:
         """Whether the replacement this run takes part in was finished by another."""

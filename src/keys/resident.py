@@ -57,6 +57,7 @@ class ResidentKeys:
         self._changes = changes
         self._random = random_bytes
         self._seen_holds = 0
+        self._seen_replacements = 0
         self._mutex = threading.RLock()
         self._caches = Caches()
         self._lease = Lease(leases, self._look_around, self._evict)
@@ -272,7 +273,8 @@ class ResidentKeys:
                 )
 
     def _look_around(self) -> Seen:
-        """What a lease acknowledges; on the way, keys are dropped when a hold came or went elsewhere.
+        """What a lease acknowledges; on the way, keys are dropped when a hold came or went elsewhere,
+        or the fence log was replaced by another one that may have as many fences.
 
         Raises:
             RestoreGateClosed: the fences are another lake's, or another host's copy.
@@ -280,10 +282,12 @@ class ResidentKeys:
         if not self._gatekeeping.knows_its_fence_log():
             raise foreign_fence_log()
         holds, evictions = self._changes.holds(), self._changes.evictions()
-        if holds != self._seen_holds:
-            self._seen_holds = holds
+        epoch = self.fences.refresh()
+        replacements = self.fences.replacements
+        if (holds, replacements) != (self._seen_holds, self._seen_replacements):
+            self._seen_holds, self._seen_replacements = holds, replacements
             self.forget_all()
-        return Seen(self.fences.refresh(), evictions)
+        return Seen(epoch, evictions)
 
     def _evict(self, epoch: int) -> None:
         self.forget_all()

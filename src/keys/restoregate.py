@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from keys.errors import RestoreGateClosed
 
@@ -81,6 +81,21 @@ class GateStatus:
             )
         return None
 
+    def among(
+        self, fenced: Mapping[int, bytes], is_ours: bool, remembered: Sequence[Remembered]
+    ) -> GateStatus:
+        """The same with what others say of the log whose epoch → chain is `fenced`.
+
+        Args:
+            is_ours: whether the page store says that it belongs to this fence log.
+            remembered: by witnesses, which notice when both went back together.
+        """
+        return evolve(
+            self,
+            fence_log_foreign=self.fence_log_foreign or not is_ours,
+            lost=tuple(one for one in remembered if not one.is_in(fenced)),
+        )
+
     def trusted(self) -> GateStatus:
         """Itself, where the fence log can be relied on.
 
@@ -112,22 +127,11 @@ def _lost_fences(lost: Sequence[Remembered]) -> RestoreGateClosed:
     )
 
 
-def compare(
-    fenced: Mapping[int, bytes],
-    destroyed: Mapping[int, bytes],
-    is_ours: bool,
-    remembered: Sequence[Remembered] = (),
-) -> GateStatus:
-    """What epoch → chain of both say: a restored page store lacks destructions, a restored log fences.
-
-    Args:
-        is_ours: whether the page store says that it belongs to this fence log.
-        remembered: by witnesses, which notice when both went back together.
-    """
+def compare(fenced: Mapping[int, bytes], destroyed: Mapping[int, bytes]) -> GateStatus:
+    """What epoch → chain of both say: a restored page store lacks destructions, a restored log fences."""
     parted = any(destroyed[epoch] != fenced[epoch] for epoch in destroyed.keys() & fenced.keys())
     return GateStatus(
         tuple(sorted(fenced.keys() - destroyed.keys())),
         bool(destroyed.keys() - fenced.keys()),
-        parted or not is_ours,
-        tuple(one for one in remembered if not one.is_in(fenced)),
+        parted,
     )

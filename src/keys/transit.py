@@ -53,6 +53,9 @@ class TransitCustodian:
         batch = [{"context": _text(context), "ciphertext": _unpacked(one)} for context, one in items]
         return [_packed(item["ciphertext"]) for item in self._batch("rewrap", batch)]
 
+    def wrap_version(self, wrapped: bytes) -> int:
+        return int.from_bytes(wrapped[len(_MAGIC) : _HEAD], "big")
+
     def rotate(self) -> int:
         # Not repeated: a lost answer would leave a version that nobody uses.
         self._session.call("post", f"{self._key('root')}/rotate", {}, repeatable=False)

@@ -35,6 +35,8 @@ class TreeCheck:
     """What reading everything found.
 
     Attributes:
+        subjects: handles with a record; `people` are those that a name leads to, the rest is nobody's.
+        identities: further names of these people.
         problems: empty when every page opens, every index row points at a record, every record has its
             index row, no record is fenced, and fence log and pages agree. They name pages and counts,
             nobody.
@@ -43,7 +45,9 @@ class TreeCheck:
     pages: int
     records: int
     subjects: int
+    people: int
     names: int
+    identities: int
     fences: int
     purposes: tuple[PurposeCount, ...]
     problems: tuple[str, ...]
@@ -86,11 +90,14 @@ def check_tree(
                 tally[1] += one.state == tree.STATE_HELD
                 tally[2] = max(tally[2], one.generation)
         progress(min(at + _AT_ONCE, len(page_ids)), len(page_ids))
-    problems.extend(_index_problems(key_tree, store, places))
+    leads = key_tree.index.refs_of(list(store.all_names()))
+    refs = {ref for ref, _ in places}
+    named = [refs.intersection(candidates) for candidates in leads if not refs.isdisjoint(candidates)]
+    people = len({ref for led_to in named for ref in led_to})
+    problems.extend(_index_problems(key_tree, store, places, len(leads) - len(named)))
     lost_pages = key_tree.page_count() - len(page_ids)
     if lost_pages > 0:
         problems.append(f"{lost_pages} page(s) are not in the page store")
-    names = sum(1 for _ in store.all_names())
     try:
         fences = fence_log.verify()
     except ValueError as error:
@@ -105,7 +112,15 @@ def check_tree(
         for number, tally in sorted(by_purpose.items())
     )
     return TreeCheck(
-        len(page_ids), records, len({ref for ref, _ in places}), names, fences, counted, tuple(problems)
+        len(page_ids),
+        records,
+        len(refs),
+        people,
+        len(leads),
+        len(named) - people,
+        fences,
+        counted,
+        tuple(problems),
     )
 
 
@@ -127,12 +142,13 @@ def fenced_records(
 def tree_stats(store: PageStore, root: CustodianStatus, epoch: int) -> Mapping[str, int | float | str]:
     """How much the tree holds and how full it is, without opening anything."""
     size = store.size()
-    room = size.pages * tree.PAGE_RECORDS
     return {
         "pages": size.pages,
+        "nodes": len(store.nodes()),
         "records": size.records,
         "names": size.names,
-        "fill": round(size.records / room, 3) if room else 0.0,
+        "elsewhere": size.elsewhere,
+        "fill": fill_of(size.pages, size.records),
         "page_bytes": size.page_bytes,
         "total_bytes": size.total_bytes,
         "bytes_per_record": round(size.total_bytes / size.records, 1) if size.records else 0.0,
@@ -141,6 +157,11 @@ def tree_stats(store: PageStore, root: CustodianStatus, epoch: int) -> Mapping[s
         "root_version": root.latest_version,
         "oldest_root_version": root.minimum_version,
     }
+
+
+def fill_of(pages: int, records: int) -> float:
+    """Records in the room of so many pages, from 0 to 1."""
+    return round(records / (pages * tree.PAGE_RECORDS), 3) if pages else 0.0
 
 
 def _fence_of(fence_log: FenceLog, purposes: Sequence[str]) -> Callable[[tree.KeyRecord], Fence | None]:
@@ -155,16 +176,15 @@ def _fence_of(fence_log: FenceLog, purposes: Sequence[str]) -> Callable[[tree.Ke
     return fence_of
 
 
-def _index_problems(key_tree: KeyTree, store: PageStore, places: set[tuple[bytes, int]]) -> list[str]:
+def _index_problems(
+    key_tree: KeyTree, store: PageStore, places: set[tuple[bytes, int]], lost_names: int
+) -> list[str]:
     rows = set(store.all_elsewhere())
-    refs = {ref for ref, _ in places}
     homes = key_tree.index.handles.homes(ref for ref, _ in places)
     strays = {place for place, home in zip(places, homes, strict=True) if place[1] != home}
-    leads = key_tree.index.refs_of(list(store.all_names()))
-    lost = sum(1 for candidates in leads if refs.isdisjoint(candidates))
     found = {
         "key record(s) have no index row": len(strays - rows),
         "index row(s) point at no key record": len(rows - strays),
-        "name(s) lead to a handle without a key": lost,
+        "name(s) lead to a handle without a key": lost_names,
     }
     return [f"{count} {what}" for what, count in found.items() if count]

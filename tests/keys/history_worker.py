@@ -18,6 +18,18 @@ from keys.errors import PageStoreUnavailable, SubjectErased
 from tests.keys.people import BLOCK, context
 
 PEOPLE = 60
+PURPOSES = ("service", "marketing")
+NEWCOMERS_PER_SECOND = 20
+
+
+def slot(at_seconds: float) -> int:
+    """A moment of the system's monotonic clock: in it, all processes make the same newcomer."""
+    return int(at_seconds * NEWCOMERS_PER_SECOND)
+
+
+def newcomer(number: int) -> str:
+    """Somebody of one slot, whom nobody erases: a second key of theirs is still there at the end."""
+    return f"newcomer-{number}"
 
 
 def open_history(places: dict[str, str]) -> Keyring:
@@ -34,12 +46,13 @@ def open_history(places: dict[str, str]) -> Keyring:
 def step(keyring: Keyring, chance: random.Random) -> dict[str, Any]:
     """One operation on somebody, with its outcome."""
     person = SubjectId(f"person-{chance.randrange(PEOPLE)}")
-    kind = chance.choices(["provision", "erase", "return", "batch"], [70, 12, 8, 10])[0]
+    kind = chance.choices(["provision", "newcomer", "erase", "return", "batch"], [55, 15, 12, 8, 10])[0]
+    (purpose,) = chance.choices(PURPOSES, [3, 1])
     name = person.reveal()
     if kind == "batch":
         some = [SubjectId(f"person-{n}") for n in chance.sample(range(PEOPLE), 12)]
-        outcomes = keyring.provision(some)
-        found = [_seen(one.reveal(), outcome) for one, outcome in zip(some, outcomes, strict=True)]
+        outcomes = keyring.provision(some, purpose)
+        found = [_seen(one.reveal(), purpose, outcome) for one, outcome in zip(some, outcomes, strict=True)]
         return {"kind": "batch", "seen": found}
     if kind == "erase":
         ref = keyring.ref_of(person)
@@ -50,24 +63,27 @@ def step(keyring: Keyring, chance: random.Random) -> dict[str, Any]:
         return {"kind": "erase", "person": name, "generation": fences[0].generation}
     if kind == "return":
         try:
-            keyring.authorize_return(person)
+            keyring.authorize_return(person, purpose)
         except InvalidTransition:
             return {"kind": "nothing"}
         return {"kind": "return", "person": name}
-    (outcome,) = keyring.provision([person])
-    seen = _seen(name, outcome)
+    if kind == "newcomer":
+        name = newcomer(slot(time.monotonic()))
+    (outcome,) = keyring.provision([SubjectId(name)], purpose)
+    seen = _seen(name, purpose, outcome)
     if isinstance(outcome, Provisioned):
         body = f"{name} {outcome.generation}".encode()
-        (sealed,) = keyring.session().seal(context(), [outcome.ref], [BLOCK], [body])
+        (sealed,) = keyring.session().seal(context(purpose), [outcome.ref], [BLOCK], [body])
         if isinstance(sealed, bytes):
             seen["sealed"] = base64.b64encode(sealed).decode()
     return {"kind": "batch", "seen": [seen]}
 
 
-def _seen(name: str, outcome: Provisioned | SubjectErased) -> dict[str, Any]:
+def _seen(name: str, purpose: str, outcome: Provisioned | SubjectErased) -> dict[str, Any]:
+    seen = {"person": name, "purpose": purpose}
     if isinstance(outcome, SubjectErased):
-        return {"person": name, "erased": True}
-    return {"person": name, "ref": outcome.ref.hex(), "generation": outcome.generation}
+        return seen | {"erased": True}
+    return seen | {"ref": outcome.ref.hex(), "generation": outcome.generation}
 
 
 def _opened(places: dict[str, str]) -> Keyring:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from keys import (
     EmbeddedCustodian,
     FenceCopyInvalid,
     FenceLog,
+    Identity,
     KeyPlaces,
     Keyring,
     PageDamaged,
@@ -102,6 +104,56 @@ def test_after_a_restore_nothing_is_served_until_the_newest_fences_are_replayed(
     answers = {who: unseal(restored, refs[who], sealed[who]) for who in refs}
     assert answers == {ANN: Shredded("r1", 1), BOB: Shredded("r2", 2), CID: WORD}
     assert restored.check().problems == ()
+
+
+@pytest.mark.parametrize("name", ["pages", "fences"])
+def test_a_running_process_notices_a_restore_although_it_compared_before(
+    keyring: Keyring, home: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate reads all fences again when one of both names another state, and only then."""
+    refs = {who: provision(keyring, who).ref for who in (ANN, BOB, CID)}
+    shred(keyring, ANN, refs[ANN])
+    backup(home / f"{name}.db", tmp_path / "copy")
+    shred(keyring, BOB, refs[BOB])
+    assert keyring.gate().is_open
+    read = keyring._store.destroyed
+    looks: list[int] = []
+    monkeypatch.setattr(keyring._store, "destroyed", lambda: looks.append(1) or read())
+    assert keyring.gate().is_open
+    assert looks == [], "nothing has changed since the last comparison"
+    backup(tmp_path / "copy", home / f"{name}.db")  # in place, under the open connections
+    gate = keyring.gate()
+    assert (gate.pending_epochs, gate.fence_log_behind) == (((2,), False) if name == "pages" else ((), True))
+    assert len(looks) == 1
+    assert not open_embedded(home).gate().is_open, "nor does a process that starts"
+    if name == "pages":
+        assert keyring.converge() == 1
+        assert keyring.gate().is_open
+        shred(keyring, CID, refs[CID])
+        assert keyring.gate().is_open
+
+
+def test_a_log_of_the_same_length_in_its_place_is_noticed(
+    keyring: Keyring, home: Path, tmp_path: Path
+) -> None:
+    """A fence was lost and another one has its number: the pages know the link of the lost one.
+
+    Whoever is fenced now is read by nobody, although the number of fences is the same.
+    """
+    refs = {who: provision(keyring, who).ref for who in (ANN, BOB)}
+    sealed = seal(keyring, refs[BOB])
+    backup(home / "fences.db", tmp_path / "copy")
+    shred(keyring, ANN, refs[ANN])
+    assert keyring.gate().is_open
+    assert unseal(keyring, refs[BOB], sealed) == WORD
+    older = FenceLog(tmp_path / "copy", keyring.custodian.secret("fence"), lambda: datetime.now(UTC))
+    older.append([(older.subject_tag(BOB), older.ref_tag(refs[BOB]), "*", 1)], "r1")
+    older.close()
+    backup(tmp_path / "copy", home / "fences.db")
+    assert keyring.epoch() == 1
+    assert keyring.gate().fence_log_foreign
+    keyring.resident.acknowledge_now()  # what every second brings
+    assert unseal(keyring, refs[BOB], sealed) == Shredded("r1", 1)
 
 
 def test_a_partial_restore_brings_nobody_back_unnoticed(keyring: Keyring, home: Path, tmp_path: Path) -> None:
@@ -254,7 +306,31 @@ def test_a_check_counts_what_is_there(keyring: Keyring) -> None:
     counts = {one.purpose: (one.records, one.held, one.highest_generation) for one in found.purposes}
     assert counts == {"service": (2, 1, 1), "marketing": (1, 1, 2)}
     stats = keyring.stats()
-    assert (stats["records"], stats["names"], stats["pages"]) == (3, 2, 1)
+    assert (stats["records"], stats["names"], stats["pages"], stats["nodes"]) == (3, 2, 1, 2)
+
+
+def test_an_inventory_says_what_is_there_and_what_wraps_it(keyring: Keyring) -> None:
+    """People apart from keys of nobody and from further names; the root version of every node."""
+    refs = [provision(keyring, who).ref for who in (ANN, BOB, CID)]
+    keyring.add_identities([(refs[0], Identity("email", f"{n}@example.org")) for n in range(4)])
+    keyring.mint(5)
+    empty = keyring.inventory()
+    assert (empty.fences, empty.fence_head) == (0, "")
+    shred(keyring, CID, refs[2])
+    found = keyring.inventory()
+    assert (found.people, found.identities, found.handles, found.records) == (2, 4, 7, 7)
+    assert (found.pages, found.fill) == (1, round(7 / 1024, 3))
+    assert (found.fences, bytes.fromhex(found.fence_head)) == (1, keyring.fences.all()[0].chain)
+    version = keyring.custodian.status().latest_version
+    assert [(node.node_id, node.pages, node.root_version) for node in found.nodes] == [
+        (-1, 0, version),
+        (0, 1, version),
+    ]
+    keyring.close_epoch()
+    assert {node.root_version for node in keyring.inventory().nodes} == {version + 1}
+    assert (found.index_version, found.index_being_replaced) == (1, False)
+    keyring.rekey()
+    assert keyring.inventory().index_version == 3
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,23 @@ def test_a_running_process_sees_that_the_log_went_back(path: Path) -> None:
     assert not log.touched_since(2, [REFS[2]])
 
 
+@pytest.mark.parametrize("grown_by", [1, 2, 3])
+def test_a_running_process_sees_that_the_log_went_back_and_grew_again(path: Path, grown_by: int) -> None:
+    """Shorter than it was, as long, or longer: what counts is the newest link, and what it follows."""
+    log, restored = filled(path, 3), path.with_name("restored.db")
+    assert log.of_ref(REFS[2], "service", 1) is not None
+    older = filled(restored, 1)
+    older.append([entry(older, ref) for ref in REFS[4 : 4 + grown_by]], "r")
+    older.close()
+    with sqlite3.connect(restored) as source, sqlite3.connect(path) as target:
+        source.backup(target)  # in place, as a tool does that restores under a running process
+    assert log.of_ref(REFS[2], "service", 1) is None
+    assert all(log.of_ref(ref, "service", 1) is not None for ref in (REFS[0], *REFS[4 : 4 + grown_by]))
+    (newest, link), links = log.links()
+    assert (newest, link) == log.head() == (1 + grown_by, links[newest])
+    assert links == {fence.epoch: fence.chain for fence in log.all()}
+
+
 def test_nobody_returns_who_was_never_erased(path: Path) -> None:
     """Nor for a purpose that was not."""
     log = opened(path)

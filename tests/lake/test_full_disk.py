@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,47 +17,17 @@ from service.runtime import Runtime
 from tests.lake.far import make
 from tests.lake.test_kafka import check, ingested, running, wait_until
 from tests.lake.topics import Topic
+from tests.smalldisk import SmallDisk, mounted
 from tests.world import make_world, paid, send
 
 SIZE_MIB = 24
 
 
-class SmallDisk:
-    """A file system of a few MiB, and a file that takes what is left of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._ballast = folder / "ballast"
-
-    def fill(self) -> None:
-        """Leaves no byte free."""
-        with self._ballast.open("ab", buffering=0) as file:
-            for size in (1 << 16, 1):
-                try:
-                    while True:
-                        file.write(b"\0" * size)
-                except OSError:
-                    continue
-
-    def make_room(self) -> None:
-        """Gives it back."""
-        self._ballast.unlink()
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """A mounted tmpfs."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("a small file system needs the program `mount`")
-    if done.returncode:
-        pytest.skip(f"a small file system needs the right to mount one: {done.stderr.strip()}")
-    yield SmallDisk(folder)
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "small", SIZE_MIB) as found:
+        yield found
 
 
 @pytest.fixture

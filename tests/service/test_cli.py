@@ -161,8 +161,13 @@ def test_the_commands_about_keys_answer(home: Path, tmp_path: Path) -> None:
     """Verify, inventory, a copy of the fence log there and back, a drill."""
     found = json.loads(shredlake(home, "--output", "json", "keys", "verify").stdout)
     assert (found["subjects"], found["names"], found["problems"]) == (found["records"], 2, [])
-    (service, *_) = json.loads(shredlake(home, "--output", "json", "keys", "inventory").stdout)["purposes"]
+    inventory = json.loads(shredlake(home, "--output", "json", "keys", "inventory").stdout)
+    (service, *_) = inventory["purposes"]
     assert (service["purpose"], service["records"]) == ("service", 2)
+    assert (inventory["people"], inventory["identities"], inventory["fence_head"]) == (2, 0, "")
+    shown = shredlake(home, "keys", "inventory").stdout
+    assert "2 people with 0 further names" in shown
+    assert "ann" not in shown
     assert shredlake(home, "erase", "apply", "ann", "--yes").returncode == 0
     copy = tmp_path / "fences.jsonl"
     assert (

@@ -22,7 +22,7 @@ from lake import get_bytes, put_bytes
 from purge import Status
 from service.cli import app
 from service.doctor import Finding, examine
-from service.errors import FenceCopyNotWritten
+from service.errors import BadInput, FenceCopyNotWritten
 from service.fencecopies import FenceCopies
 from service.jobs import export_fence_copies, run_job
 from service.runtime import Runtime, initialise, open_runtime
@@ -267,3 +267,42 @@ def test_the_command_writes_every_place_or_the_one_it_is_given(tmp_path: Path) -
     missing = CliRunner().invoke(app, [*command, str(tmp_path / "nowhere" / "d.jsonl")])
     assert isinstance(missing.exception, FenceCopyNotWritten)
     assert "nowhere" in str(missing.exception)
+
+
+def test_a_copy_in_a_store_comes_back_by_command_and_a_bad_one_does_not(
+    stores: Stores, tmp_path: Path
+) -> None:
+    """Written to S3 and brought back into an empty log; cut, edited or absent it changes nothing."""
+    properties, place = s3_properties(stores), f"s3://{BUCKET}/copies/{uuid.uuid4().hex}.jsonl"
+    with open_with(tmp_path, [], properties) as runtime:
+        for who in ("ann", "bob"):
+            erase(runtime, who)
+        fences = runtime.home / "evidence" / "fences.db"
+        whole_log = runtime.keyring.fences.all()
+    command = ["--home", str(tmp_path / "lake"), "--output", "json", "keys"]
+    exported = CliRunner().invoke(app, [*command, "export-fences", place])
+    assert json.loads(exported.stdout) == {"fences": 2, "copies": {place: "written"}}
+    whole = get_bytes(place, properties)
+    assert whole is not None
+    with sqlite3.connect(fences) as db:
+        db.execute("DELETE FROM fences WHERE epoch = 2")
+    head, _, *rest = whole.splitlines(keepends=True)
+    for bad in (
+        whole[: len(whole) // 2],
+        b"".join([head, *rest]),
+        whole.replace(b'"generation": 1', b'"generation": 0', 1),
+        b"",
+    ):
+        put_bytes(place, bad, properties)
+        refused = CliRunner().invoke(app, [*command, "import-fences", place])
+        assert isinstance(refused.exception, FenceCopyInvalid)
+        with sqlite3.connect(fences) as db:
+            assert db.execute("SELECT MAX(epoch) FROM fences").fetchone() == (1,)
+    put_bytes(place, whole, properties)
+    merged = CliRunner().invoke(app, [*command, "import-fences", place])
+    assert json.loads(merged.stdout) == {"fences": 2, "added": 1, "returns_added": 0}
+    with open_runtime(tmp_path / "lake") as runtime:
+        assert runtime.keyring.fences.all() == whole_log
+        assert runtime.keyring.gate().is_open
+    absent = CliRunner().invoke(app, [*command, "import-fences", f"{place}.none"])
+    assert isinstance(absent.exception, BadInput)

@@ -43,6 +43,7 @@ class CustodianContract:
         version = custodian.rotate()
         assert custodian.unwrap([(b"c", old)]) == [KEY]
         (fresh,) = custodian.rewrap([(b"c", old)])
+        assert (custodian.wrap_version(old), custodian.wrap_version(fresh)) == (version - 1, version)
         custodian.retire(version)
         assert custodian.unwrap([(b"c", fresh)]) == [KEY]
         for one in (custodian, self.make(tmp_path)):

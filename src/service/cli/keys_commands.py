@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from attrs import asdict
 
-from keys import adopt_host, import_fences
+from keys import Inventory, adopt_host, import_fences
 from keys.agentcounts import COUNTS_NAME, read_counts
 from keys.hardening import harden
 from lake import get_bytes
@@ -27,7 +27,7 @@ app.command()(drill)
 
 @app.command()
 def stats(context: typer.Context) -> None:
-    """Count pages, records, fences and root versions."""
+    """Count pages, nodes, keys, names, bytes, fences and root versions without opening anything."""
     with opened(context) as (here, runtime):
         found = dict(runtime.keyring.stats())
         emit(here, found, "\n".join(f"{name:<20} {value}" for name, value in found.items()))
@@ -127,15 +127,32 @@ def verify(context: typer.Context) -> None:
 
 @app.command()
 def inventory(context: typer.Context) -> None:
-    """List what the tree holds, per purpose: keys, holds, how often people came back."""
+    """Open everything and count: people, keys by purpose, pages, what wraps each node, the newest fence."""
     with opened(context) as (here, runtime):
-        found = runtime.keyring.check()
-        lines = [f"{'purpose':<20} {'keys':>10} {'held':>8} {'generations':>12}"]
-        lines += [
-            f"{one.purpose:<20} {one.records:>10,} {one.held:>8,} {one.highest_generation:>12,}"
-            for one in found.purposes
-        ]
-        emit(here, {"purposes": [asdict(one) for one in found.purposes]}, "\n".join(lines))
+        found = runtime.keyring.inventory()
+        emit(here, asdict(found), _shown(found))
+
+
+def _shown(found: Inventory) -> str:
+    being_replaced = ", being replaced" if found.index_being_replaced else ""
+    lines = [
+        f"{found.people:,} people with {found.identities:,} further names; {found.handles:,} handles",
+        f"{found.records:,} keys in {found.pages:,} pages, {found.fill:.1%} full; "
+        f"{found.page_bytes:,} B sealed, {found.total_bytes:,} B with indexes",
+        f"index keys: version {found.index_version}{being_replaced}",
+        f"fence log: {found.fences:,} fences, newest link {found.fence_head or '-'}",
+        "",
+        f"{'node':<20} {'pages':>10} {'root version':>21}",
+    ]
+    for node in found.nodes:
+        name = "index keys" if node.node_id < 0 else str(node.node_id)
+        lines.append(f"{name:<20} {node.pages:>10,} {node.root_version:>21,}")
+    lines += ["", f"{'purpose':<20} {'keys':>10} {'held':>8} {'generations':>12}"]
+    lines += [
+        f"{one.purpose:<20} {one.records:>10,} {one.held:>8,} {one.highest_generation:>12,}"
+        for one in found.purposes
+    ]
+    return "\n".join(lines)
 
 
 @app.command("export-fences")
