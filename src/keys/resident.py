@@ -13,7 +13,7 @@ from keys import tree
 from keys.caches import Caches, Dek, Provisioned
 from keys.changes import StoreChanges
 from keys.envelope import FieldContext, Subkey
-from keys.errors import KeyRecordMissing, TamperedEnvelope, WrongKey
+from keys.errors import EnvelopeFault, KeyRecordMissing, TamperedEnvelope, WrongKey
 from keys.fencelog import ALL_PURPOSES, FenceLog
 from keys.gatekeeping import Gatekeeping
 from keys.keytree import KeyTree
@@ -163,7 +163,9 @@ class ResidentKeys:
                 subkey, last = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite), place
             if header.generation != dek.generation:
                 if hmac.compare_digest(header.commitment, subkey.commitment):
-                    raise TamperedEnvelope("the generation in the envelope was changed")
+                    raise TamperedEnvelope(
+                        "the generation in the envelope was changed", fault=EnvelopeFault.GENERATION_CHANGED
+                    )
                 found.append(self._other_generation(ref, context.purpose, header.generation))
                 continue
             found.append(subkey)
@@ -230,7 +232,10 @@ class ResidentKeys:
     def _other_generation(self, ref: bytes, purpose: str, generation: int) -> Shredded:
         fence = self.fences.of_ref(ref, purpose, generation)
         if fence is None:
-            raise WrongKey(f"the envelope names generation {generation}, which this subject has not")
+            raise WrongKey(
+                f"the envelope names generation {generation}, which this subject has not",
+                fault=EnvelopeFault.GENERATION_UNKNOWN,
+            )
         return Shredded(fence.request_id, fence.epoch)
 
     def _loaded(self, refs: Sequence[bytes], purpose: str) -> tuple[dict[bytes, Dek], bytes]:
