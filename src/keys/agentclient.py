@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from keys import agentwire as wire
 from keys import envelope as cse1
-from keys.caches import Caches, Provisioned
+from keys.caches import Caches, MaskedKey, Provisioned
 from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentDenied, AgentUnavailable, KeysError, LeaseExpired, SubjectErased
 from keys.leases import Lease, Seen, boot_seconds
@@ -185,7 +185,7 @@ class IngestKeys:
         self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int
     ) -> dict[bytes, Subkey | Shredded]:
         self._lease.ensure()
-        known = self._caches.sealing(context.derivation_info(suite) + salt)
+        known = self._caches.sealing(context.derivation_info(suite) + salt, len(refs))
         unknown = [ref for ref in dict.fromkeys(refs) if ref not in known]
         found: dict[bytes, Subkey | Shredded] = {}
         if unknown:
@@ -205,11 +205,12 @@ class IngestKeys:
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """See `keys.sealing.SealKeys`."""
         self._lease.ensure()
-        known = self._caches.tag_keys()
+        known = self._caches.tag_keys(len(refs))
         unknown = [ref for ref in dict.fromkeys(refs) if ref not in known]
         if unknown:
             got = self._current("tag_keys", refs=b"".join(unknown))
-            known |= zip(wire.split(got["refs"], REF_BYTES), wire.split(got["keys"], 32), strict=True)
+            keys = map(MaskedKey, wire.split(got["keys"], KEY_BYTES))
+            known |= zip(wire.split(got["refs"], REF_BYTES), keys, strict=True)
         return {ref: known[ref] for ref in dict.fromkeys(refs) if ref in known}
 
     def _evict(self, epoch: int) -> None:

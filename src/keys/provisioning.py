@@ -58,7 +58,7 @@ class Provisioning:
         erased person does not stop a batch.
         """
         check_purpose(purpose)
-        known = self._resident.names(purpose)
+        known = self._resident.names(purpose, len(subjects))
         values = [subject.reveal() for subject in subjects]
         cached = [known.get(value) for value in values]
         fresh = {v: s for v, s, item in zip(values, subjects, cached, strict=True) if item is None}

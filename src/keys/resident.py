@@ -10,7 +10,7 @@ from typing import Final
 
 from keys import envelope as cse1
 from keys import tree
-from keys.caches import Caches, Dek, Provisioned
+from keys.caches import Caches, Dek, MaskedKey, Provisioned, may_keep_page
 from keys.changes import StoreChanges
 from keys.envelope import FieldContext, Subkey
 from keys.errors import EnvelopeFault, KeyRecordMissing, TamperedEnvelope, WrongKey
@@ -82,11 +82,15 @@ class ResidentKeys:
             for ref, hit in zip(refs, hits, strict=True)
         ]
 
-    def names(self, purpose: str) -> dict[str, Provisioned]:
-        """The cache of subject ids that were found, for one purpose; only while the epoch lasts."""
+    def names(self, purpose: str, coming: int) -> dict[str, Provisioned]:
+        """The cache of subject ids that were found, for one purpose; only while the epoch lasts.
+
+        Args:
+            coming: how many the caller may add.
+        """
         self._lease.ensure()
         with self._mutex:
-            return self._caches.names(purpose)
+            return self._caches.names(purpose, coming)
 
     def begin_session(self) -> bytes:
         """A fresh salt for a writer session."""
@@ -98,7 +102,7 @@ class ResidentKeys:
         """See `keys.sealing.SealKeys`."""
         info = context.derivation_info(suite)
         with self._mutex:  # before the keys: what is derived from older ones goes where nobody looks
-            known = self._caches.sealing(info + salt)
+            known = self._caches.sealing(info + salt, len(refs))
         deks = self.deks(refs, context.purpose)
         found: dict[bytes, Subkey | Shredded] = {}
         for ref, dek in deks.items():
@@ -129,11 +133,12 @@ class ResidentKeys:
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """BLAKE2b (RFC 7693), keyed by the DEK; see `keys.sealing.SealKeys`."""
         with self._mutex:
-            known = self._caches.tag_keys()
+            known = self._caches.tag_keys(len(refs))
         deks = self.deks(refs, DEFAULT_PURPOSE)
         for ref, dek in deks.items():
             if ref not in known and isinstance(dek, Dek):
-                known[ref] = hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()[:32]
+                digest = hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()
+                known[ref] = MaskedKey(digest[: tree.KEY_BYTES])
         return {ref: known[ref] for ref, dek in deks.items() if isinstance(dek, Dek)}
 
     def opening(
@@ -246,22 +251,31 @@ class ResidentKeys:
             caches = self._caches
             absent = [ref for ref in refs if ref + suffix not in caches.deks]
             if absent:
-                if caches.is_full():
+                if not caches.has_room(len(absent)):
                     caches = self._caches = Caches()
                     absent = list(refs)
-                self._load(absent, caches.deks)
+                into = caches.deks if caches.has_room(len(absent)) else {}
+                self._load(absent, suffix, into)
+                return into, suffix
             return caches.deks, suffix
 
-    def _load(self, refs: Sequence[bytes], into: dict[bytes, Dek]) -> None:
-        """Reads the pages of these refs whole; refs without a page stay absent."""
+    def _load(self, refs: Sequence[bytes], suffix: bytes, into: dict[bytes, Dek]) -> None:
+        """Reads the pages of these refs; refs without a page stay absent.
+
+        A page's other keys are kept as well while there is room: neighbours were provisioned together.
+        """
         pages = self._store.page_ids() if len(refs) > _BULK_FROM else []
         if not pages or len(refs) * _BULK_SHARE <= len(pages) * tree.PAGE_RECORDS:
             pages = self._tree.pages_of(refs)
         # A fence comes before the destruction: whoever loads in between must not keep the key.
         fence_of = self.fences.covering()
         purposes = dict(enumerate(self._purposes.names(), start=1))
+        wanted = {ref + suffix for ref in refs}
         for _, page in self._tree.open_pages(pages):
-            for record in tree.records(page):
+            records = tree.records(page)
+            if not may_keep_page(len(into), len(wanted)):
+                records = (record for record in records if record[: tree.LOCATOR_BYTES] in wanted)
+            for record in records:
                 if fence_of is not None and fence_of(
                     record[:16],
                     purposes.get(int.from_bytes(record[16:18], "big"), ALL_PURPOSES),
