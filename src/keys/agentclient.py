@@ -20,6 +20,7 @@ from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentDenied, AgentUnavailable, KeysError, LeaseExpired, SubjectErased
 from keys.leases import Lease, Seen, boot_seconds
 from keys.quiet import no_collections
+from keys.scrubbing import scrubbed_class
 from keys.sealing import Opener, SealRule, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId
 from keys.tree import KEY_BYTES
@@ -106,6 +107,7 @@ class AgentLeases:
         self._link.last_word("release", lease_id=lease_id)
 
 
+@scrubbed_class
 class IngestKeys:
     """What an ingest worker can do: name subjects, seal.
 
@@ -224,6 +226,7 @@ class IngestKeys:
                 return got
 
 
+@scrubbed_class
 class BuildKeys:
     """What a build worker can do: open, under a lease that dies with the next epoch.
 

@@ -38,6 +38,7 @@ from keys.fencelog import ALL_PURPOSES
 from keys.keyring import Keyring
 from keys.leases import MAX_LEASE_SECONDS, Seen
 from keys.quiet import no_collections
+from keys.scrubbing import scrubbed_class
 from keys.subjects import REF_BYTES, Held, Identity, SubjectId
 from keys.tree import KEY_BYTES
 
@@ -62,6 +63,7 @@ MAY: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
+@scrubbed_class
 class KeyAgent:
     """Answers one connection's requests by its role. Pure of sockets; one per process.
 

@@ -22,12 +22,14 @@ from keys.mac import hmac_sha512
 from keys.pagestore import PageStore
 from keys.purposes import PurposeNumbers
 from keys.restoregate import foreign_fence_log
+from keys.scrubbing import scrubbed_class
 from keys.subjects import DEFAULT_PURPOSE, Held, Shredded
 
 _BULK_FROM: Final = 256
 _BULK_SHARE: Final = 4  # more refs than records / 4: open every page instead of asking for each
 
 
+@scrubbed_class
 class ResidentKeys:
     """The keys this process may use right now. Safe for threads, which share one lease.
 
