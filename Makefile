@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock wheel clean
+.PHONY: help setup demo test lint format bench fuzz lock wheel clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ format: $(READY) ## format the code
 
 bench: $(READY) ## run every benchmark suite, or one: make bench SUITE=path
 	@$(BIN)/python -m bench $(SUITE)
+
+fuzz: $(READY) ## fuzz the envelope until it is stopped, or: make fuzz SECONDS=60; goes on where it stopped
+	@$(BIN)/python -m fuzz.envelope $(or $(SECONDS),0) build/fuzz
 
 lock: $(READY) ## resolve the dependencies again into requirements/lock.txt
 	@$(BIN)/python -m pip install -q uv

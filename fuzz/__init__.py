@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing: `python -m fuzz.envelope [SECONDS]`, for as long as one likes."""
+"""Coverage-guided fuzzing: `make fuzz`, or `python -m fuzz.envelope [SECONDS [FOLDER]]`."""

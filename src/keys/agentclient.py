@@ -15,11 +15,12 @@ from typing import Any, Final
 
 from keys import agentwire as wire
 from keys import envelope as cse1
-from keys.caches import Caches, Provisioned
+from keys.caches import Caches, MaskedKey, Provisioned
 from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentDenied, AgentUnavailable, KeysError, LeaseExpired, SubjectErased
 from keys.leases import Lease, Seen, boot_seconds
 from keys.quiet import no_collections
+from keys.scrubbing import scrubbed_class
 from keys.sealing import Opener, SealRule, SealSession
 from keys.subjects import DEFAULT_PURPOSE, REF_BYTES, Held, Identity, Shredded, SubjectId
 from keys.tree import KEY_BYTES
@@ -106,6 +107,7 @@ class AgentLeases:
         self._link.last_word("release", lease_id=lease_id)
 
 
+@scrubbed_class
 class IngestKeys:
     """What an ingest worker can do: name subjects, seal.
 
@@ -185,7 +187,7 @@ class IngestKeys:
         self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int
     ) -> dict[bytes, Subkey | Shredded]:
         self._lease.ensure()
-        known = self._caches.sealing(context.derivation_info(suite) + salt)
+        known = self._caches.sealing(context.derivation_info(suite) + salt, len(refs))
         unknown = [ref for ref in dict.fromkeys(refs) if ref not in known]
         found: dict[bytes, Subkey | Shredded] = {}
         if unknown:
@@ -205,11 +207,12 @@ class IngestKeys:
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """See `keys.sealing.SealKeys`."""
         self._lease.ensure()
-        known = self._caches.tag_keys()
+        known = self._caches.tag_keys(len(refs))
         unknown = [ref for ref in dict.fromkeys(refs) if ref not in known]
         if unknown:
             got = self._current("tag_keys", refs=b"".join(unknown))
-            known |= zip(wire.split(got["refs"], REF_BYTES), wire.split(got["keys"], 32), strict=True)
+            keys = map(MaskedKey, wire.split(got["keys"], KEY_BYTES))
+            known |= zip(wire.split(got["refs"], REF_BYTES), keys, strict=True)
         return {ref: known[ref] for ref in dict.fromkeys(refs) if ref in known}
 
     def _evict(self, epoch: int) -> None:
@@ -223,6 +226,7 @@ class IngestKeys:
                 return got
 
 
+@scrubbed_class
 class BuildKeys:
     """What a build worker can do: open, under a lease that dies with the next epoch.
 

@@ -38,12 +38,17 @@ from keys.fencelog import ALL_PURPOSES
 from keys.keyring import Keyring
 from keys.leases import MAX_LEASE_SECONDS, Seen
 from keys.quiet import no_collections
+from keys.scrubbing import scrubbed_class
 from keys.subjects import REF_BYTES, Held, Identity, SubjectId
 from keys.tree import KEY_BYTES
 
 _log = logging.getLogger("shredlake.agent")
 MAX_HELLO_BYTES: Final = 1024
 HELLO_SECONDS: Final = 10.0
+MAX_SESSIONS: Final = 4096
+"""Writer sessions of one connection; the oldest one goes, and begins anew by itself."""
+MAX_LEASES: Final = 1024
+"""Leases that one connection asked for; the oldest one ends."""
 _POLL_SECONDS: Final = 0.1
 _CREDENTIALS: Final = struct.Struct("3i")
 _LEASE_ID_CHARACTERS: Final = 32
@@ -58,6 +63,7 @@ MAY: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
+@scrubbed_class
 class KeyAgent:
     """Answers one connection's requests by its role. Pure of sockets; one per process.
 
@@ -145,7 +151,7 @@ class KeyAgent:
 
     def _begin_session(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         salt = self._keyring.resident.begin_session()
-        connection.salts.add(salt)
+        connection.begin(salt)
         return {"salt": salt}
 
     def _sealing(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
@@ -207,6 +213,9 @@ class KeyAgent:
         lease, epoch = secrets.token_bytes(16), self._keyring.catch_up()
         with self._mutex:
             self._leases = {one: at for one, at in self._leases.items() if at[0] == epoch}
+            mine = [one for one, at in self._leases.items() if at[1] is connection]
+            for one in mine[: max(0, len(mine) + 1 - MAX_LEASES)]:
+                del self._leases[one]
             self._leases[lease] = epoch, connection
         return {"lease": lease, "epoch": epoch}
 
@@ -254,7 +263,14 @@ class Connection:
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self.salts: set[bytes] = set()
+        self.salts: dict[bytes, None] = {}
+        """In the order in which their sessions began."""
+
+    def begin(self, salt: bytes) -> None:
+        """One more writer session."""
+        self.salts[salt] = None
+        if len(self.salts) > MAX_SESSIONS:
+            del self.salts[next(iter(self.salts))]
 
 
 class _Handler(socketserver.BaseRequestHandler):

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgpack
 
 from keys import errors
-from keys.errors import AgentUnavailable, KeysError
+from keys.errors import AgentUnavailable, EnvelopeError, EnvelopeFault, KeysError
 from keys.subjects import Shredded
 
 MAX_FRAME_BYTES: Final = 512 * 1024 * 1024
@@ -51,15 +51,22 @@ def receive(connection: socket.socket, limit_bytes: int = MAX_FRAME_BYTES) -> di
 
 def error_message(error: KeysError) -> dict[str, Any]:
     """An error for the wire: our own errors hold no identifier."""
-    return {"error": {"type": type(error).__name__, "message": error.message, "next_step": error.next_step}}
+    about = {"type": type(error).__name__, "message": error.message, "next_step": error.next_step}
+    if isinstance(error, EnvelopeError):
+        about["fault"] = error.fault.value
+    return {"error": about}
 
 
 def error_of(message: dict[str, Any]) -> KeysError:
-    """The error that `error_message` wrote."""
+    """The error that `error_message` wrote; a `KeysError` where another version of the agent wrote it."""
     kind = _KNOWN.get(str(message.get("type")), KeysError)
-    if not issubclass(kind, KeysError):
+    text, next_step = str(message.get("message")), str(message.get("next_step"))
+    fault = str(message.get("fault"))
+    if issubclass(kind, EnvelopeError) and fault in set(EnvelopeFault):
+        return kind(text, fault=EnvelopeFault(fault), next_step=next_step)
+    if not issubclass(kind, KeysError) or issubclass(kind, EnvelopeError):
         kind = KeysError
-    return kind(str(message.get("message")), next_step=str(message.get("next_step")))
+    return kind(text, next_step=next_step)
 
 
 def split(body: bytes, size: int) -> list[bytes]:

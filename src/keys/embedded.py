@@ -30,12 +30,14 @@ from cryptography.hazmat.primitives.serialization import (
 
 from keys.custodian import CustodianStatus, Signature
 from keys.errors import CustodianUnavailable, RootKeyRetired, RootMismatch
+from keys.scrubbing import scrubbed_class
 
 _WRAP_MAGIC: Final = b"EW1"
 _HEAD: Final = len(_WRAP_MAGIC) + 8 + 4  # magic, root id prefix, version
 _NONCE: Final = 12
 
 
+@scrubbed_class
 class EmbeddedCustodian:
     """A `Custodian` over one file.
 

@@ -31,7 +31,7 @@ from attrs import frozen
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV, ChaCha20Poly1305
 
-from keys.errors import MalformedEnvelope, TamperedEnvelope, WrongKey
+from keys.errors import EnvelopeFault, MalformedEnvelope, TamperedEnvelope, WrongKey
 from keys.mac import hmac_sha512
 
 MAGIC: Final = 0xE1
@@ -261,15 +261,15 @@ def parse(envelope: bytes) -> Header:
         MalformedEnvelope: too short, foreign magic, unknown suite or unknown flags.
     """
     if len(envelope) < HEADER_BYTES + TAG_BYTES:
-        raise MalformedEnvelope(f"{len(envelope)} bytes are too few for an envelope")
+        raise _malformed(EnvelopeFault.LENGTH, f"{len(envelope)} bytes are too few for an envelope")
     head = _HEAD.unpack_from(envelope)
     magic, suite, flags = head[:3]
     if magic != MAGIC:
-        raise MalformedEnvelope("the first byte is not that of a CSE1 envelope")
+        raise _malformed(EnvelopeFault.MAGIC, "the first byte is not that of a CSE1 envelope")
     if suite not in _AEADS:
-        raise MalformedEnvelope(f"cipher suite {suite} is not known")
+        raise _malformed(EnvelopeFault.SUITE, f"cipher suite {suite} is not known")
     if flags & ~_FLAGS:
-        raise MalformedEnvelope(f"flags 0x{flags:02x} hold bits that are not defined")
+        raise _malformed(EnvelopeFault.FLAGS, f"flags 0x{flags:02x} hold bits that are not defined")
     return _new_tuple(Header, head[1:])
 
 
@@ -296,16 +296,18 @@ def open_sealed(
     """
     _, flags, generation, _, commitment, nonce = header
     if not hmac.compare_digest(commitment, subkey.commitment):
-        raise WrongKey("the envelope commits to another key")
+        raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)
     bound = associated_data(prefix, flags, generation, ref, block_id)
     try:
         body = (aead or subkey.aead).decrypt(nonce, envelope[HEADER_BYTES:], bound)
     except InvalidTag:
-        raise TamperedEnvelope("the envelope or the row around it was changed") from None
+        raise TamperedEnvelope(
+            "the envelope or the row around it was changed", fault=EnvelopeFault.TAG
+        ) from None
     if flags & FLAG_PADDED:
         body = body.rstrip(b"\x00")
         if not body.endswith(b"\x80"):
-            raise MalformedEnvelope("the padding has no end mark")
+            raise _malformed(EnvelopeFault.PADDING, "the padding has no end mark")
         body = body[:-1]
     if flags & FLAG_ZSTD:
         body = _decompress(body, decompressor or zstandard.ZstdDecompressor())
@@ -313,10 +315,32 @@ def open_sealed(
 
 
 def _decompress(body: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
+    """The content of one frame; the size it states bounds the memory it takes."""
     try:
         size = zstandard.frame_content_size(body)
-        if not 0 <= size <= MAX_PLAINTEXT_BYTES:
-            raise MalformedEnvelope(f"a compressed body may have at most {MAX_PLAINTEXT_BYTES} bytes")
-        return decompressor.decompress(body)
     except zstandard.ZstdError:
-        raise MalformedEnvelope("the opened body does not decompress") from None
+        raise _malformed(EnvelopeFault.ZSTD_FRAME, "the opened body is no zstd frame") from None
+    if size < 0:
+        raise _malformed(EnvelopeFault.ZSTD_SIZE_ABSENT, "a compressed body does not state its size")
+    if size == 0:  # nobody compresses nothing, and the library would not look at what follows
+        raise _malformed(EnvelopeFault.ZSTD_SIZE_ZERO, "a compressed body states that it is empty")
+    if size > MAX_PLAINTEXT_BYTES:
+        raise _malformed(
+            EnvelopeFault.ZSTD_SIZE_OVER, f"a compressed body may have at most {MAX_PLAINTEXT_BYTES} bytes"
+        )
+    try:
+        return decompressor.decompress(body, allow_extra_data=False)
+    except zstandard.ZstdError:
+        raise _malformed(*_why_not(body, decompressor)) from None
+
+
+def _why_not(body: bytes, decompressor: zstandard.ZstdDecompressor) -> tuple[EnvelopeFault, str]:
+    try:
+        decompressor.decompress(body)
+    except zstandard.ZstdError:
+        return EnvelopeFault.ZSTD_FRAME, "the opened body does not decompress"
+    return EnvelopeFault.ZSTD_TRAILING, "something follows the compressed body"
+
+
+def _malformed(fault: EnvelopeFault, message: str) -> MalformedEnvelope:
+    return MalformedEnvelope(message, fault=fault)

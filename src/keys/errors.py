@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 Move = Literal["caller", "operator", "nobody"]
 
@@ -40,14 +43,45 @@ class InvalidName(KeysError):
     default_next_step = "Send an id of 1 to 512 bytes without control characters."
 
 
+class EnvelopeFault(StrEnum):
+    """What exactly is wrong with an envelope, for machines; docs/formats/cse1.md says what each means."""
+
+    LENGTH = "length"
+    MAGIC = "magic"
+    SUITE = "suite"
+    FLAGS = "flags"
+    COMMITMENT = "commitment"
+    GENERATION_UNKNOWN = "generation_unknown"
+    GENERATION_CHANGED = "generation_changed"
+    TAG = "tag"
+    PADDING = "padding"
+    ZSTD_FRAME = "zstd_frame"
+    ZSTD_SIZE_ABSENT = "zstd_size_absent"
+    ZSTD_SIZE_ZERO = "zstd_size_zero"
+    ZSTD_SIZE_OVER = "zstd_size_over"
+    ZSTD_TRAILING = "zstd_trailing"
+
+
 class EnvelopeError(KeysError):
-    """A sealed value could not be opened for a reason that is never an erasure."""
+    """A sealed value could not be opened for a reason that is never an erasure.
+
+    Attributes:
+        fault: the one thing that was found wrong.
+    """
 
     default_next_step = "Restore the damaged file from a backup; the key itself is unharmed."
 
+    def __init__(self, message: str, *, fault: EnvelopeFault, next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.fault = fault
+
+    def __reduce__(self) -> tuple[Callable[..., EnvelopeError], tuple[Any, ...]]:
+        # A worker of a build raises it in another process than the one that reports it.
+        return partial(type(self), fault=self.fault, next_step=self.next_step), (self.message,)
+
 
 class MalformedEnvelope(EnvelopeError):
-    """The bytes are not a CSE1 envelope."""
+    """The bytes are not a CSE1 envelope, or the opened body is not what its flags promise."""
 
 
 class WrongKey(EnvelopeError):

@@ -8,7 +8,7 @@ the store keeps a row only for a record that lies on another page than its handl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NoReturn
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -39,6 +39,9 @@ class Handles:
         """The home page of each handle; of somebody else's 16 bytes a number far beyond any page."""
         plain = self._cipher.decryptor().update(b"".join(refs))
         return [int.from_bytes(plain[at : at + _PAGE_BYTES], "big") for at in range(0, len(plain), REF_BYTES)]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("keys are not pickled")
 
 
 def split_blocks(blocks: bytes) -> list[bytes]:

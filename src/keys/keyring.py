@@ -30,12 +30,14 @@ from keys.rekey import Rekey, Rekeyed
 from keys.resident import ResidentKeys
 from keys.restoregate import GateStatus, Witness
 from keys.retry import repeatedly
+from keys.scrubbing import scrubbed_class
 from keys.sealing import Opener, SealRule, SealSession
 from keys.subjects import DEFAULT_PURPOSE, Identity, Shredded, SubjectId, check_purpose
 from keys.treecheck import Progress, TreeCheck, check_tree, fenced_records, tree_stats
 from keys.treeinventory import Inventory, take_inventory
 
 
+@scrubbed_class
 class Keyring:
     """Keys of all data subjects of one lake.
 

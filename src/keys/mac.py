@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import sha256, sha512
-from typing import Final
+from typing import Final, NoReturn
 
 _INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
@@ -50,3 +50,6 @@ class HmacSha256:
 
     def __repr__(self) -> str:
         return "HmacSha256(…)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("keys are not pickled")

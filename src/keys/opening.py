@@ -18,6 +18,7 @@ from keys.gatekeeping import FENCE_LOG
 from keys.keyring import Keyring
 from keys.leases import LeaseBook
 from keys.pagestore import PageStore, SqlitePageStore
+from keys.scrubbing import scrubbed
 from keys.sealing import SealRule
 
 LEASE_BOOK: Final = "lease_book"
@@ -45,6 +46,7 @@ def embedded_places(home: Path, *, create: bool = True) -> KeyPlaces:
     )
 
 
+@scrubbed
 def open_keys(
     places: KeyPlaces,
     home: Path,
@@ -114,6 +116,7 @@ def open_embedded(
     return open_keys(embedded_places(home), home, fence_path=fence_path, clock=clock, effects=effects)
 
 
+@scrubbed
 def open_forensic(places: KeyPlaces, scratch: Path) -> Keyring:
     """A keyring that knows no fence: what somebody holding these very places could open.
 

@@ -59,7 +59,7 @@ class Provisioning:
         erased person does not stop a batch.
         """
         check_purpose(purpose)
-        known = self._resident.names(purpose)
+        known = self._resident.names(purpose, len(subjects))
         with no_collections():
             values = [subject.reveal() for subject in subjects]
             cached = [known.get(value) for value in values]

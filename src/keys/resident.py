@@ -10,10 +10,10 @@ from typing import Final
 
 from keys import envelope as cse1
 from keys import tree
-from keys.caches import Caches, Dek, Provisioned
+from keys.caches import Caches, Dek, MaskedKey, Provisioned, may_keep_page
 from keys.changes import StoreChanges
 from keys.envelope import FieldContext, Subkey
-from keys.errors import KeyRecordMissing, TamperedEnvelope, WrongKey
+from keys.errors import EnvelopeFault, KeyRecordMissing, TamperedEnvelope, WrongKey
 from keys.fencelog import ALL_PURPOSES, FenceLog
 from keys.gatekeeping import Gatekeeping
 from keys.keytree import KeyTree
@@ -22,12 +22,14 @@ from keys.mac import hmac_sha512
 from keys.pagestore import PageStore
 from keys.purposes import PurposeNumbers
 from keys.restoregate import foreign_fence_log
+from keys.scrubbing import scrubbed_class
 from keys.subjects import DEFAULT_PURPOSE, Held, Shredded
 
 _BULK_FROM: Final = 256
 _BULK_SHARE: Final = 4  # more refs than records / 4: open every page instead of asking for each
 
 
+@scrubbed_class
 class ResidentKeys:
     """The keys this process may use right now. Safe for threads, which share one lease.
 
@@ -85,11 +87,15 @@ class ResidentKeys:
             for ref in refs
         ]
 
-    def names(self, purpose: str) -> dict[str, tuple[bytes, int]]:
-        """The cache of subject ids that were found, see `Caches.names`; only while the epoch lasts."""
+    def names(self, purpose: str, coming: int) -> dict[str, tuple[bytes, int]]:
+        """The cache of subject ids that were found, see `Caches.names`; only while the epoch lasts.
+
+        Args:
+            coming: how many the caller may add.
+        """
         self._lease.ensure()
         with self._mutex:
-            return self._caches.names(purpose)
+            return self._caches.names(purpose, coming)
 
     def begin_session(self) -> bytes:
         """A fresh salt for a writer session."""
@@ -101,7 +107,7 @@ class ResidentKeys:
         """See `keys.sealing.SealKeys`."""
         info = context.derivation_info(suite)
         with self._mutex:  # before the keys: what is derived from older ones goes where nobody looks
-            known = self._caches.sealing(info + salt)
+            known = self._caches.sealing(info + salt, len(refs))
         deks = self.deks(refs, context.purpose)
         found: dict[bytes, Subkey | Shredded] = {}
         for ref, dek in deks.items():
@@ -132,11 +138,12 @@ class ResidentKeys:
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """BLAKE2b (RFC 7693), keyed by the DEK; see `keys.sealing.SealKeys`."""
         with self._mutex:
-            known = self._caches.tag_keys()
+            known = self._caches.tag_keys(len(refs))
         deks = self.deks(refs, DEFAULT_PURPOSE)
         for ref, dek in deks.items():
             if ref not in known and isinstance(dek, Dek):
-                known[ref] = hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()[:32]
+                digest = hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()
+                known[ref] = MaskedKey(digest[: tree.KEY_BYTES])
         return {ref: known[ref] for ref, dek in deks.items() if isinstance(dek, Dek)}
 
     def opening(
@@ -166,7 +173,9 @@ class ResidentKeys:
                 subkey, last = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite), place
             if header.generation != dek.generation:
                 if hmac.compare_digest(header.commitment, subkey.commitment):
-                    raise TamperedEnvelope("the generation in the envelope was changed")
+                    raise TamperedEnvelope(
+                        "the generation in the envelope was changed", fault=EnvelopeFault.GENERATION_CHANGED
+                    )
                 found.append(self._other_generation(ref, context.purpose, header.generation))
                 continue
             found.append(subkey)
@@ -233,7 +242,10 @@ class ResidentKeys:
     def _other_generation(self, ref: bytes, purpose: str, generation: int) -> Shredded:
         fence = self.fences.of_ref(ref, purpose, generation)
         if fence is None:
-            raise WrongKey(f"the envelope names generation {generation}, which this subject has not")
+            raise WrongKey(
+                f"the envelope names generation {generation}, which this subject has not",
+                fault=EnvelopeFault.GENERATION_UNKNOWN,
+            )
         return Shredded(fence.request_id, fence.epoch)
 
     def _found(self, refs: Sequence[bytes], purpose: str) -> list[Dek | None]:
@@ -246,22 +258,30 @@ class ResidentKeys:
             if all(found):
                 return found
             absent = [ref for ref, one in zip(refs, found, strict=True) if one is None]
-            if caches.is_full():
+            if not caches.has_room(len(absent)):
                 caches = self._caches = Caches()
                 absent = list(refs)
-            self._load(absent, caches.deks)
-            return [caches.deks.get(ref + suffix) for ref in refs]
+            into = caches.deks if caches.has_room(len(absent)) else {}
+            self._load(absent, suffix, into)
+            return [into.get(ref + suffix) for ref in refs]
 
-    def _load(self, refs: Sequence[bytes], into: dict[bytes, Dek]) -> None:
-        """Reads the pages of these refs whole; refs without a page stay absent."""
+    def _load(self, refs: Sequence[bytes], suffix: bytes, into: dict[bytes, Dek]) -> None:
+        """Reads the pages of these refs; refs without a page stay absent.
+
+        A page's other keys are kept as well while there is room: neighbours were provisioned together.
+        """
         pages = self._store.page_ids() if len(refs) > _BULK_FROM else []
         if not pages or len(refs) * _BULK_SHARE <= len(pages) * tree.PAGE_RECORDS:
             pages = self._tree.pages_of(refs)
         # A fence comes before the destruction: whoever loads in between must not keep the key.
         fence_of = self.fences.covering()
         purposes = dict(enumerate(self._purposes.names(), start=1))
+        wanted = {ref + suffix for ref in refs}
         for _, page in self._tree.open_pages(pages):
-            for record in tree.records(page):
+            records = tree.records(page)
+            if not may_keep_page(len(into), len(wanted)):
+                records = (record for record in records if record[: tree.LOCATOR_BYTES] in wanted)
+            for record in records:
                 if fence_of is not None and fence_of(
                     record[:16],
                     purposes.get(int.from_bytes(record[16:18], "big"), ALL_PURPOSES),

@@ -12,6 +12,7 @@ from keys import envelope as cse1
 from keys.envelope import FieldContext, Subkey
 from keys.errors import SealSessionLost
 from keys.quiet import no_collections
+from keys.scrubbing import scrubbed_class
 from keys.subjects import Held, Shredded
 
 MAX_SEALS_PER_SESSION: Final = 2**20
@@ -79,6 +80,7 @@ class OpenKeys(Protocol):
         ...
 
 
+@scrubbed_class
 class SealSession:
     """A writer session: one salt; ends after an hour or 2^20 seals."""
 
@@ -157,6 +159,7 @@ class SealSession:
         self._seals = 0
 
 
+@scrubbed_class
 class Opener:
     """Opens sealed values in bulk; one per thread."""
 

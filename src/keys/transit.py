@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from keys.custodian import CustodianStatus, Signature
 from keys.errors import CustodianError, RootMismatch
+from keys.scrubbing import scrubbed_class
 from keys.vaulterrors import error_of
 from keys.vaultsession import VaultSession
 
@@ -21,6 +22,7 @@ _MAGIC: Final = b"TW1"
 _HEAD: Final = len(_MAGIC) + 4  # magic, version
 
 
+@scrubbed_class
 class TransitCustodian:
     """A `Custodian` over a transit engine.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from attrs import field, frozen
 from cryptography.exceptions import InvalidTag
@@ -42,6 +42,9 @@ class KeyRecord:
     generation: int
     state: int
     dek: bytes = field(repr=False)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("keys are not pickled")
 
     def encode(self) -> bytes:
         """54 bytes, see the module."""

@@ -166,6 +166,8 @@ class Builder:
             bits = int(version.rpartition("/")[2])
             own = {int.from_bytes(ref[:2], "big") >> (16 - bits) for ref in refs}
             self._states.forget(version, own)
+        # A try that failed may have left keys of versions that have no state any more.
+        self._states.drop_doomed()
         return buckets
 
     def _state_version(self, version: str) -> str:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from keys import CustodianUnavailable, FenceCopyInvalid, RestoreGateClosed, ShredlakeError
+from keys import CustodianUnavailable, EnvelopeError, FenceCopyInvalid, RestoreGateClosed, ShredlakeError
 from lake import IntakeFull, SnapshotGone, UnknownBatch, UnknownEventType
 from projections import NotPublished, UnknownView
 from purge import (
@@ -69,6 +69,7 @@ def install(app: FastAPI) -> None:
             next_step=error.next_step,
             whose_move=error.whose_move,
             retry_helps=error.retry_helps,
+            **({"fault": error.fault} if isinstance(error, EnvelopeError) else {}),
         )
 
     @app.exception_handler(RequestValidationError)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +14,30 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keys import EnvelopeError, FieldContext, WrongKey
+from keys import EnvelopeError, EnvelopeFault, FieldContext, MalformedEnvelope, WrongKey, agentwire
 from keys import envelope as cse1
 from tests.keys.twokeys import sealed_for_two
-from tests.vectors.generate import BLOCK, CONTEXT, DEK, NONCE, PATH, REF, SALT, vectors
+from tests.vectors.decoder import decode
+from tests.vectors.generate import (
+    BLOCK,
+    CONTEXT,
+    DEK,
+    NONCE,
+    PATH,
+    REF,
+    SALT,
+    SUITES,
+    case,
+    sealed_raw,
+    vectors,
+)
 
 VECTORS = json.loads(PATH.read_text())
+PAGE = (Path(__file__).parents[2] / "docs" / "formats" / "cse1.md").read_text()
+DOCUMENTED = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", PAGE, re.MULTILINE))
+"""Code of a fault → its error, as the page on the format says."""
+ONLY_WITH_A_HISTORY = {"generation_unknown", "generation_changed"}
+"""What only a reader that knows a person's generations can say; see test_sealing.py."""
 KEY = cse1.derive(DEK, CONTEXT.derivation_info(1), SALT)
 
 
@@ -90,11 +111,32 @@ def test_a_must_pass_vector_opens(vector: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS["must_fail"], ids=lambda v: v["name"])
-def test_a_must_fail_vector_has_its_own_error(vector: dict[str, Any]) -> None:
-    """By name."""
+def test_a_must_fail_vector_has_the_code_and_the_error_of_its_fault(vector: dict[str, Any]) -> None:
+    """As the page on the format pairs them."""
     with pytest.raises(EnvelopeError) as refused:
         open_vector(vector)
-    assert type(refused.value).__name__ == vector["error"], vector["reason"]
+    assert refused.value.fault == vector["fault"], vector["reason"]
+    assert type(refused.value).__name__ == DOCUMENTED[vector["fault"]]
+
+
+def test_every_code_is_documented_and_has_vectors_under_every_suite() -> None:
+    """But for what one envelope and one key cannot show."""
+    assert set(DOCUMENTED) == set(EnvelopeFault)
+    for suite in SUITES:
+        mine = {v["fault"] for v in VECTORS["must_fail"] if v["name"].startswith(f"suite {suite}:")}
+        assert mine == set(EnvelopeFault) - ONLY_WITH_A_HISTORY
+
+
+def test_a_fault_is_told_across_processes_and_by_the_key_agent() -> None:
+    """A worker of a build pickles its error, the agent sends it; one of a newer agent is an error still."""
+    error = MalformedEnvelope("words", fault=EnvelopeFault.PADDING, next_step="Do.")
+    told = (pickle.loads(pickle.dumps(error)), agentwire.error_of(agentwire.error_message(error)["error"]))
+    for one in told:
+        assert (type(one), one.message, one.next_step) == (MalformedEnvelope, "words", "Do.")
+        assert isinstance(one, MalformedEnvelope)
+        assert one.fault is EnvelopeFault.PADDING
+    newer = agentwire.error_message(error)["error"] | {"fault": "not known yet"}
+    assert str(agentwire.error_of(newer)) == "words"
 
 
 def test_the_vectors_are_what_the_generator_makes() -> None:
@@ -107,7 +149,9 @@ def test_the_vectors_are_what_the_generator_makes() -> None:
 
 
 @given(st.binary(max_size=600), st.booleans(), st.data())
-def test_any_changed_byte_is_an_error(body: bytes, pad: bool, data: st.DataObject) -> None:
+def test_any_changed_byte_is_an_error_with_a_documented_code(
+    body: bytes, pad: bool, data: st.DataObject
+) -> None:
     """Never another plaintext, and never an erasure."""
     envelope = seal(body, pad=pad)
     assert unseal(envelope) == body
@@ -115,15 +159,35 @@ def test_any_changed_byte_is_an_error(body: bytes, pad: bool, data: st.DataObjec
     changed[data.draw(st.integers(0, len(envelope) - 1))] ^= data.draw(st.integers(1, 255))
     # The salt derives the key outside of `unseal`; here the commitment stands for it.
     if bytes(changed[5:21]) == envelope[5:21]:
-        with pytest.raises(EnvelopeError):
+        with pytest.raises(EnvelopeError) as refused:
             unseal(bytes(changed))
+        assert refused.value.fault in DOCUMENTED
 
 
-@given(st.binary(max_size=200))
-def test_garbage_is_refused(garbage: bytes) -> None:
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"\xe1\x01\x00" + tail))
+def test_garbage_is_refused_with_a_documented_code(garbage: bytes) -> None:
     """Whatever the bytes."""
-    with pytest.raises(EnvelopeError):
+    with pytest.raises(EnvelopeError) as refused:
         unseal(garbage)
+    assert refused.value.fault in DOCUMENTED
+
+
+@given(
+    st.binary(max_size=80),
+    st.sampled_from((b"", b"\x28\xb5\x2f\xfd")),
+    st.sampled_from((0, 1, 2, 3)),
+    st.sampled_from(SUITES),
+)
+def test_any_authentic_body_opens_or_is_refused_as_the_independent_decoder_says(
+    body: bytes, magic: bytes, flags: int, suite: int
+) -> None:
+    """The same body, or the same code, whatever a faulty writer sealed."""
+    vector = case("any", sealed_raw(magic + body, flags, suite))
+    try:
+        found: bytes | str = open_vector(vector)
+    except EnvelopeError as error:
+        found = str(error.fault)
+    assert found == decode(vector)
 
 
 def test_one_ciphertext_never_opens_under_two_keys() -> None:

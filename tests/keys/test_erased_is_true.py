@@ -14,6 +14,7 @@ import pytest
 from keys import (
     CustodianUnavailable,
     EmbeddedCustodian,
+    EnvelopeFault,
     FenceLog,
     GateStatus,
     InvalidTransition,
@@ -26,6 +27,7 @@ from keys import (
     SqlitePageStore,
     SubjectErased,
     TamperedEnvelope,
+    WrongKey,
     open_embedded,
     tree,
 )
@@ -200,8 +202,18 @@ def test_a_changed_generation_is_tampering_and_never_an_erasure(keyring: Keyring
     """Also where the fence log knows an erasure of that generation."""
     ref = returned(keyring).ref
     sealed = seal(keyring, ref, "marketing")
-    with pytest.raises(TamperedEnvelope):
+    with pytest.raises(TamperedEnvelope) as refused:
         unseal(keyring, ref, sealed[:3] + generation.to_bytes(2, "big") + sealed[5:], "marketing")
+    assert refused.value.fault is EnvelopeFault.GENERATION_CHANGED
+
+
+def test_a_generation_that_the_person_never_had_is_another_key_and_never_an_erasure(keyring: Keyring) -> None:
+    """With a commitment that is not the key's at hand either."""
+    ref = returned(keyring).ref
+    sealed = seal(keyring, ref, "marketing")
+    with pytest.raises(WrongKey) as refused:
+        unseal(keyring, ref, sealed[:3] + b"\0\3" + sealed[5:21] + bytes(32) + sealed[53:], "marketing")
+    assert refused.value.fault is EnvelopeFault.GENERATION_UNKNOWN
 
 
 def test_what_was_sealed_before_a_return_stays_shredded(keyring: Keyring) -> None:

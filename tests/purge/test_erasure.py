@@ -21,6 +21,7 @@ from keys import (
     KeyRecordMissing,
     KeysError,
     LeaseBook,
+    PageStoreUnavailable,
     Shredded,
     SqlitePageStore,
     SubjectId,
@@ -425,6 +426,37 @@ def test_keys_of_forgotten_states_die_though_the_process_was_killed_in_between(
     before = StateStore(tmp_path / "copy" / "states.db", world.keyring, Effects())
     with pytest.raises(KeysError):
         before.load(version, [ref[0]])
+
+
+def test_keys_of_forgotten_states_die_at_the_second_try_of_the_same_process(
+    world: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no state of that version is left that would remind it."""
+    fill(world)
+    states, ref = world.views.builder._states, world.keyring.ref_of(ANN)
+    assert ref is not None
+    balance = world.views.builder.version_of(world.views.registry.get("balance"))
+    (mine,) = (version for version in states.versions() if version.startswith(balance))
+    for version in states.versions():
+        states.forget(version, [bucket for bucket in range(256) if bucket != ref[0]])
+    states._db.flush_deleted()
+    (tmp_path / "copy").mkdir()
+    shutil.copy(world.home / "views" / "states.db", tmp_path / "copy" / "states.db")
+
+    def gone(refs: object) -> int:
+        raise PageStoreUnavailable("the page store gave up")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(world.keyring, "drop", gone)
+        for _ in range(len(states.versions())):
+            with pytest.raises(PageStoreUnavailable):
+                world.views.forget_people([ref])
+            if not states.versions():
+                break
+    world.views.forget_people([ref])
+    before = StateStore(tmp_path / "copy" / "states.db", world.keyring, Effects())
+    with pytest.raises(KeysError):
+        before.load(mine, [ref[0]])
 
 
 def test_a_state_from_before_an_erasure_is_not_saved_after_it(world: Runtime) -> None:

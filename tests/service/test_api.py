@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from keys import EnvelopeFault, WrongKey
 from purge import STAGES
 from purge.verifier import verify
 from service.app import create_app
@@ -179,6 +180,23 @@ def test_an_unexpected_error_shows_its_place_and_not_its_words(client: TestClien
     text = (world.home / "logs" / "shredlake.log").read_text()
     assert "ValueError" in text
     assert CANARY not in text + answer.text
+
+
+def test_a_damaged_envelope_is_a_problem_with_the_code_of_its_fault(
+    client: TestClient, world: Runtime
+) -> None:
+    """Whoever watches the server tells a changed byte from a foreign key without reading prose."""
+
+    def refuse(*_: object) -> None:
+        raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)
+
+    world.purge.journal.get = refuse  # type: ignore[method-assign,assignment]
+    answer = client.get("/v1/erasure-requests/x")
+    assert (answer.status_code, answer.json()["title"], answer.json()["fault"]) == (
+        500,
+        "WrongKey",
+        "commitment",
+    )
 
 
 def test_ready_says_when_it_is_not_safe_to_read(client: TestClient, world: Runtime) -> None:
