@@ -7,10 +7,14 @@ the same events unsealed, with the offsets in the same snapshot.
 from __future__ import annotations
 
 import json
+import queue
+import resource
 import shutil
 import statistics
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +28,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from bench.accepted import accepted
 from bench.asof import as_of
 from bench.clicks import CLICKED, clicked, person_of
-from bench.measure import Figure, at_least, seconds
+from bench.measure import Figure, at_least, at_most, seconds
 from bench.peers import connectsink
 from bench.replays import replays
 from bench.tables import commits, steady
@@ -44,6 +48,7 @@ EVENTS: Final = 2_000_000
 PEOPLE: Final = 100_000
 PARTITIONS: Final = 8
 RUNS: Final = 3
+_LOOK_SECONDS: Final = 0.02
 
 
 def run() -> list[Figure]:
@@ -94,15 +99,19 @@ def _kafka(folder: Path, bootstrap: str) -> list[Figure]:
             plain = PlainAppend(folder / f"plain-{at}")
             theirs.append(EVENTS / seconds(lambda: _consume(bootstrap, runtime, plain)))
         with _lake(folder / f"crew-{at}", bootstrap) as runtime:
-            two.append(EVENTS / seconds(lambda: _crew(runtime.home)))
+            two.append(EVENTS / _crew(bootstrap, runtime))
         for name in ("lake", "plain", "crew"):
             shutil.rmtree(folder / f"{name}-{at}")
     ratio = statistics.median(mine / yours for mine, yours in zip(ours, theirs, strict=True))
+    peak_mib = (
+        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    )  # of the crews: no other has ended
     return [
         Figure("Kafka → sealed → committed, one consumer", statistics.median(ours), "events/s"),
         at_least("Kafka → sealed → committed, two consumers", statistics.median(two), "events/s", 200_000),
         Figure("Kafka → plain pyiceberg append, one consumer", statistics.median(theirs), "events/s"),
         at_least("sealed / plain append, same consumer", ratio, "×", 1.0, "pyiceberg append, same parser"),
+        at_most("memory of a consumer that catches up", peak_mib, "MiB", 1024),
     ]
 
 
@@ -143,10 +152,31 @@ def _consume(bootstrap: str, runtime: Runtime, ingestor: Any) -> None:
     consumer.run(until_caught_up=True)
 
 
-def _crew(home: Path) -> None:
+def _crew(bootstrap: str, runtime: Runtime) -> float:
+    """Seconds from both consumers' places in the topic to the last commit; as of the sink, without the start."""
+    group, placed = runtime.settings.kafka.group, queue.Queue[float]()
+    watch = threading.Thread(target=lambda: placed.put(_placed(bootstrap, group, 2)))
+    watch.start()
     run_workers(
-        home, 2, until_caught_up=True, accept_gaps=False, should_stop=lambda: False, show=lambda totals: None
+        runtime.home,
+        2,
+        until_caught_up=True,
+        accept_gaps=False,
+        should_stop=lambda: False,
+        show=lambda _: None,
     )
+    watch.join()
+    return runtime.lake.events.history()[0].timestamp_ms / 1000 - placed.get()
+
+
+def _placed(bootstrap: str, group: str, members: int) -> float:
+    """When so many members of a group had partitions, by the clock of this machine."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    while True:
+        found = admin.describe_consumer_groups([group])[group].result(30).members
+        if sum(bool(one.assignment.topic_partitions) for one in found) == members:
+            return time.time()
+        time.sleep(_LOOK_SECONDS)
 
 
 class PlainAppend:

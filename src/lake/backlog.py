@@ -34,11 +34,11 @@ class CommitRule:
     """
 
     seconds: float = 0.5
-    events: int = 500_000
+    events: int = 400_000
     memory_bytes: int = 256 * 1024 * 1024
     idle_seconds: float = 0.2
     behind_events: int = 100_000
-    behind_seconds: float = 5.0
+    behind_seconds: float = 10.0
 
 
 @define
@@ -98,14 +98,15 @@ class Backlog:
         pending = self._pending.get(partition)
         if pending is None:
             return  # revoked while they were on their way
-        fresh = [one for one in messages if one.offset >= pending.end]
-        if not fresh:
+        if messages and messages[0].offset < pending.end:
+            messages = [one for one in messages if one.offset >= pending.end]
+        if not messages:
             return
-        pending.messages.extend(fresh)
-        pending.end = fresh[-1].offset + 1
+        pending.messages.extend(messages)
+        pending.end = messages[-1].offset + 1
         pending.at_end = False
-        pending.count += len(fresh)
-        pending.size_bytes += sum(len(one.value or b"") for one in fresh) + _EVENT_BYTES * len(fresh)
+        pending.count += len(messages)
+        pending.size_bytes += sum([len(one.value or b"") for one in messages]) + _EVENT_BYTES * len(messages)
         if self._since is None:
             self._since = now
 

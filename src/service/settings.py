@@ -91,7 +91,7 @@ class Kafka(Section):
     )
     commit_seconds: Annotated[float, Field(gt=0, le=300)] = Field(0.5, description="commit after so long")
     commit_events: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        500_000, description="commit after so many"
+        400_000, description="commit after so many"
     )
     commit_bytes: Annotated[int, Field(ge=1024)] = Field(
         256 * 1024 * 1024, description="commit after so much in memory"
@@ -101,7 +101,7 @@ class Kafka(Section):
         description="while the brokers have more than so many for us, commit_seconds is behind_seconds",
     )
     behind_seconds: Annotated[float, Field(gt=0, le=300)] = Field(
-        5.0, description="commit after so long while far behind: large commits are cheaper"
+        10.0, description="commit after so long while far behind: large commits are cheaper"
     )
     delete_committed: bool = Field(
         False, description="let the brokers delete messages that are in the table (DeleteRecords)"
