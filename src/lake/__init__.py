@@ -8,6 +8,7 @@ from lake.batches import Batch, Note, Outcome, Queue
 from lake.blocks import PERSONAL_HEAD, bucket_of
 from lake.clearfields import ClearField, clear_fields
 from lake.cloudevents import Parsed, Rejected
+from lake.compaction import Compacted
 from lake.compatibility import Problem, notes, problems
 from lake.deadletters import DeadLetter, dead_letters, redrive
 from lake.errors import (
@@ -52,7 +53,7 @@ from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedF
 from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
 from lake.typeregistry import TypeRegistry, refused
-from lake.upkeep import Compacted, Merged, Upkeep
+from lake.upkeep import Merged, Upkeep
 from lake.verify import Verified, verify
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
 from lake.whereabouts import Place, places_of, whereabouts

@@ -12,8 +12,9 @@ from attrs import frozen
 from lake.lakehouse import Lake
 from lake.levels import Level, origin
 from lake.maintenance import UpkeepPolicy, closed_days
-from lake.merging import L0_FILE_BYTES, day_of, handle_ranges, mergeable
+from lake.merging import L0_FILE_BYTES, day_of, mergeable
 from lake.offsets import INGEST, KIND, ranges_of
+from lake.sorting import sorted_files
 from lake.table import summary_of
 
 _REHEARSALS: Final = 3
@@ -76,7 +77,7 @@ def explain(lake: Lake, now: datetime, policy: UpkeepPolicy | None = None) -> Ex
     commits_per_hour = len(recent) / span_hours
     missing = max(policy.merge_files - small, 0)
     closed = closed_days(live, now.date())
-    closed_bytes = [sum(f.file_size_in_bytes for f, _ in live if day_of(f) == day) for day in closed]
+    days = [[one for one in live if day_of(one[0]) == day] for day in closed]
     return Explained(
         snapshots=len(history),
         tags=sum(1 for name in table.metadata.refs if name != "main"),
@@ -89,7 +90,7 @@ def explain(lake: Lake, now: datetime, policy: UpkeepPolicy | None = None) -> Ex
         commit_seconds=round(commit_seconds, 4),
         next_merge_minutes=round(60 * missing / commits_per_hour, 1) if commits_per_hour else None,
         closed_days=len(closed),
-        l1_files=sum(len(handle_ranges(size, policy.l1_file_bytes)) for size in closed_bytes),
+        l1_files=sum(sorted_files(one, policy.l1_file_bytes) for one in days),
         metadata_bytes=len(table.io.new_input(table.metadata_location)),
         manifests=len(head.manifests(table.io)) if head is not None else 0,
         planning_seconds=round(planning_seconds, 4),

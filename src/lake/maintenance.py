@@ -162,9 +162,7 @@ class Maintenance:
             if should_stop():
                 return done
             progress(f"compacting {day}")
-            compacted = self._upkeep.compact(
-                day, progress, piece_bytes=policy.l1_file_bytes, rests=self._rests
-            )
+            compacted = self._upkeep.compact(day, progress, policy.l1_file_bytes, self._rests, should_stop)
             saved = compacted.bytes_before - compacted.bytes_after
             done.append(
                 Step(

@@ -19,7 +19,6 @@ from lake.lakehouse import Lake
 from lake.levels import Origin, Sequenced
 from lake.merging import day_of
 from lake.offsets import upkeep_summary
-from lake.selection import block_rows
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 
@@ -37,9 +36,6 @@ class Rewriter:
 
     def _live(self, day: date) -> list[Sequenced]:
         return [one for one in self._table.sequenced_files() if day_of(one[0]) == day]
-
-    def _event_count(self, files: Sequence[DataFile]) -> int:
-        return int(block_rows(self._table, files, None, columns=("event_count",))["event_count"].sum())
 
     def _write(self, day: date, rows: pl.DataFrame, what: Origin, arrange: bool = True) -> DataFile:
         partition, folder = day_partition(day)

@@ -83,7 +83,7 @@ def compact(
     day: Annotated[str | None, typer.Option(help="ingest day; default: every day")] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Merge a day's blocks into one sorted file, drop duplicates, sever erased people's blocks."""
+    """Merge a day's blocks into sorted files, drop duplicates, sever erased people's blocks."""
     with opened_gate(context) as (here, runtime):
         upkeep = Upkeep(runtime.lake)
         days = [date.fromisoformat(day)] if day else sorted(upkeep.days())
