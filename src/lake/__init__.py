@@ -39,7 +39,7 @@ from lake.housekeeping import Housekeeping
 from lake.ingest import Ingestor, IngestSummary
 from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
 from lake.lakehouse import Lake, open_events, open_lake
-from lake.maintenance import Maintenance, Step, UpkeepPolicy
+from lake.maintenance import Maintenance
 from lake.mapping import Mapping, load_mapping
 from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes, stamp_of
 from lake.pieces import Pace
@@ -54,6 +54,7 @@ from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
 from lake.typeregistry import TypeRegistry, refused
 from lake.upkeep import Merged, Upkeep
+from lake.upkeeprules import Step, UpkeepPolicy
 from lake.verify import Verified, verify
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
 from lake.whereabouts import Place, places_of, whereabouts

@@ -9,7 +9,7 @@ handle of the same bucket, so that totals do not move (docs/adr/0004). Which fil
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import date
 
 import polars as pl
@@ -22,7 +22,7 @@ from lake.blocks import BLOCK_COLUMNS, bucket_of, severed_refs, uuid7s
 from lake.dedup import settle
 from lake.errors import ConservationBroken, EpochMoved
 from lake.eventtypes import PRIMARY, EventType, Facet
-from lake.levels import Level, Sequenced, origin, together
+from lake.levels import Level, origin, together
 from lake.merging import L1_FILE_BYTES
 from lake.resting import NO_REST, Rests
 from lake.rewriting import Rewriter
@@ -107,7 +107,8 @@ class Compactor(Rewriter):
         """
         first = live = self._live(day)
         here = {file.file_path for file, _ in first}
-        stale = self._with_dead(live)
+        sorted_already = [file for file, at in live if origin(file, at).level is Level.SORTED]
+        stale = {path for path, dead in self.dead_blocks(sorted_already).items() if dead}
         done = _Done()
         while (todo := rewrites(live, piece_bytes, stale)) and not should_stop():
             what = "dividing" if todo[0].bits else "sorting"
@@ -165,22 +166,18 @@ class Compactor(Rewriter):
         self._commit([fresh], files, epoch, superseded=rewritten.superseded_counted)
         return _Done(1, before.height, rewritten.rows.height, rewritten.severed, rewritten.superseded)
 
-    def _with_dead(self, live: Iterable[Sequenced]) -> set[str]:
-        """Paths of sorted files with sealed bytes whose key is destroyed; three small columns are read."""
+    def dead_blocks(self, files: Iterable[DataFile]) -> dict[str, int]:
+        """Path → blocks with sealed bytes whose key is destroyed; three small columns are read."""
         covering = self._keyring.fences.covering()
         if covering is None:
-            return set()
-        return {
-            file.file_path
-            for file, sequence in live
-            if origin(file, sequence).level is Level.SORTED and self._holds_dead([file], covering)
-        }
+            return {}
+        return {file.file_path: self._dead_in(file, covering) for file in files}
 
-    def _holds_dead(self, files: Sequence[DataFile], covering: Covering) -> bool:
+    def _dead_in(self, file: DataFile, covering: Covering) -> int:
         columns = ("subject_ref", "generation", "facet")
-        rows = block_rows(self._table, files, None, columns=columns).select(columns)
+        rows = block_rows(self._table, [file], None, columns=columns).select(columns)
         severed = pl.col("generation") == 0
-        return any(
+        return sum(
             covering(ref, facet.partition("/")[2], generation) is not None
             for ref, generation, facet in rows.filter(~severed).iter_rows()
         )

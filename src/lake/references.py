@@ -61,6 +61,12 @@ def unnamed(catalog: Catalog, seen: TableMetadata, snapshot_ids: Collection[int]
     )
 
 
+def sequences_of(metadata: TableMetadata, snapshot_ids: Collection[int]) -> list[int]:
+    """The sequence numbers of those snapshots that are there."""
+    found = map(metadata.snapshot_by_id, snapshot_ids)
+    return [one.sequence_number or 0 for one in found if one is not None]
+
+
 def tag_update(name: str, snapshot_id: int) -> SetSnapshotRefUpdate:
     """Names a snapshot."""
     return SetSnapshotRefUpdate.model_validate(

@@ -10,7 +10,7 @@ import polars as pl
 from attrs import frozen
 from pyiceberg.exceptions import ValidationException
 from pyiceberg.manifest import DataFile
-from pyiceberg.table.refs import SnapshotRefType
+from pyiceberg.table.refs import MAIN_BRANCH
 
 from lake.blocks import BLOCK_COLUMNS
 from lake.compaction import Compactor, check_conservation, severed
@@ -19,6 +19,7 @@ from lake.eventtypes import Facet
 from lake.levels import Level, Sequenced, origin, together
 from lake.merging import L0_FILE_BYTES, MERGE_FILES, day_of, mergeable
 from lake.offsets import dropped_of
+from lake.references import sequences_of
 from lake.resting import NO_REST, Rests
 from lake.selection import block_rows
 from lake.table import summary_of
@@ -29,8 +30,20 @@ class Merged:
     """Small L0 files of a day that were put together."""
 
     day: date
-    files_before: int
-    files_after: int
+    files_before: int = 0
+    files_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+    def and_one_more(self, files: Sequence[DataFile], fresh: DataFile) -> Merged:
+        """With a group that became a file."""
+        return Merged(
+            self.day,
+            self.files_before + len(files),
+            self.files_after + 1,
+            self.bytes_before + sum(file.file_size_in_bytes for file in files),
+            self.bytes_after + fresh.file_size_in_bytes,
+        )
 
 
 @frozen
@@ -70,19 +83,15 @@ class Upkeep(Compactor):
             should_stop: asked before each group; what was committed stays.
             rests: taken behind each group.
         """
-        before = after = 0
+        done = Merged(day)
         while not should_stop():
             live = self._live(day)
             metadata = self._table.metadata()
-            marks = [
-                snapshot.sequence_number or 0
-                for ref in metadata.refs.values()
-                if ref.snapshot_ref_type == SnapshotRefType.TAG
-                and (snapshot := metadata.snapshot_by_id(ref.snapshot_id)) is not None
-            ]
+            tagged = (one for name, one in metadata.refs.items() if name != MAIN_BRANCH)
+            marks = sequences_of(metadata, [one.snapshot_id for one in tagged])
             groups = mergeable(live, marks, max(at_least, 2), piece_bytes)  # one alone would go on for ever
             if not groups:
-                return Merged(day, before, after)
+                break
             group = groups[0]
             files = [file for file, _ in group]
             epoch = self._keyring.epoch()
@@ -94,9 +103,9 @@ class Upkeep(Compactor):
                 self._commit([fresh], files, epoch)
             except (EpochMoved, ValidationException):
                 continue
-            before, after = before + len(files), after + 1
+            done = done.and_one_more(files, fresh)
             rests.rest()
-        return Merged(day, before, after)
+        return done
 
     def sever(self, day: date, refs: Sequence[bytes]) -> Severed:
         """Takes sealed bytes and handles of these people's dead blocks out of a day's live files.
@@ -137,20 +146,23 @@ class Upkeep(Compactor):
         still there. Once for each fence three small columns are read, and that there is nothing is
         written down in a commit.
         """
-        head = self._table.snapshot()
         epoch = self._keyring.catch_up()
-        covering = self._keyring.fences.covering()
-        if head is None or covering is None or dropped_of(summary_of(head)) >= epoch:
+        if not self.has_unseen_fence():
             return []
-        days: dict[date, list[DataFile]] = {}
-        for file, sequence in live:
-            if day_of(file) < today and origin(file, sequence).level is Level.SORTED:
-                days.setdefault(day_of(file), []).append(file)
-        found = [day for day, files in sorted(days.items()) if self._holds_dead(files, covering)]
+        files = [file for file, at in live if origin(file, at).level is Level.SORTED]
+        dead = self.dead_blocks(file for file in files if day_of(file) < today)
+        found = sorted({day_of(file) for file in files if dead.get(file.file_path)})
         if not found:
             with contextlib.suppress(EpochMoved):  # the next round looks again
                 self._commit([], [], epoch, dropped=epoch)
         return found
+
+    def has_unseen_fence(self) -> bool:
+        """Whether sorted days are still to be looked through for somebody."""
+        head = self._table.snapshot()
+        if head is None or self._keyring.fences.covering() is None:
+            return False
+        return dropped_of(summary_of(head)) < self._keyring.catch_up()
 
     def days_of(self, refs: Sequence[bytes]) -> list[date]:
         """Ingest days whose live files hold blocks of these handles."""

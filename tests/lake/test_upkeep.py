@@ -365,7 +365,7 @@ def test_two_keepers_forget_the_same_snapshots_once(world: Runtime) -> None:
         def choose(metadata: TableMetadata) -> list[int]:
             if not firsts:
                 firsts.append(Housekeeping(other.lake).expire(keep=1))
-            return Housekeeping(world.lake)._expendable(metadata, 1, 0.0)
+            return Housekeeping(world.lake).expendable_of(metadata, 1, 0.0)
 
         assert world.lake.events.expire(choose) == []
     assert len(firsts[0]) == 3

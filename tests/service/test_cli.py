@@ -192,7 +192,7 @@ def test_upkeep_can_be_looked_at_planned_and_run(home: Path, tmp_path: Path) -> 
     (where, *_) = json.loads(shredlake(home, "--output", "json", "lake", "where", "p1").stdout)
     assert (where["level"], where["sealed_bytes"] > 0) == ("ingested", True)
     planned = json.loads(shredlake(home, "--output", "json", "lake", "upkeep", "--dry-run").stdout)
-    assert [step["what"] for step in planned] == ["merge"]
+    assert [step["what"] for step in planned] == ["tag", "merge"]
     assert json.loads(shredlake(home, "--output", "json", "lake", "explain").stdout)["live_files"] == 41
     done = json.loads(shredlake(home, "--output", "json", "lake", "upkeep").stdout)
     assert [step["what"] for step in done] == ["tag", "merge"]
