@@ -134,6 +134,15 @@ class SnapshotGone(LakeError):
     default_next_step = "List what exists with `shredlake lake snapshots`."
 
 
+class TagLost(LakeError):
+    """Somebody named a snapshot in the very moment in which it was forgotten, and both went through."""
+
+    default_next_step = (
+        "Set the tag again on a snapshot that `shredlake lake snapshots` lists. Who tags in a REST catalog by"
+        " other means moves the tag `tagged` to the same snapshot in the same commit; see docs/stores.md."
+    )
+
+
 class CorruptBlock(LakeError):
     """A block's bodies do not hold the records that its columns promise."""
 
