@@ -19,6 +19,7 @@ from lake.errors import (
     CorruptBlock,
     EpochMoved,
     Fenced,
+    GraceTooShort,
     IntakeFull,
     IntakeUnreadable,
     KeyReused,
@@ -55,7 +56,7 @@ from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
 from lake.typeregistry import TypeRegistry, refused
 from lake.upkeep import Merged, Upkeep
-from lake.upkeeprules import Step, UpkeepPolicy
+from lake.upkeeprules import LEAST_GRACE_SECONDS, Step, UpkeepPolicy, check_grace
 from lake.verify import Verified, verify
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
 from lake.whereabouts import Place, places_of, whereabouts
@@ -66,6 +67,7 @@ __all__ = [
     "DEFAULT_BATCH_EVENTS",
     "DEFAULT_MEMORY_BYTES",
     "EMBEDDED",
+    "LEAST_GRACE_SECONDS",
     "PERSONAL_HEAD",
     "PRIMARY",
     "Batch",
@@ -87,6 +89,7 @@ __all__ = [
     "Facet",
     "FeedingTopic",
     "Fenced",
+    "GraceTooShort",
     "Housekeeping",
     "HttpBatch",
     "IcebergTable",
@@ -139,6 +142,7 @@ __all__ = [
     "block_rows",
     "bucket_of",
     "build_tag",
+    "check_grace",
     "clear_fields",
     "collected",
     "dead_letters",

@@ -134,6 +134,16 @@ class SnapshotGone(LakeError):
     default_next_step = "List what exists with `shredlake lake snapshots`."
 
 
+class GraceTooShort(LakeError):
+    """A sweep would delete files of commits under way."""
+
+    whose_move = "caller"
+    default_next_step = (
+        "Give a longer grace; or stop everything that writes (ingest, the server, consumers, builds, upkeep,"
+        " erasures) and say --nobody-writes."
+    )
+
+
 class TagLost(LakeError):
     """Somebody named a snapshot in the very moment in which it was forgotten, and both went through."""
 

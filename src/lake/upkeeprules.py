@@ -8,12 +8,15 @@ from typing import Any, Final
 
 from attrs import asdict, frozen
 
+from lake.errors import GraceTooShort
 from lake.levels import Level, Sequenced, origin
 from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, mergeable
 from lake.sorting import rewrites, sorted_files
 
 KEEP_SNAPSHOTS: Final = 100
 SWEEP_GRACE_SECONDS: Final = 3600
+LEAST_GRACE_SECONDS: Final = 600
+"""More than a writer takes, with every attempt and time limit, from a file to the commit that names it."""
 
 
 @frozen
@@ -134,3 +137,16 @@ def days_to_compact(
 def size_bytes(files: Sequence[Sequenced]) -> int:
     """Of files together."""
     return sum(file.file_size_in_bytes for file, _ in files)
+
+
+def check_grace(grace_seconds: float, nobody_writes: bool) -> None:
+    """Whether a sweep with this grace leaves alone what is about to be committed.
+
+    Raises:
+        GraceTooShort: it does not, and somebody may be writing.
+    """
+    if grace_seconds < LEAST_GRACE_SECONDS and not nobody_writes:
+        raise GraceTooShort(
+            f"with a grace of {grace_seconds:g} s a sweep may delete files that are about to be committed;"
+            f" {LEAST_GRACE_SECONDS} s is the least"
+        )

@@ -11,8 +11,19 @@ import typer
 from attrs import asdict
 
 from keys import ShredlakeError
-from lake import Housekeeping, Step, Upkeep, explain, privacy_lint, summary_of, verify, whereabouts
+from lake import (
+    Housekeeping,
+    Step,
+    Upkeep,
+    check_grace,
+    explain,
+    privacy_lint,
+    summary_of,
+    verify,
+    whereabouts,
+)
 from lake.offsets import KIND
+from lake.upkeeprules import SWEEP_GRACE_SECONDS
 from service.cli.common import (
     GROUP,
     emit,
@@ -116,11 +127,18 @@ def expire(
 @app.command()
 def sweep(
     context: typer.Context,
-    grace_seconds: Annotated[float, typer.Option(min=0, help="leave younger files alone")] = 3600.0,
+    grace_seconds: Annotated[
+        float, typer.Option(min=0, help="leave younger files alone: a writer may be about to commit them")
+    ] = SWEEP_GRACE_SECONDS,
+    nobody_writes: Annotated[
+        bool, typer.Option("--nobody-writes", help="everything that writes is stopped; any grace will do")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Delete files that no kept snapshot refers to."""
+    """Delete files that no kept snapshot refers to, of the events and of every view."""
     with opened(context) as (here, runtime):
+        if not dry_run:
+            check_grace(grace_seconds, nobody_writes)
         found = Housekeeping(runtime.lake).sweep(grace_seconds, dry_run)
         size = 0 if not dry_run else sum(one.bytes for one in found)
         verb = "would go" if dry_run else "deleted"
