@@ -345,3 +345,23 @@ def test_of_a_sorted_day_only_the_range_with_dead_bytes_is_written_again(world: 
     assert len(before & paths(world)) == PEOPLE - 1
     assert upkeep.compact(the_day(world), piece_bytes=SMALL).commits == 0
     assert verify(world.lake, deep=True).problems == ()
+
+
+def test_what_is_ingested_meanwhile_is_left_to_the_next_time(world: Runtime) -> None:
+    """So that a day into which somebody goes on writing is done at some time."""
+    commits(world, 2)
+    late = itertools.count()
+
+    def progress(_: str) -> None:
+        number = next(late)
+        assert number < 100, "it goes on for ever"
+        send(world, [paid("person-0", 1, event_id=f"late-{number}", note="n")])
+
+    done = Upkeep(world.lake).compact(the_day(world), progress, piece_bytes=SMALL)
+    assert done.files_after == len(paths(world, Level.SORTED)) == PEOPLE
+    left = next(late)
+    assert len(paths(world, Level.INGESTED)) == left
+    assert ids(world) == sorted([*expected(2), *(f"late-{number}" for number in range(left))])
+    Upkeep(world.lake).compact(the_day(world))
+    assert ids(world) == sorted([*expected(2), *(f"late-{number}" for number in range(left))])
+    assert verify(world.lake, deep=True).problems == ()
