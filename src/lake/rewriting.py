@@ -19,6 +19,7 @@ from lake.lakehouse import Lake
 from lake.levels import Origin, Sequenced
 from lake.merging import day_of
 from lake.offsets import upkeep_summary
+from lake.selection import block_rows
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 
@@ -36,6 +37,14 @@ class Rewriter:
 
     def _live(self, day: date) -> list[Sequenced]:
         return [one for one in self._table.sequenced_files() if day_of(one[0]) == day]
+
+    def _holding(self, live: Sequence[Sequenced], refs: Sequence[bytes]) -> list[Sequenced]:
+        """The files with blocks of these handles."""
+        return [
+            one
+            for one in live
+            if block_rows(self._table, [one[0]], None, refs, columns=("subject_ref",)).height
+        ]
 
     def _write(self, day: date, rows: pl.DataFrame, what: Origin, arrange: bool = True) -> DataFile:
         partition, folder = day_partition(day)

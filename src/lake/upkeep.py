@@ -117,7 +117,7 @@ class Upkeep(Compactor):
         """
         while True:
             epoch = self._keyring.catch_up()
-            live = [one for one in self._live(day) if block_rows(self._table, [one[0]], None, refs).height]
+            live = self._holding(self._live(day), refs)
             files = [file for file, _ in live]
             rows = block_rows(self._table, files, None)
             mine = rows.filter(pl.col("subject_ref").is_in(list(refs)) & pl.col("sealed").is_not_null())
