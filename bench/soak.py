@@ -26,7 +26,7 @@ _UPKEEP: Final = """
 [upkeep]
 merge_files = 32
 keep_minutes = 1
-grace_minutes = 2
+grace_minutes = 10
 """
 
 

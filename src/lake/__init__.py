@@ -8,6 +8,7 @@ from lake.batches import Batch, Note, Outcome, Queue
 from lake.blocks import PERSONAL_HEAD, bucket_of
 from lake.clearfields import ClearField, clear_fields
 from lake.cloudevents import Parsed, Rejected
+from lake.compaction import Compacted
 from lake.compatibility import Problem, notes, problems
 from lake.deadletters import DeadLetter, dead_letters, redrive
 from lake.errors import (
@@ -18,6 +19,7 @@ from lake.errors import (
     CorruptBlock,
     EpochMoved,
     Fenced,
+    GraceTooShort,
     IntakeFull,
     IntakeUnreadable,
     KeyReused,
@@ -28,6 +30,7 @@ from lake.errors import (
     StorageFailed,
     StorageRefused,
     StorageUnsuitable,
+    TagLost,
     UnknownBatch,
     UnknownEventType,
     UnreadableInput,
@@ -38,7 +41,7 @@ from lake.housekeeping import Housekeeping
 from lake.ingest import Ingestor, IngestSummary
 from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
 from lake.lakehouse import Lake, open_events, open_lake
-from lake.maintenance import Maintenance, Step, UpkeepPolicy
+from lake.maintenance import Maintenance
 from lake.mapping import Mapping, load_mapping
 from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes, stamp_of
 from lake.pieces import Pace
@@ -52,7 +55,8 @@ from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedF
 from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
 from lake.typeregistry import TypeRegistry, refused
-from lake.upkeep import Compacted, Merged, Upkeep
+from lake.upkeep import Merged, Upkeep
+from lake.upkeeprules import LEAST_GRACE_SECONDS, Step, UpkeepPolicy, check_grace
 from lake.verify import Verified, verify
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
 from lake.whereabouts import Place, places_of, whereabouts
@@ -63,6 +67,7 @@ __all__ = [
     "DEFAULT_BATCH_EVENTS",
     "DEFAULT_MEMORY_BYTES",
     "EMBEDDED",
+    "LEAST_GRACE_SECONDS",
     "PERSONAL_HEAD",
     "PRIMARY",
     "Batch",
@@ -84,6 +89,7 @@ __all__ = [
     "Facet",
     "FeedingTopic",
     "Fenced",
+    "GraceTooShort",
     "Housekeeping",
     "HttpBatch",
     "IcebergTable",
@@ -122,6 +128,7 @@ __all__ = [
     "StorageRefused",
     "StorageUnsuitable",
     "StoredObject",
+    "TagLost",
     "TopicBook",
     "TypeRegistry",
     "UnknownBatch",
@@ -135,6 +142,7 @@ __all__ = [
     "block_rows",
     "bucket_of",
     "build_tag",
+    "check_grace",
     "clear_fields",
     "collected",
     "dead_letters",

@@ -33,7 +33,7 @@ _PROPERTY_VALUE: Final = re.compile(
 _UUID: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OBJECT: Final = re.compile(
     rf"/(lake/events|views/[a-z0-9_]+__[0-9a-f]{{8}})/"
-    rf"(data/(ingested_at_day=\d{{4}}-\d\d-\d\d/)?((l0|l1|rw)-\d+-\d+-)?[0-9a-f]{{32}}\.parquet"
+    rf"(data/(ingested_at_day=\d{{4}}-\d\d-\d\d/)?((l0|dv|l1|rw)-\d+-\d+-)?[0-9a-f]{{32}}\.parquet"
     rf"|metadata/(\d+-{_UUID}(\.gz)?\.metadata\.json|{_UUID}-m\d+\.avro|snap-\d+-\d+-{_UUID}\.avro"
     rf"|[0-9a-f]{{32}}\.sources\.jsonl"
     rf"|\.\d+-{_UUID}(\.gz)?\.metadata\.json\.crc))"  # a REST catalog over Hadoop's local files

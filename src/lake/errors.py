@@ -134,6 +134,25 @@ class SnapshotGone(LakeError):
     default_next_step = "List what exists with `shredlake lake snapshots`."
 
 
+class GraceTooShort(LakeError):
+    """A sweep would delete files of commits under way."""
+
+    whose_move = "caller"
+    default_next_step = (
+        "Give a longer grace; or stop everything that writes (ingest, the server, consumers, builds, upkeep,"
+        " erasures) and say --nobody-writes."
+    )
+
+
+class TagLost(LakeError):
+    """Somebody named a snapshot in the very moment in which it was forgotten, and both went through."""
+
+    default_next_step = (
+        "Set the tag again on a snapshot that `shredlake lake snapshots` lists. Who tags in a REST catalog by"
+        " other means moves the tag `tagged` to the same snapshot in the same commit; see docs/stores.md."
+    )
+
+
 class CorruptBlock(LakeError):
     """A block's bodies do not hold the records that its columns promise."""
 

@@ -24,6 +24,7 @@ from keys import FieldContext
 from lake.eventtypes import EventType, Facet
 
 EVENTS_TABLE: Final = "lake.events"
+SUBJECT_REF_FIELD_ID: Final = 2
 SEALED_FIELD_ID: Final = 16
 _COLUMNS: Final = (
     ("block_id", BinaryType(), True),

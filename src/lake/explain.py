@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from attrs import frozen
 
+from lake.forecast import Forecast
 from lake.lakehouse import Lake
-from lake.levels import Level, origin
-from lake.maintenance import UpkeepPolicy, closed_days
-from lake.merging import L0_FILE_BYTES, day_of, handle_ranges, mergeable
+from lake.levels import Level, Sequenced, origin
+from lake.merging import L0_FILE_BYTES, day_of, mergeable
 from lake.offsets import INGEST, KIND, ranges_of
 from lake.table import summary_of
+from lake.upkeeprules import Step, UpkeepPolicy, closed_days, of_day, size_bytes
 
 _REHEARSALS: Final = 3
 _RECENT: Final = timedelta(hours=1)
@@ -29,7 +31,12 @@ class Explained:
         commits_per_hour, events_per_hour, bytes_per_event: of the last hour of ingest; 0 without any.
         commit_seconds: of an empty commit, rehearsed now up to the catalog's answer.
         next_merge_minutes: until today's small files are put together at this rate; None when never.
-        closed_days: days that the next round rewrites; `l1_files` they become.
+        next_merge_bytes: about how large the file becomes that the next of them are put into; 0 without any.
+        next_round: what upkeep would do now; the sizes of what comes out are told as if nothing shrank. Dead
+            bytes of erased people are not looked for: `Maintenance.plan` does.
+        closed_days: days that are not sorted yet; `l1_files` they become.
+        largest_day_bytes: of an ingest day. However large, it is divided by handles and not by the partition
+            spec, which stays (docs/adr/0016).
         metadata_bytes: of the newest metadata file, which every commit writes anew.
         manifests: that a reader of the head looks through; `planning_seconds` is what that takes now.
     """
@@ -44,8 +51,11 @@ class Explained:
     bytes_per_event: float
     commit_seconds: float
     next_merge_minutes: float | None
+    next_merge_bytes: int
+    next_round: tuple[Step, ...]
     closed_days: int
     l1_files: int
+    largest_day_bytes: int
     metadata_bytes: int
     manifests: int
     planning_seconds: float
@@ -71,12 +81,10 @@ def explain(lake: Lake, now: datetime, policy: UpkeepPolicy | None = None) -> Ex
     by_level = {level.name.lower(): 0 for level in Level}
     for file, sequence in live:
         by_level[origin(file, sequence).level.name.lower()] += 1
-    today = [one for one in live if day_of(one[0]) >= now.date()]
-    small = max((len(group) for group in mergeable(today, (), 1, L0_FILE_BYTES)), default=0)
     commits_per_hour = len(recent) / span_hours
-    missing = max(policy.merge_files - small, 0)
-    closed = closed_days(live, now.date())
-    closed_bytes = [sum(f.file_size_in_bytes for f, _ in live if day_of(f) == day) for day in closed]
+    missing, merged_bytes = _next_merge(live, now, policy)
+    coming = Forecast(lake, policy).steps(now, look_for_dead=False)
+    days = {day_of(file) for file, _ in live}
     return Explained(
         snapshots=len(history),
         tags=sum(1 for name in table.metadata.refs if name != "main"),
@@ -88,9 +96,22 @@ def explain(lake: Lake, now: datetime, policy: UpkeepPolicy | None = None) -> Ex
         bytes_per_event=round(added / events, 1) if events else 0.0,
         commit_seconds=round(commit_seconds, 4),
         next_merge_minutes=round(60 * missing / commits_per_hour, 1) if commits_per_hour else None,
-        closed_days=len(closed),
-        l1_files=sum(len(handle_ranges(size, policy.l1_file_bytes)) for size in closed_bytes),
+        next_merge_bytes=merged_bytes,
+        next_round=tuple(coming),
+        closed_days=len(closed_days(live, now.date())),
+        l1_files=sum(step.after for step in coming if step.what == "compact"),
+        largest_day_bytes=max((size_bytes(of_day(live, day)) for day in days), default=0),
         metadata_bytes=len(table.io.new_input(table.metadata_location)),
         manifests=len(head.manifests(table.io)) if head is not None else 0,
         planning_seconds=round(planning_seconds, 4),
     )
+
+
+def _next_merge(live: Sequence[Sequenced], now: datetime, policy: UpkeepPolicy) -> tuple[int, int]:
+    """(small files of today that are missing for a merge, about the bytes of what it makes)."""
+    today = [one for one in live if day_of(one[0]) >= now.date()]
+    small = max(mergeable(today, (), 1, L0_FILE_BYTES), key=len, default=[])
+    if not small:
+        return policy.merge_files, 0
+    missing = max(policy.merge_files - len(small), 0)
+    return missing, size_bytes(small) * (len(small) + missing) // len(small)

@@ -3,59 +3,77 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import SnapshotRefType
 
 from lake.lakehouse import Lake
-from lake.objects import ObjectStore, StoredObject, local_path, storage_errors
-from lake.offsets import settled_of
+from lake.objects import ObjectStore, StoredObject
+from lake.orphans import orphans_of
 from lake.resting import NO_REST, Rests
 from lake.retention import TagChanges, expendable, ladder
-from lake.table import IcebergTable, beside, summary_of
+from lake.table import IcebergTable
+from lake.upkeeprules import KEEP_SNAPSHOTS, SWEEP_GRACE_SECONDS
+from lake.warehouse import VIEWS_NAMESPACE, Warehouse
 
-KEEP_SNAPSHOTS: Final = 100
-SWEEP_GRACE_SECONDS: Final = 3600
 _SWEPT_AT_ONCE: Final = 256
 
 
 class Housekeeping:
-    """Keeps the events table's metadata small and its folder clean; safe beside ingest."""
+    """Keeps the events table's metadata small and the folders of all tables clean; safe beside writers."""
 
     def __init__(self, lake: Lake) -> None:
         self._table: IcebergTable = lake.events
         self._effects = lake.effects
+        self._warehouse: Warehouse = lake.warehouse
         self._objects: ObjectStore = lake.warehouse.objects
 
     def expire(self, keep: int = KEEP_SNAPSHOTS, keep_seconds: float = 0.0) -> list[int]:
-        """Forgets snapshots that no tag names and that are neither among the newest nor younger."""
+        """Forgets snapshots that no tag names and that are neither among the newest nor younger.
 
-        return self._table.expire(lambda metadata: self._expendable(metadata, keep, keep_seconds))
+        Of the events alone: what a view's table held is what was reported, and stays.
+        """
+        return self._table.expire(lambda metadata: self.expendable_of(metadata, keep, keep_seconds))
 
     def expendable(self, keep: int = KEEP_SNAPSHOTS, keep_seconds: float = 0.0) -> list[int]:
         """What `expire` would forget now."""
-        return self._expendable(self._table.metadata(), keep, keep_seconds)
+        return self.expendable_of(self._table.metadata(), keep, keep_seconds)
 
-    def _expendable(self, metadata: TableMetadata, keep: int, keep_seconds: float) -> list[int]:
-        tagged = [ref.snapshot_id for ref in metadata.refs.values()]
+    def expendable_of(
+        self,
+        metadata: TableMetadata,
+        keep: int,
+        keep_seconds: float,
+        tags: Mapping[str, int] | None = None,
+        coming: int = 0,
+    ) -> list[int]:
+        """What would be forgotten of this metadata.
+
+        Args:
+            tags: that there will be; default: those that there are.
+            coming: commits that come before; each brings a snapshot, with an id below 0 here.
+        """
+        named = tags or {name: ref.snapshot_id for name, ref in metadata.refs.items()}
+        now_ms = time.time() * 1000
+        fresh = [(-number, int(now_ms) - 1) for number in range(coming, 0, -1)]
         times = [(s.snapshot_id, s.timestamp_ms) for s in self._table.history(metadata)]
-        return expendable(times, tagged, keep, (time.time() - keep_seconds) * 1000)
+        return expendable([*fresh, *times], named.values(), keep, now_ms - keep_seconds * 1000)
 
     def climb(self, now: datetime) -> TagChanges:
         """Brings the ladder of tags up to a moment."""
+        return self._table.change_tags(lambda metadata: self.tag_changes(metadata, now))
 
-        def choose(metadata: TableMetadata) -> TagChanges:
-            tags = {
-                name: ref.snapshot_id
-                for name, ref in metadata.refs.items()
-                if ref.snapshot_ref_type == SnapshotRefType.TAG
-            }
-            return ladder([(s.snapshot_id, s.timestamp_ms) for s in metadata.snapshots], tags, now)
-
-        return self._table.change_tags(choose)
+    def tag_changes(self, metadata: TableMetadata, now: datetime) -> TagChanges:
+        """What `climb` would do."""
+        tags = {
+            name: ref.snapshot_id
+            for name, ref in metadata.refs.items()
+            if ref.snapshot_ref_type == SnapshotRefType.TAG
+        }
+        return ladder([(s.snapshot_id, s.timestamp_ms) for s in metadata.snapshots], tags, now)
 
     def sweep(
         self,
@@ -63,18 +81,22 @@ class Housekeeping:
         dry_run: bool = False,
         rests: Rests = NO_REST,
     ) -> list[StoredObject]:
-        """Deletes files of the table's folder that no kept snapshot refers to and that are old enough.
+        """Deletes files below the tables that no kept snapshot refers to and that are old enough.
 
-        What is gone already is no error.
+        Of the events and of every view. What is gone already is no error.
 
         Args:
+            grace_seconds: longer than any writer takes from a file to the commit that names it; with
+                less, nobody may be writing.
             rests: taken behind the listing and behind each batch of files.
 
         Raises:
             StorageFailed: the store cannot be listed, or keeps something.
         """
         limit = datetime.now(UTC) - timedelta(seconds=grace_seconds)
-        orphans = [one for one in self.orphans() if one.modified_at <= limit]
+        views = self._warehouse.tables(VIEWS_NAMESPACE)
+        found = [one for table in (self._table, *views) for one in orphans_of(table, self._objects)]
+        orphans = [one for one in found if one.modified_at <= limit]
         if not dry_run:
             rests.rest()
             for start in range(0, len(orphans), _SWEPT_AT_ONCE):
@@ -83,35 +105,14 @@ class Housekeeping:
                 rests.rest()
         return orphans
 
+    def sweep_to_come(self, grace_seconds: float, forgotten: list[int], commits: int) -> list[StoredObject]:
+        """What a sweep would delete once these snapshots have expired and so many commits have come."""
+        limit = datetime.now(UTC) - timedelta(seconds=grace_seconds)
+        found = orphans_of(self._table, self._objects, set(forgotten), commits)
+        views = self._warehouse.tables(VIEWS_NAMESPACE)
+        found += [one for table in views for one in orphans_of(table, self._objects)]
+        return [one for one in found if one.modified_at <= limit]
+
     def orphans(self) -> list[StoredObject]:
-        """Files that no kept snapshot refers to, those of commits under way included.
-
-        Metadata files as well: a SQL catalog writes one before it asks whether the commit wins, and what
-        is deleted from a bucket stays as an older version. Those ahead of the head are left alone: a
-        commit under way may make one the head.
-        """
-        # Listed before the metadata is read: what is committed in between is referred to.
-        listed = list(self._objects.objects(self._table.load().location()))
-        table = self._table.load()
-        head = StoredObject(table.metadata_location, 0, datetime.now(UTC)).metadata_number
-        found = [
-            one
-            for one in listed
-            if one.is_data
-            or (head is not None and one.metadata_number is not None and one.metadata_number <= head)
-        ]
-        referenced = {local_path(location) for location in self._referenced(table)}
-        return [one for one in found if local_path(one.location) not in referenced]
-
-    def _referenced(self, table: Table) -> set[str]:
-        found = {table.metadata_location, *(one.metadata_file for one in table.metadata.metadata_log)}
-        with storage_errors():
-            for snapshot in table.metadata.snapshots:
-                found.add(snapshot.manifest_list)
-                found.update(f"{beside(table)}/{one.name}" for one in settled_of(summary_of(snapshot)))
-                for manifest in snapshot.manifests(table.io):
-                    if manifest.manifest_path not in found:
-                        found.add(manifest.manifest_path)
-                        entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
-                        found.update(entry.data_file.file_path for entry in entries)
-        return found
+        """Files of the events' table that nothing refers to; see `orphans_of`."""
+        return orphans_of(self._table, self._objects)

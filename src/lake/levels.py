@@ -7,7 +7,8 @@ snapshot" can be answered from the live files, though the snapshots in between w
 =======================  ===========================================================================
 `<uuid>`                 L0, as ingested
 `l0-<old>-<new>-<uuid>`  L0 files put together, row by row as they were
-`l1-<old>-<new>-<uuid>`  L1: a day rewritten, sorted, duplicates dropped
+`dv-<old>-<new>-<uuid>`  rows of a range of handles as they were: a large day on its way to L1
+`l1-<old>-<new>-<uuid>`  L1: people of a day rewritten, sorted, duplicates dropped
 `rw-<old>-<new>-<uuid>`  a file that dead blocks, or dead letters, were taken out of
 =======================  ===========================================================================
 """
@@ -22,7 +23,7 @@ from typing import Final
 from attrs import frozen
 from pyiceberg.manifest import DataFile
 
-_NAME: Final = re.compile(r".*/(l0|l1|rw)-(\d+)-(\d+)-[0-9a-f]{32}\.parquet")
+_NAME: Final = re.compile(r".*/(l0|dv|l1|rw)-(\d+)-(\d+)-[0-9a-f]{32}\.parquet")
 Sequenced = tuple[DataFile, int]
 """A live data file and the sequence number of the commit that added it."""
 
@@ -32,6 +33,7 @@ class Level(Enum):
 
     INGESTED = ""
     MERGED = "l0"
+    DIVIDED = "dv"
     SORTED = "l1"
     REWRITTEN = "rw"
 

@@ -1,4 +1,4 @@
-"""Which files are rewritten together. Pure."""
+"""Which small L0 files are put together. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ MERGE_FILES: Final = 32
 L0_FILE_BYTES: Final = 128 * 1024 * 1024
 L1_FILE_BYTES: Final = 256 * 1024 * 1024
 _UNIX: Final = date(1970, 1, 1)
-_MOST_RANGES: Final = 4096
 
 
 def day_of(file: DataFile) -> date:
@@ -55,14 +54,3 @@ def mergeable(
         group.append((file, sequence))
     groups.extend(open_groups.values())
     return [group for group in groups if len(group) >= at_least]
-
-
-def handle_ranges(total_bytes: int, piece_bytes: int) -> list[tuple[bytes, bytes | None]]:
-    """Ranges [from, to) of handles that share so many bytes evenly, the last one open-ended."""
-    count = 1
-    while count < _MOST_RANGES and total_bytes > count * piece_bytes:
-        count *= 2
-    width = 65536 // count
-    starts = [number * width for number in range(count)]
-    bounds = [start.to_bytes(2, "big") if start else b"" for start in starts]
-    return [(low, bounds[at + 1] if at + 1 < count else None) for at, low in enumerate(bounds)]

@@ -27,6 +27,8 @@ _T = TypeVar("_T")
 _AT_ONCE: Final = 1000  # the most that one DeleteObjects takes
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
 _NOT_FOUND: Final = 404
+_UNVERSIONED: Final = "null"
+"""The version of what was written while a bucket kept none."""
 SETTLED_END: Final = ".sources.jsonl"
 _DATA_ENDS: Final = (".parquet", ".avro", SETTLED_END)
 _REFUSALS: Final = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
@@ -54,6 +56,11 @@ class StoredObject:
     def is_data(self) -> bool:
         """Whether it is a data file, a manifest or a list of settled sources."""
         return self.location.endswith(_DATA_ENDS)
+
+    @property
+    def has_versions(self) -> bool:
+        """Whether the store still has it when somebody deletes it by its name alone."""
+        return self.version_id not in (None, _UNVERSIONED)
 
     @property
     def metadata_number(self) -> int | None:
@@ -159,7 +166,7 @@ class S3Objects:
         """See `ObjectStore.delete`."""
         left = iter(objects)
         while batch := list(itertools.islice(left, _AT_ONCE)):
-            self._delete([{"Key": _key(one), "VersionId": one.version_id or "null"} for one in batch])
+            self._delete([{"Key": _key(one), "VersionId": one.version_id or _UNVERSIONED} for one in batch])
 
     def _delete(self, batch: list[dict[str, str]]) -> None:
         wanted = {"Objects": batch, "Quiet": True}

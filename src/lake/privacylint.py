@@ -13,17 +13,16 @@ from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 from attrs import frozen
-from pyiceberg.exceptions import NoSuchNamespaceError
 from pyiceberg.manifest import DataFile, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 
-from lake.catalog import catalog_errors
 from lake.clearforms import is_object, is_tag, property_findings, summary_findings
 from lake.events import EVENTS_PROPERTIES, EVENTS_SCHEMA, EVENTS_SPEC, EVENTS_TABLE, METRIC_COLUMNS
 from lake.lakehouse import Lake
 from lake.objects import storage_errors
 from lake.table import IcebergTable, summary_of
+from lake.warehouse import VIEWS_NAMESPACE
 
 _DAY_BYTES = 4
 
@@ -48,7 +47,7 @@ def privacy_lint(lake: Lake) -> list[str]:
         CatalogUnavailable, StorageFailed: it could not be looked at.
     """
     problems = {f"{EVENTS_TABLE}: {one}" for one in _table_findings(lake.events, _EVENTS)}
-    for name in _view_tables(lake):
+    for name in lake.warehouse.names(VIEWS_NAMESPACE):
         # not the table's name: somebody may have called it after a person
         problems |= {f"a view's table: {one}" for one in _table_findings(lake.warehouse.table(name), _VIEWS)}
     objects = lake.warehouse.objects
@@ -68,12 +67,6 @@ def commit_findings(table: IcebergTable, snapshot_id: int) -> list[str]:
     fresh = [one for one in snapshot.manifests(loaded.io) if one.added_snapshot_id == snapshot_id]
     found = {*_metadata_findings(loaded, rules, [snapshot]), *_manifest_findings(loaded, rules, fresh)}
     return sorted(found)
-
-
-def _view_tables(lake: Lake) -> list[str]:
-    with catalog_errors(), contextlib.suppress(NoSuchNamespaceError):
-        return [".".join(one) for one in lake.warehouse.catalog.list_tables("views")]
-    return []
 
 
 def _table_findings(table: IcebergTable, rules: _Rules) -> Iterator[str]:

@@ -61,8 +61,7 @@ class LetterRedaction(Rewriter):
         while True:
             epoch = self._keyring.catch_up()
             live = self._live(day)
-            files = [file for file, _ in live]
-            letters = block_rows(self._table, files, _LETTERS)
+            letters = block_rows(self._table, [file for file, _ in live], _LETTERS)
             if letters.height == 0:
                 return 0
             found = self._open_group(letters, self._types.get(DEAD_LETTER), PRIMARY).frame
@@ -73,6 +72,8 @@ class LetterRedaction(Rewriter):
                 return 0
             old = doomed["subject_ref"].unique().to_list()
             with_them = nobody.filter(pl.col("subject_ref").is_in(old))
+            live = self._holding(live, old)  # the others stay: a day may be large
+            files = [file for file, _ in live]
             rows = block_rows(self._table, files, None)
             rest = with_them.join(doomed.select("_tag"), on="_tag", how="anti")
             kept = rows.filter(~pl.col("subject_ref").is_in(old))

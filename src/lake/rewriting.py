@@ -38,8 +38,13 @@ class Rewriter:
     def _live(self, day: date) -> list[Sequenced]:
         return [one for one in self._table.sequenced_files() if day_of(one[0]) == day]
 
-    def _event_count(self, files: Sequence[DataFile]) -> int:
-        return int(block_rows(self._table, files, None, columns=("event_count",))["event_count"].sum())
+    def _holding(self, live: Sequence[Sequenced], refs: Sequence[bytes]) -> list[Sequenced]:
+        """The files with blocks of these handles."""
+        return [
+            one
+            for one in live
+            if block_rows(self._table, [one[0]], None, refs, columns=("subject_ref",)).height
+        ]
 
     def _write(self, day: date, rows: pl.DataFrame, what: Origin, arrange: bool = True) -> DataFile:
         partition, folder = day_partition(day)

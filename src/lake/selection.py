@@ -16,6 +16,7 @@ from attrs import frozen
 from pyiceberg.manifest import DataFile
 
 from lake.blocks import BLOCK_COLUMNS, PERSONAL_HEAD
+from lake.events import SUBJECT_REF_FIELD_ID
 from lake.eventtypes import PRIMARY, EventType, Facet
 from lake.objects import collected
 from lake.table import IcebergTable
@@ -28,7 +29,6 @@ INGEST_ORDER: Final = ("ingested_at", "source", "source_from", "block_id")
 OPEN_COLUMNS: Final = ("subject_ref", "schema_version", "event_count", "open", *INGEST_ORDER)
 """What events without their personal part are made of."""
 PERSONAL_COLUMNS: Final = (*OPEN_COLUMNS, "sealed")
-_REF_FIELD_ID: Final = 2
 _INGESTED_FIELD_ID: Final = 9
 _FROM_FIELD_ID: Final = 10
 _TO_FIELD_ID: Final = 11
@@ -80,7 +80,7 @@ class Selection:
         """Whether a file's bounds leave room for such a block."""
         low = min(self.refs) if self.refs else self.ref_range[0] if self.ref_range else None
         high = max(self.refs) if self.refs else self.ref_range[1] if self.ref_range else None
-        if not _overlap(file, _REF_FIELD_ID, _REF_FIELD_ID, low, high):
+        if not _overlap(file, SUBJECT_REF_FIELD_ID, SUBJECT_REF_FIELD_ID, low, high):
             return False
         if self.days is not None:
             first, last = (_ordinal(day) for day in self.days)

@@ -24,7 +24,6 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import (
     AssertTableUUID,
-    RemoveSnapshotRefUpdate,
     RemoveSnapshotsUpdate,
     TableRequirement,
     TableUpdate,
@@ -37,7 +36,7 @@ from lake.catalog import catalog_errors
 from lake.datafiles import write_data_file
 from lake.errors import CommitConflict, SnapshotGone, StorageFailed
 from lake.objects import scan_parquet, storage_errors, storage_failed
-from lake.references import kept, tag_update, unnamed
+from lake.references import check_names, kept, tag_update, unnamed, with_last_tagged
 from lake.retention import TagChanges
 
 MAX_ATTEMPTS: Final = 20
@@ -271,10 +270,9 @@ class IcebergTable:
         def change(metadata: TableMetadata) -> _Change:
             nonlocal chosen
             chosen = choose(metadata)
-            updates: tuple[TableUpdate, ...] = (
-                *(tag_update(name, snapshot_id) for name, snapshot_id in chosen.tags.items()),
-                *(RemoveSnapshotRefUpdate.model_validate({"ref-name": name}) for name in chosen.remove),
-            )
+            if not chosen.any:
+                return (), ()
+            updates = with_last_tagged(self._catalog, metadata, chosen)
             return updates, kept(self._catalog, chosen.tags.values())
 
         self._change(change)
@@ -285,6 +283,9 @@ class IcebergTable:
 
         One that was named, or forgotten by another process, between the choice and the commit makes the
         choice be made anew.
+
+        Raises:
+            TagLost: at a REST catalog, a tag that others set in that moment went with its snapshot.
         """
         gone: list[int] = []
 
@@ -296,6 +297,8 @@ class IcebergTable:
             return (forget,), unnamed(self._catalog, metadata, gone)
 
         self._change(change)
+        if gone and not isinstance(self._catalog, SqlCatalog):
+            check_names(self.load(), gone)
         return gone
 
     def rehearse_seconds(self) -> float:

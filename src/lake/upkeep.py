@@ -1,61 +1,28 @@
-"""Rewriting data files: L0 merge, L0 → L1 compaction, severing dead blocks.
-
-Compaction merges the blocks of one subject and type, drops what the duplicate rule drops, and severs
-dead blocks: their sealed bytes and their handle go, the anonymous remainder stays under a fresh random
-handle of the same bucket, so that totals do not move (docs/adr/0004).
-"""
+"""Rewriting data files: L0 merge, L0 → L1 compaction (`lake.compaction`), severing dead blocks."""
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from datetime import date
-from typing import Final
 
 import polars as pl
-from attrs import astuple, frozen
+from attrs import frozen
 from pyiceberg.exceptions import ValidationException
 from pyiceberg.manifest import DataFile
-from pyiceberg.table.refs import SnapshotRefType
+from pyiceberg.table.refs import MAIN_BRANCH
 
-from keys import Fence
-from lake.blocks import BLOCK_COLUMNS, severed_refs, uuid7s
-from lake.dedup import settle
+from lake.blocks import BLOCK_COLUMNS
+from lake.compaction import Compactor, check_conservation, severed
 from lake.errors import ConservationBroken, EpochMoved
-from lake.eventtypes import PRIMARY, EventType, Facet
+from lake.eventtypes import Facet
 from lake.levels import Level, Sequenced, origin, together
-from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, handle_ranges, mergeable
+from lake.merging import L0_FILE_BYTES, MERGE_FILES, day_of, mergeable
 from lake.offsets import dropped_of
+from lake.references import sequences_of
 from lake.resting import NO_REST, Rests
-from lake.rewriting import Rewriter
 from lake.selection import block_rows
 from lake.table import summary_of
-
-L1_ROW_GROUP: Final = 16_384
-Covering = Callable[[bytes, str, int], Fence | None]
-"""Tells which fence covers a handle for a purpose, up to a generation."""
-
-
-@frozen
-class Compacted:
-    """What one compaction of a day did.
-
-    Attributes:
-        severed_blocks: blocks of erased people whose sealed bytes are gone from the new files.
-        superseded: events that the duplicate rule dropped.
-    """
-
-    day: date
-    snapshot_id: int | None
-    files_before: int
-    files_after: int
-    blocks_before: int
-    blocks_after: int
-    bytes_before: int
-    bytes_after: int
-    severed_blocks: int
-    superseded: int
 
 
 @frozen
@@ -63,8 +30,20 @@ class Merged:
     """Small L0 files of a day that were put together."""
 
     day: date
-    files_before: int
-    files_after: int
+    files_before: int = 0
+    files_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+    def and_one_more(self, files: Sequence[DataFile], fresh: DataFile) -> Merged:
+        """With a group that became a file."""
+        return Merged(
+            self.day,
+            self.files_before + len(files),
+            self.files_after + 1,
+            self.bytes_before + sum(file.file_size_in_bytes for file in files),
+            self.bytes_after + fresh.file_size_in_bytes,
+        )
 
 
 @frozen
@@ -75,30 +54,7 @@ class Severed:
     bytes_written: int
 
 
-@frozen
-class _Rewritten:
-    """Blocks of a piece, written anew; an event of several facets is counted by its primary one alone."""
-
-    rows: pl.DataFrame
-    severed: int
-    superseded: int
-    superseded_counted: int
-
-
-@frozen
-class _Counts:
-    events: int = 0
-    before: int = 0
-    after: int = 0
-    severed: int = 0
-    superseded: int = 0
-    superseded_counted: int = 0
-
-    def __add__(self, other: _Counts) -> _Counts:
-        return _Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-
-class Upkeep(Rewriter):
+class Upkeep(Compactor):
     """Maintenance of the events table; every step is one guarded commit and safe beside ingest."""
 
     def days(self) -> dict[date, list[DataFile]]:
@@ -107,87 +63,6 @@ class Upkeep(Rewriter):
         for file in self._table.files():
             found.setdefault(day_of(file), []).append(file)
         return found
-
-    def compact(
-        self,
-        day: date,
-        progress: Callable[[str], None] = lambda text: None,
-        piece_bytes: int = L1_FILE_BYTES,
-        rests: Rests = NO_REST,
-    ) -> Compacted:
-        """Rewrites a day into L1 files sorted by type and subject, each of a range of handles.
-
-        Handles are random, so a range of them is an even share of the people, and a person's file is
-        found by its bounds. One piece is in memory at a time.
-
-        Args:
-            piece_bytes: about how large a file becomes at the most.
-            rests: taken behind each piece.
-
-        Raises:
-            ConservationBroken: counts would change; nothing was committed.
-            KeysError: a block could not be opened for a reason that is no erasure.
-        """
-        while True:
-            live = self._live(day)
-            if not live:
-                return Compacted(day, None, 0, 0, 0, 0, 0, 0, 0, 0)
-            epoch = self._keyring.catch_up()
-            try:
-                return self._compact(day, live, epoch, progress, piece_bytes, rests)
-            except (EpochMoved, ValidationException):
-                continue  # somebody was erased, or another compaction was first: look again
-            except ConservationBroken:
-                if self._keyring.epoch() == epoch:
-                    raise
-                # Somebody was erased after their blocks were opened: they are not sealed again.
-
-    def _compact(
-        self,
-        day: date,
-        live: Sequence[Sequenced],
-        epoch: int,
-        progress: Callable[[str], None],
-        piece_bytes: int,
-        rests: Rests,
-    ) -> Compacted:
-        files = [file for file, _ in live]
-        size = sum(f.file_size_in_bytes for f in files)
-        fresh: list[DataFile] = []
-        done = _Counts()
-        for number, span in enumerate(spans := handle_ranges(size, piece_bytes), start=1):
-            before = block_rows(self._table, files, None, ref_range=span)
-            if before.height == 0:
-                continue
-            progress(f"piece {number} of {len(spans)}")
-            rewritten = self._rewrite(before)
-            _check_conservation(before, rewritten.rows, rewritten.superseded)
-            done += _Counts(
-                int(before["event_count"].sum()),
-                before.height,
-                rewritten.rows.height,
-                rewritten.severed,
-                rewritten.superseded,
-                rewritten.superseded_counted,
-            )
-            fresh.append(self._write(day, rewritten.rows, together(Level.SORTED, live)))
-            rests.rest()
-        stored = self._event_count(files)
-        if stored != done.events:
-            raise ConservationBroken(f"{stored} events in the files, {done.events} were read")
-        landed = self._commit(fresh, files, epoch, superseded=done.superseded_counted)
-        return Compacted(
-            day,
-            landed.snapshot_id,
-            len(files),
-            len(fresh),
-            done.before,
-            done.after,
-            size,
-            sum(f.file_size_in_bytes for f in fresh),
-            done.severed,
-            done.superseded,
-        )
 
     def merge(
         self,
@@ -203,24 +78,20 @@ class Upkeep(Rewriter):
         input can then still be read alone.
 
         Args:
-            at_least: fewer small files are left alone.
+            at_least: fewer small files are left alone, and one file always is.
             piece_bytes: about how large a file becomes at the most.
             should_stop: asked before each group; what was committed stays.
             rests: taken behind each group.
         """
-        before = after = 0
+        done = Merged(day)
         while not should_stop():
             live = self._live(day)
             metadata = self._table.metadata()
-            marks = [
-                snapshot.sequence_number or 0
-                for ref in metadata.refs.values()
-                if ref.snapshot_ref_type == SnapshotRefType.TAG
-                and (snapshot := metadata.snapshot_by_id(ref.snapshot_id)) is not None
-            ]
-            groups = mergeable(live, marks, at_least, piece_bytes)
+            tagged = (one for name, one in metadata.refs.items() if name != MAIN_BRANCH)
+            marks = sequences_of(metadata, [one.snapshot_id for one in tagged])
+            groups = mergeable(live, marks, max(at_least, 2), piece_bytes)  # one alone would go on for ever
             if not groups:
-                return Merged(day, before, after)
+                break
             group = groups[0]
             files = [file for file, _ in group]
             epoch = self._keyring.epoch()
@@ -232,9 +103,9 @@ class Upkeep(Rewriter):
                 self._commit([fresh], files, epoch)
             except (EpochMoved, ValidationException):
                 continue
-            before, after = before + len(files), after + 1
+            done = done.and_one_more(files, fresh)
             rests.rest()
-        return Merged(day, before, after)
+        return done
 
     def sever(self, day: date, refs: Sequence[bytes]) -> Severed:
         """Takes sealed bytes and handles of these people's dead blocks out of a day's live files.
@@ -246,7 +117,7 @@ class Upkeep(Rewriter):
         """
         while True:
             epoch = self._keyring.catch_up()
-            live = [one for one in self._live(day) if block_rows(self._table, [one[0]], None, refs).height]
+            live = self._holding(self._live(day), refs)
             files = [file for file, _ in live]
             rows = block_rows(self._table, files, None)
             mine = rows.filter(pl.col("subject_ref").is_in(list(refs)) & pl.col("sealed").is_not_null())
@@ -259,8 +130,8 @@ class Upkeep(Rewriter):
             if not dead:
                 return Severed(0, 0)
             is_dead = pl.col("block_id").is_in(dead)
-            after = pl.concat([rows.filter(~is_dead).select(BLOCK_COLUMNS), _sever(rows.filter(is_dead))])
-            _check_conservation(rows, after, 0)
+            after = pl.concat([rows.filter(~is_dead).select(BLOCK_COLUMNS), severed(rows.filter(is_dead))])
+            check_conservation(rows, after, 0)
             try:
                 fresh = self._write(day, after, together(Level.REWRITTEN, live))
                 self._commit([fresh], files, epoch)
@@ -275,84 +146,26 @@ class Upkeep(Rewriter):
         still there. Once for each fence three small columns are read, and that there is nothing is
         written down in a commit.
         """
-        head = self._table.snapshot()
         epoch = self._keyring.catch_up()
-        covering = self._keyring.fences.covering()
-        if head is None or covering is None or dropped_of(summary_of(head)) >= epoch:
+        if not self.has_unseen_fence():
             return []
-        days: dict[date, list[DataFile]] = {}
-        for file, sequence in live:
-            if day_of(file) < today and origin(file, sequence).level is Level.SORTED:
-                days.setdefault(day_of(file), []).append(file)
-        found = [day for day, files in sorted(days.items()) if self._holds_dead(files, covering)]
+        files = [file for file, at in live if origin(file, at).level is Level.SORTED]
+        dead = self.dead_blocks(file for file in files if day_of(file) < today)
+        found = sorted({day_of(file) for file in files if dead.get(file.file_path)})
         if not found:
             with contextlib.suppress(EpochMoved):  # the next round looks again
                 self._commit([], [], epoch, dropped=epoch)
         return found
 
-    def _holds_dead(self, files: Sequence[DataFile], covering: Covering) -> bool:
-        columns = ("subject_ref", "generation", "facet")
-        rows = block_rows(self._table, files, None, columns=columns).select(columns)
-        severed = pl.col("generation") == 0
-        return any(
-            covering(ref, facet.partition("/")[2], generation) is not None
-            for ref, generation, facet in rows.filter(~severed).iter_rows()
-        )
+    def has_unseen_fence(self) -> bool:
+        """Whether sorted days are still to be looked through for somebody."""
+        head = self._table.snapshot()
+        if head is None or self._keyring.fences.covering() is None:
+            return False
+        return dropped_of(summary_of(head)) < self._keyring.catch_up()
 
     def days_of(self, refs: Sequence[bytes]) -> list[date]:
         """Ingest days whose live files hold blocks of these handles."""
         return [
             day for day, files in self.days().items() if block_rows(self._table, files, None, refs).height
         ]
-
-    def _rewrite(self, before: pl.DataFrame) -> _Rewritten:
-        parts: list[_Rewritten] = []
-        keys = ("event_type", "schema_version", "facet")
-        for (name, version, facet), rows in before.group_by(*keys, maintain_order=True):
-            role, _, purpose = str(facet).partition("/")
-            event_type = self._types.get(str(name), int(str(version)))
-            parts.append(self._rewrite_group(rows, event_type, Facet(role, purpose)))
-        return _Rewritten(
-            pl.concat([part.rows for part in parts]),
-            sum(part.severed for part in parts),
-            sum(part.superseded for part in parts),
-            sum(part.superseded_counted for part in parts),
-        )
-
-    def _rewrite_group(self, rows: pl.DataFrame, event_type: EventType, facet: Facet) -> _Rewritten:
-        opened = self._open_group(rows, event_type, facet)
-        living = opened.frame.filter(~pl.col("shredded"))
-        alive_blocks = set(living.get_column("_order").unique().to_list())
-        rest = rows.filter(~pl.col("_n").is_in(list(alive_blocks)))
-        dead = rest.filter(
-            pl.col("subject_ref").is_in(list(opened.shredded_refs)) & pl.col("sealed").is_not_null()
-        )
-        kept = rest.filter(~pl.col("block_id").is_in(dead.get_column("block_id").to_list()))
-        winners = settle(living, event_type.dedup_window_days)
-        renamed = winners.rename({"subject_ref": "ref", "occurred_on": "_day"})
-        sealed = self._sealed(renamed, event_type, facet, rows)
-        parts = [sealed, _sever(dead), kept.select(BLOCK_COLUMNS)]
-        superseded = living.height - winners.height
-        return _Rewritten(
-            pl.concat([part for part in parts if part.height] or parts[:1]),
-            dead.height,
-            superseded,
-            superseded if facet == PRIMARY else 0,
-        )
-
-
-def _sever(dead: pl.DataFrame) -> pl.DataFrame:
-    """Dead blocks without sealed bytes, under new ids and handles; their counts and dates stay."""
-    refs = severed_refs(dead.get_column("subject_ref").to_list())
-    return dead.with_columns(
-        pl.Series("block_id", uuid7s(dead.height, time.time_ns() // 1_000_000), dtype=pl.Binary),
-        pl.Series("subject_ref", refs, dtype=pl.Binary),
-        pl.lit(0, pl.Int32).alias("generation"),
-        pl.lit(None, pl.Binary).alias("sealed"),
-    ).select(BLOCK_COLUMNS)
-
-
-def _check_conservation(before: pl.DataFrame, after: pl.DataFrame, superseded: int) -> None:
-    was, now = int(before["event_count"].sum()), int(after["event_count"].sum())
-    if was != now + superseded:
-        raise ConservationBroken(f"{was} events before, {now} after, {superseded} superseded")

@@ -9,7 +9,12 @@ from typing import Final
 
 from attrs import field, frozen
 from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+)
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionSpec
 from pyiceberg.schema import Schema
 
@@ -40,6 +45,8 @@ class WarehousePlace:
 
 
 EMBEDDED: Final = WarehousePlace()
+VIEWS_NAMESPACE: Final = "views"
+"""Where the tables of views are."""
 
 
 class Warehouse:
@@ -69,7 +76,7 @@ class Warehouse:
             CatalogUnavailable, CatalogRefused, StorageFailed: see there.
             StorageUnsuitable: the catalog has the table at another place.
         """
-        location = f"{self.objects.root}/{identifier.replace('.', '/')}"
+        location = self._location(identifier)
         table = self.table(identifier)
         with storage_errors(), catalog_errors():
             try:
@@ -88,6 +95,28 @@ class Warehouse:
                 next_step="Give every lake a catalog name (`lake.catalog_name`) or a catalog of its own.",
             )
         return table
+
+    def names(self, namespace: str) -> list[str]:
+        """What the catalog has below a namespace, `namespace.name` each.
+
+        Raises:
+            CatalogUnavailable, CatalogRefused: see there.
+        """
+        with catalog_errors(), contextlib.suppress(NoSuchNamespaceError):
+            return sorted(".".join(one) for one in self.catalog.list_tables(namespace))
+        return []
+
+    def tables(self, namespace: str) -> list[IcebergTable]:
+        """Those that lie in this warehouse; a shared catalog may have others of that namespace.
+
+        Raises:
+            CatalogUnavailable, CatalogRefused, StorageFailed: see there.
+        """
+        found = [self.table(name) for name in self.names(namespace)]
+        return [one for one in found if one.load().location() == self._location(one.identifier)]
+
+    def _location(self, identifier: str) -> str:
+        return f"{self.objects.root}/{identifier.replace('.', '/')}"
 
     def table(self, identifier: str) -> IcebergTable:
         """A table that `create` made."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lake.sources import DEFAULT_BATCH_EVENTS
+from lake.upkeeprules import LEAST_GRACE_SECONDS
 from service.errors import BadSettings
 
 CONFIG_NAME: Final = "shredlake.toml"
@@ -136,12 +137,13 @@ class Upkeep(Section):
         32, description="so many small files of a day become one"
     )
     file_mb: Annotated[int, Field(ge=1, le=2048)] = Field(
-        256, description="about how large a file of a closed day becomes; one is in memory at a time"
+        256,
+        description="about how large a file of a closed day becomes; about so much is in memory at a time",
     )
     keep_snapshots: Annotated[int, Field(ge=1)] = Field(100, description="newest snapshots that stay")
     keep_minutes: Annotated[float, Field(ge=0)] = Field(10, description="younger snapshots stay as well")
-    grace_minutes: Annotated[float, Field(ge=0)] = Field(
-        60, description="files that nothing refers to stay for so long"
+    grace_minutes: Annotated[float, Field(ge=LEAST_GRACE_SECONDS / 60)] = Field(
+        60, description="files that nothing refers to stay for so long: a writer may be about to commit them"
     )
     rest_ratio: Annotated[float, Field(ge=0, le=100)] = Field(
         0, description="seconds of rest per second of work"

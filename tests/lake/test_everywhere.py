@@ -67,15 +67,18 @@ def test_rounds_of_upkeep_tag_merge_sort_expire_and_sweep_and_lose_nothing(far: 
     """Today's small files are put together, yesterday's become L1; every event is there once after each."""
     commits(far, range(6))
     now = datetime.now(UTC)
+    told = Maintenance(far.lake, EAGER).plan(now)
     first = Maintenance(far.lake, EAGER).run(now)
-    assert [one.what for one in first] == ["tag", "merge", "expire", "sweep"]
+    assert [one.what for one in first] == [one.what for one in told] == ["tag", "merge", "expire", "sweep"]
+    assert [one.before for one in first[:3]] == [one.before for one in told[:3]]
     assert numbers(far) == list(range(6))
     commits(far, range(6, 8))
     second = Maintenance(far.lake, EAGER).run(now + timedelta(days=1))
     assert [one.what for one in second] == ["tag", "compact", "expire", "sweep"]
     assert len(far.lake.events.files()) == 1
     assert numbers(far) == list(range(8))
-    assert [one.what for one in Maintenance(far.lake, EAGER).plan(now + timedelta(days=1))] == []
+    third = Maintenance(far.lake, EAGER).plan(now + timedelta(days=1))
+    assert not {"merge", "compact"}.intersection(one.what for one in third)
 
 
 def test_a_tag_keeps_a_moment_and_what_came_after_it_is_read_alone(far: Runtime) -> None:

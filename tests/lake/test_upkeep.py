@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from lake import (
     verify,
 )
 from lake.levels import Level, Origin, added_after, origin
-from lake.merging import handle_ranges, mergeable
+from lake.merging import mergeable
 from lake.objects import local_path
 from lake.offsets import dropped_of
 from lake.resting import Rests
@@ -106,6 +107,17 @@ def test_few_small_files_are_left_alone(world: Runtime) -> None:
     assert len(world.lake.events.files()) == 3
 
 
+def test_one_file_alone_is_never_merged_and_a_merge_ends(world: Runtime) -> None:
+    """Whoever asks for groups of one gets those of two: a file would be replaced by itself for ever."""
+    commits(world, 3)
+    (day,) = Upkeep(world.lake).days()
+    asked = itertools.count()
+    merge = partial(Upkeep(world.lake).merge, day, at_least=1, should_stop=lambda: next(asked) > 5)
+    assert merge().files_before == 3
+    assert merge().files_before == 0
+    assert next(asked) <= 5, "it ended by itself"
+
+
 def test_a_view_catches_up_over_merged_files_and_expired_snapshots(world: Runtime) -> None:
     """It reads what is new alone: nothing is derived anew, and the answer is that of a rebuild."""
     commits(world, 6)
@@ -166,31 +178,6 @@ def test_what_was_ingested_since_is_told_by_names_alone() -> None:
 
 
 # -- L1 --------------------------------------------------------------------------------------------
-
-
-def test_a_large_day_is_rewritten_in_pieces_and_a_person_lies_in_one(world: Runtime) -> None:
-    """Each piece is a range of handles; together they hold every event once."""
-    commits(world, 10)
-    (day,) = Upkeep(world.lake).days()
-    done = Upkeep(world.lake).compact(day, piece_bytes=1_000)
-    assert done.files_after > 2
-    assert ids(world) == expected(10)
-    from keys import SubjectId
-
-    for number in range(5):
-        ref = world.keyring.ref_of(SubjectId(f"person-{number}"))
-        assert ref is not None
-        assert len(live_places(world, ref)) == 1
-
-
-@given(st.integers(0, 10**13), st.integers(1, 10**9))
-def test_ranges_of_handles_leave_no_handle_out(total: int, piece: int) -> None:
-    """They follow each other from the first to the open end."""
-    ranges = handle_ranges(total, piece)
-    assert ranges[0][0] == b""
-    assert ranges[-1][1] is None
-    assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
-    assert len(ranges) == 4096 or total <= piece * len(ranges)
 
 
 def test_the_next_l1_drops_the_dead_bytes_of_who_was_shredded(slow_world: Runtime, clock: Clock) -> None:
@@ -378,7 +365,7 @@ def test_two_keepers_forget_the_same_snapshots_once(world: Runtime) -> None:
         def choose(metadata: TableMetadata) -> list[int]:
             if not firsts:
                 firsts.append(Housekeeping(other.lake).expire(keep=1))
-            return Housekeeping(world.lake)._expendable(metadata, 1, 0.0)
+            return Housekeeping(world.lake).expendable_of(metadata, 1, 0.0)
 
         assert world.lake.events.expire(choose) == []
     assert len(firsts[0]) == 3

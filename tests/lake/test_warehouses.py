@@ -6,13 +6,14 @@ import json
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table.metadata import TableMetadata
 
 from infra.kafka import Kafka
@@ -27,12 +28,14 @@ from lake import (
     Maintenance,
     StorageFailed,
     StorageUnsuitable,
+    TagLost,
     UpkeepPolicy,
     privacy_lint,
     restcatalog,
     verify,
 )
 from lake.objects import S3Objects, local_path, open_objects
+from lake.references import tag_update
 from purge import payload_of, scan
 from service.doctor import examine
 from service.runtime import Runtime, open_runtime
@@ -98,6 +101,55 @@ def test_a_tag_that_moves_while_snapshots_are_chosen_keeps_where_it_points(far: 
     assert len(gone) == 2
     assert far.lake.events.metadata().refs["pinned"].snapshot_id == second
     assert far.lake.events.files(second)
+
+
+def at_the_next_commit(runtime: Runtime, act: Callable[[], object]) -> None:
+    """Something that happens between what an attempt has looked at and its commit, once."""
+    sending, left = runtime.lake.events._send, [act]
+
+    def overtaken(*given: Any) -> None:
+        if left:
+            left.pop()()
+        sending(*given)
+
+    runtime.lake.events._send = overtaken  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("tagged_before", [False, True])
+def test_a_tag_that_nobody_knew_of_keeps_its_snapshot(far: Runtime, tagged_before: bool) -> None:
+    """Set by another process behind the last look of an expiry: whatever the catalog, both come out right."""
+    for number in range(5):
+        send(far, people(1, number))
+    newest, *_, second, first = (one.snapshot_id for one in far.lake.events.history())
+    if tagged_before:
+        far.lake.events.set_tags({"known": first})
+    with open_runtime(far.home) as other:
+        at_the_next_commit(far, lambda: other.lake.events.set_tags({"fresh": second}))
+        gone = Housekeeping(far.lake).expire(keep=1)
+    assert second not in gone
+    assert len(gone) == (2 if tagged_before else 3)
+    refs = far.lake.events.metadata().refs
+    assert refs["fresh"].snapshot_id == second
+    assert far.lake.events.files(second)
+    assert {one.snapshot_id for one in far.lake.events.history()} >= {newest, second}
+    assert privacy_lint(far.lake) == []
+
+
+def test_a_tag_that_others_set_in_the_moment_of_an_expiry_is_not_lost_in_silence(far: Runtime) -> None:
+    """Without a word to us: a SQL catalog keeps it; at a REST catalog it is an error that says what to do."""
+    for number in range(4):
+        send(far, people(1, number))
+    first = far.lake.events.history()[-1].snapshot_id
+    catalog, table = far.lake.warehouse.catalog, far.lake.events.load()
+    at_the_next_commit(far, lambda: catalog.commit_table(table, (), (tag_update("theirs", first),)))
+    if isinstance(catalog, SqlCatalog):
+        assert first not in Housekeeping(far.lake).expire(keep=1)
+        assert far.lake.events.metadata().refs["theirs"].snapshot_id == first
+    else:
+        with pytest.raises(TagLost, match="1 tag") as told:
+            Housekeeping(far.lake).expire(keep=1)
+        assert "tagged" in told.value.next_step
+        assert Housekeeping(far.lake).expire(keep=1) == [], "and it does not stand in the way of the next"
 
 
 def test_of_old_metadata_no_version_stays(far: Runtime) -> None:

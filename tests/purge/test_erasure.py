@@ -30,6 +30,7 @@ from keys.caches import Dek
 from keys.embedded import EmbeddedCustodian
 from keys.keyring import Keyring
 from lake import EventRead, dead_letters
+from lake import verify as verify_lake
 from projections import StateStore
 from purge import (
     STAGES,
@@ -211,6 +212,20 @@ def test_unattributed_dead_letters_that_name_the_person_are_taken_out(world: Run
     refs = rows.filter(pl.col("event_type") == "shredlake.dead_letter")["subject_ref"].to_list()
     with pytest.raises(KeysError):
         world.keyring.resident.deks(refs, "service")
+
+
+def test_a_redaction_rewrites_the_files_that_hold_the_letters_alone(world: Runtime) -> None:
+    """The day may be large, and others of it may be sorted already."""
+    from lake import HttpBatch, LetterRedaction
+
+    fill(world)
+    others = {file.file_path for file in world.lake.events.files()}
+    lines = [b'{"broken": "customer-ann-0001"', b'{"broken": "somebody else"']
+    world.lake.ingestor().run(HttpBatch(lines, "k", world.lake.types))
+    assert LetterRedaction(world.lake).run(lambda raw: b"ann" in raw) == 1
+    assert others < {file.file_path for file in world.lake.events.files()}
+    assert [letter.raw for letter in dead_letters(world.lake)] == [lines[1]]
+    assert verify_lake(world.lake, deep=True).problems == ()
 
 
 def test_the_same_person_twice_is_one_request_and_one_receipt(world: Runtime) -> None:

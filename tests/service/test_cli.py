@@ -189,6 +189,21 @@ def test_the_commands_about_keys_answer(home: Path, tmp_path: Path) -> None:
     assert shredlake(home, "keys", "drill", "--people", "10", "--erase", "10").returncode == 2
 
 
+def test_a_sweep_that_could_hit_a_commit_under_way_is_refused(home: Path) -> None:
+    """With a short grace it deletes only where somebody says that nobody writes; looking is free."""
+    litter = home / "lake" / "warehouse" / "lake" / "events" / "data" / f"{'0' * 32}.parquet"
+    litter.write_bytes(b"about to be committed")
+    refused = shredlake(home, "lake", "sweep", "--grace-seconds", "599")
+    assert (refused.returncode, litter.exists()) == (1, True)
+    assert "--nobody-writes" in refused.stderr
+    told = shredlake(home, "--output", "json", "lake", "sweep", "--grace-seconds", "0", "--dry-run")
+    assert (json.loads(told.stdout)["files"], litter.exists()) == (1, True)
+    kept = shredlake(home, "--output", "json", "lake", "sweep", "--grace-seconds", "600")
+    assert (json.loads(kept.stdout)["files"], litter.exists()) == (0, True)
+    swept = shredlake(home, "--output", "json", "lake", "sweep", "--grace-seconds", "0", "--nobody-writes")
+    assert (json.loads(swept.stdout)["files"], litter.exists()) == (1, False)
+
+
 def test_upkeep_can_be_looked_at_planned_and_run(home: Path, tmp_path: Path) -> None:
     """Explain, a dry run that changes nothing, a round, and what is left of a person before and after."""
     path = tmp_path / "more.jsonl"
@@ -199,7 +214,7 @@ def test_upkeep_can_be_looked_at_planned_and_run(home: Path, tmp_path: Path) -> 
     (where, *_) = json.loads(shredlake(home, "--output", "json", "lake", "where", "p1").stdout)
     assert (where["level"], where["sealed_bytes"] > 0) == ("ingested", True)
     planned = json.loads(shredlake(home, "--output", "json", "lake", "upkeep", "--dry-run").stdout)
-    assert [step["what"] for step in planned] == ["merge"]
+    assert [step["what"] for step in planned] == ["tag", "merge"]
     assert json.loads(shredlake(home, "--output", "json", "lake", "explain").stdout)["live_files"] == 41
     done = json.loads(shredlake(home, "--output", "json", "lake", "upkeep").stdout)
     assert [step["what"] for step in done] == ["tag", "merge"]

@@ -28,6 +28,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
         ("[server]\nprot = 1\n", "server.prot"),
         ("[surprise]\n", "surprise"),
         ("[server]\nport = 99999\n", "server.port"),
+        ("[upkeep]\ngrace_minutes = 9.5\n", "upkeep.grace_minutes"),
         ("[server", "not valid TOML"),
     ],
 )

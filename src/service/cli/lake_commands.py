@@ -11,8 +11,19 @@ import typer
 from attrs import asdict
 
 from keys import ShredlakeError
-from lake import Housekeeping, Upkeep, explain, privacy_lint, summary_of, verify, whereabouts
+from lake import (
+    Housekeeping,
+    Step,
+    Upkeep,
+    check_grace,
+    explain,
+    privacy_lint,
+    summary_of,
+    verify,
+    whereabouts,
+)
 from lake.offsets import KIND
+from lake.upkeeprules import SWEEP_GRACE_SECONDS
 from service.cli.common import (
     GROUP,
     emit,
@@ -83,7 +94,7 @@ def compact(
     day: Annotated[str | None, typer.Option(help="ingest day; default: every day")] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Merge a day's blocks into one sorted file, drop duplicates, sever erased people's blocks."""
+    """Merge a day's blocks into sorted files, drop duplicates, sever erased people's blocks."""
     with opened_gate(context) as (here, runtime):
         upkeep = Upkeep(runtime.lake)
         days = [date.fromisoformat(day)] if day else sorted(upkeep.days())
@@ -116,11 +127,18 @@ def expire(
 @app.command()
 def sweep(
     context: typer.Context,
-    grace_seconds: Annotated[float, typer.Option(min=0, help="leave younger files alone")] = 3600.0,
+    grace_seconds: Annotated[
+        float, typer.Option(min=0, help="leave younger files alone: a writer may be about to commit them")
+    ] = SWEEP_GRACE_SECONDS,
+    nobody_writes: Annotated[
+        bool, typer.Option("--nobody-writes", help="everything that writes is stopped; any grace will do")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Delete files that no kept snapshot refers to."""
+    """Delete files that no kept snapshot refers to, of the events and of every view."""
     with opened(context) as (here, runtime):
+        if not dry_run:
+            check_grace(grace_seconds, nobody_writes)
         found = Housekeeping(runtime.lake).sweep(grace_seconds, dry_run)
         size = 0 if not dry_run else sum(one.bytes for one in found)
         verb = "would go" if dry_run else "deleted"
@@ -204,10 +222,29 @@ def explain_lake(context: typer.Context) -> None:
             f"a commit     {1000 * found.commit_seconds:,.0f} ms, without its data and the catalog's answer",
             f"reading      planned by Shredlake from {found.manifests:,} manifest(s) in "
             f"{1000 * found.planning_seconds:,.0f} ms; Polars' own planner is not used (docs/adr/0024)",
-            f"next merge   {coming}",
+            f"next merge   {coming}, and become a file of about {human_bytes(found.next_merge_bytes)}"
+            if found.next_merge_bytes
+            else f"next merge   {coming}",
             f"next L1      {found.closed_days:,} closed day(s) become about {found.l1_files:,} file(s)",
+            f"partitions   by ingest day, for good; the largest is {human_bytes(found.largest_day_bytes)}, "
+            "and days are divided by handles instead (docs/adr/0016)",
+            *(f"next round   {_in_words(step)}" for step in found.next_round),
         )
-        emit(here, asdict(found), "\n".join(lines))
+        as_rows = [step.as_row() for step in found.next_round]
+        emit(here, asdict(found) | {"next_round": as_rows}, "\n".join(lines))
+
+
+def _in_words(step: Step) -> str:
+    """What a round will do, for a person."""
+    size, after = human_bytes(step.bytes), max(step.after, 1)
+    if step.what in ("merge", "compact"):
+        each = human_bytes(step.bytes_after // after)
+        return f"{step.what} {step.day}: {step.before:,} files, {size}, become {after:,} of at most {each}"
+    if step.what == "tag":
+        return f"set {step.after:,} tag(s), take away {step.before:,}"
+    if step.what == "expire":
+        return f"expire {step.before:,} snapshot(s)"
+    return f"sweep {step.before:,} file(s), {size}"
 
 
 @app.command()
