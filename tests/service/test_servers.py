@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from lake import EventRead
 from lake import verify as verify_lake
 from purge import payload_of, scan
 from purge.verifier import Refused, verify
+from service.agent import agent_folder, build_lease
 from service.app import create_app
 from service.cli import app
 from service.doctor import examine, examine_home
@@ -31,8 +35,10 @@ from service.errors import BadSettings
 from service.jobs import export_fence_copies
 from service.keyplaces import key_places
 from service.runtime import Runtime, initialise, open_runtime
+from service.settings import load_settings
+from tests.keys.people import provision, seal, shred
 from tests.keys.servers import schema_of
-from tests.keys.test_agent import start_agent
+from tests.keys.test_agent import ROOT, start_agent
 from tests.world import PAID, VIEWS, compact_all, erase, paid, publish, send
 
 ANN, BOB = "person-ann", "person-bob"
@@ -274,6 +280,71 @@ def test_the_agent_s_policy_is_enough_for_the_agent_and_for_ingest(
     with open_runtime(home) as runtime:
         assert verify_lake(runtime.lake, deep=True).events == 3
         assert runtime.keyring.close_epoch().old_wrap_refused
+
+
+class Worker:
+    """A real process that builds by a lease alone; see `tests.keys.build_worker`."""
+
+    def __init__(self, home: Path, lease: bytes) -> None:
+        socket = agent_folder(home, load_settings(home).keys).socket("build")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.keys.build_worker", str(socket)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+        self._say(lease.hex())
+
+    def ask(self, ref: bytes, sealed: bytes) -> str:
+        """What comes of opening something."""
+        self._say(f"{ref.hex()} {sealed.hex()}")
+        return self.answer()
+
+    def stop_with_the_key_of(self, ref: bytes, sealed: bytes) -> None:
+        """Returns once it stands still with the key in its hand."""
+        self._say(f"{ref.hex()} {sealed.hex()} stop")
+        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+
+    def answer(self) -> str:
+        """What came of the opening that it was stopped in."""
+        assert self.process.stdout is not None
+        return str(self.process.stdout.readline()).strip()
+
+    def _say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kills it after the block."""
+    try:
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_build_worker_that_was_stopped_with_a_key_in_its_hand_refuses_when_it_wakes(
+    vault: Vault, home: Path, world: Runtime
+) -> None:
+    """Agent and worker are processes of their own; the erasure waits for the worker's lease, no longer."""
+    ann, bob = (provision(world.keyring, SubjectId(one)).ref for one in (ANN, BOB))
+    anns, bobs = (seal(world.keyring, ref) for ref in (ann, bob))
+    change(home, **log_in(vault, home, "purge"), agent=log_in(vault, home, "agent"))
+    with ended(start_agent(home)):
+        with build_lease(home) as lease, ended((worker := Worker(home, lease)).process):
+            assert worker.ask(ann, anns) == "opened"
+            worker.stop_with_the_key_of(ann, anns)
+            epoch = shred(world.keyring, SubjectId(ANN), ann)
+            assert world.keyring.wait_until_unreadable(epoch) > 0, "somebody held the key"
+            worker.process.send_signal(signal.SIGCONT)
+            assert worker.answer() == "LeaseExpired", "its key was good until the erasure was done"
+            assert worker.ask(bob, bobs) == "LeaseExpired", "what it was given died with the epoch"
+        with build_lease(home) as lease, ended((worker := Worker(home, lease)).process):
+            assert worker.ask(ann, anns) == "shredded"
+            assert worker.ask(bob, bobs) == "opened"
+    world.close()
 
 
 def test_the_doctor_looks_as_the_auditor_before_it_opens_anything(
