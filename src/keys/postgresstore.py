@@ -92,7 +92,9 @@ class PostgresPageStore:
                 "options": f"-c search_path={schema} -c lock_timeout=60s -c synchronous_commit=on"
                 " -c default_transaction_isolation=read\\ committed",
                 "connect_timeout": 5,
+                # A host that has gone without a word: told within some ten seconds, also while we wait.
                 "keepalives_idle": 5,
+                "keepalives_interval": 2,
                 "tcp_user_timeout": 10_000,
             },
             open=True,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -303,6 +305,22 @@ def test_a_call_that_meets_a_restart_waits_for_it(postgres: Postgres, place: Pla
     finally:
         if postgres.process.pid is None:
             postgres.start()
+    keyring.close()
+
+
+def test_a_host_that_has_gone_without_a_word_is_noticed_while_an_answer_is_waited_for(place: Place) -> None:
+    """By the system, see tcp(7): probes from the first idle seconds on, until the user timeout is over."""
+    keyring = place.open()
+    with keyring._store._pool.connection() as db:  # type: ignore[attr-defined]
+        line = socket.socket(fileno=os.dup(db.fileno()))
+    with line:
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        idle, interval, give_up_ms = (
+            line.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_USER_TIMEOUT)
+        )
+    # Looked at with each probe: the first one after the user timeout ends the connection.
+    assert max(idle + interval, give_up_ms / 1000) + interval <= keys.retry.LAST_TRY_SECONDS
     keyring.close()
 
 
