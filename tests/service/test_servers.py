@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from infra.postgres import Postgres
 from infra.vault import Vault
 from infra.vault.setup import set_up
-from keys import Shredded, SubjectId
-from keys.errors import CustodianDenied, RootShared
+from keys import KeysElsewhere, Shredded, SubjectId
+from keys.errors import CustodianDenied, CustodianUnavailable, RootShared
 from lake import EventRead
 from lake import verify as verify_lake
 from purge import payload_of, scan
@@ -195,6 +195,30 @@ def test_the_doctor_looks_at_the_real_root(vault: Vault, home: Path, world: Runt
     assert ("transit engine", "error") not in found
     assert not [f for f in examine(world) if f.level == "error"]
     world.close()
+
+
+@pytest.mark.parametrize("forgotten", ["vault", "page_store", "page_schema"])
+def test_settings_that_forget_a_server_make_no_second_keys(
+    home: Path, world: Runtime, forgotten: str
+) -> None:
+    """As a shell does without the lake's environment: what it sealed, no erasure would reach."""
+    send(world, [paid(ANN, event_id="a")])
+    world.close()
+    path = home / "shredlake.toml"
+    whole = path.read_text()
+    document = tomllib.loads(whole)
+    for name in {"vault": ("vault", "page_store")}.get(forgotten, (forgotten,)):
+        del document["keys"][name]
+    path.write_text(tomli_w.dumps(document))
+    expected = CustodianUnavailable if forgotten == "vault" else KeysElsewhere
+    for _ in range(2):
+        with pytest.raises(expected) as raised:
+            open_runtime(home)
+        assert f"keys.{forgotten}" in raised.value.next_step
+    assert not (home / "keys" / "root.key").exists()
+    path.write_text(whole)
+    with open_runtime(home) as again:
+        assert again.keyring.ref_of(SubjectId(ANN)) is not None
 
 
 def test_passwords_are_not_shown(home: Path, world: Runtime, postgres: Postgres) -> None:
