@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from infra.__main__ import main
-from infra.cache import cache_folder
-from infra.errors import NotAvailable
-from infra.process import ServerProcess
+from infra.cache import cache_folder, cached
+from infra.errors import InfraError, NotAvailable
+from infra.process import ServerProcess, _start_time
 from infra.servers import SERVERS
 from infra.vault import VERSION, Vault, find_binary
 
@@ -36,6 +36,11 @@ class NeverReady:
         return {}
 
 
+def not_made_again(draft: Path) -> None:
+    """What the second start must not need: it may have no network."""
+    raise AssertionError(f"{draft.name} was made twice")
+
+
 def test_a_failed_start_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next `up` would take it for a running server."""
     monkeypatch.setitem(SERVERS, "never", NeverReady)
@@ -49,6 +54,48 @@ def test_a_program_that_is_no_vault_is_not_started(tmp_path: Path, monkeypatch: 
         monkeypatch.setenv("VAULT_BIN", chosen)
         with pytest.raises(NotAvailable, match=r"neither Vault nor OpenBao|cannot be run"):
             find_binary()
+
+
+def test_a_cached_program_that_was_changed_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file or a folder of them: made once, then held against the checksum of what was made."""
+    monkeypatch.setenv("SERVERS_CACHE", str(tmp_path / "cache"))
+
+    def make(draft: Path) -> None:
+        draft.mkdir()
+        (draft / "program").write_text("as it was made")
+
+    made = cached("server", "1.0", make)
+    assert cached("server", "1.0", not_made_again) == made
+    (made / "program").write_text("something else")
+    with pytest.raises(InfraError, match="not what was put there"):
+        cached("server", "1.0", not_made_again)
+    (made / "program").write_text("as it was made")
+    (made / "another").touch()
+    with pytest.raises(InfraError, match="not what was put there"):
+        cached("server", "1.0", not_made_again)
+
+
+def test_a_second_server_does_not_start_on_a_living_one_s_folder(tmp_path: Path) -> None:
+    """Nor is a process stopped that only has the number of one that ended."""
+    first, second = (ServerProcess(tmp_path, "Sleeper") for _ in range(2))
+    first.start(["sleep", "600"])
+    try:
+        with pytest.raises(InfraError, match="running on"):
+            second.start(["sleep", "600"])
+        pid = first.pid
+        assert pid is not None
+        (tmp_path / "pid").write_text(f"{pid} 1")  # as after a reboot: the same number, begun at another time
+        assert second.pid is None
+        second.stop()
+        (tmp_path / "pid").write_text(f"{pid} {_start_time(pid)}")
+        assert first.pid == pid
+    finally:
+        first.stop()
+    assert first.pid is None
+    second.start(["sleep", "600"])
+    second.stop()
 
 
 def test_the_cached_program_goes_before_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

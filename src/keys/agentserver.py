@@ -246,8 +246,7 @@ class KeyAgent:
         return {"epochs": [fence.epoch for fence in fences], "items": len(fences)}
 
     def _destroy(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
-        epochs = set(request["epochs"])
-        fences = [fence for fence in self._keyring.fences.all() if fence.epoch in epochs]
+        fences = self._keyring.fences.numbered(request["epochs"])
         return {"destroyed": self._keyring.destroy(wire.split(request["refs"], REF_BYTES), fences)}
 
     def _wait_until_unreadable(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:

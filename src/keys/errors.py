@@ -106,7 +106,10 @@ class CustodianUnavailable(CustodianError):
     status: int | None = None
 
     retry_helps = True
-    default_next_step = "Bring the custodian back (embedded: put the root file back), then repeat the call."
+    default_next_step = (
+        "Bring the custodian back (embedded: put the root file back; where the root is on a server, name it"
+        " in keys.vault), then repeat the call."
+    )
 
 
 class CustodianSealed(CustodianUnavailable):
@@ -261,6 +264,15 @@ class LeaseExpired(KeysError):
     whose_move = "nobody"
     retry_helps = True
     default_next_step = "Repeat the read; the lease is renewed by it."
+
+
+class KeysElsewhere(KeysError):
+    """There are no key pages where the settings say; those of this lake are somewhere else, or lost."""
+
+    default_next_step = (
+        "Give the settings that `shredlake init` had (keys.page_store, keys.page_schema, keys.vault), those"
+        " of the environment too, or put the backup of the key pages back."
+    )
 
 
 class LeasesElsewhere(KeysError):

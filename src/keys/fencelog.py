@@ -261,8 +261,7 @@ class FenceLog:
 
     def touched_since(self, epoch: int, refs: Collection[bytes]) -> bool:
         """Whether any of these handles has a fence newer than `epoch`."""
-        self.refresh()
-        newer = self._seen.fences[bisect.bisect_right(self._seen.fences, epoch, key=lambda f: f.epoch) :]
+        newer = self.after(epoch)
         if not newer:  # nearly always
             return False
         tags = {fence.ref_tag for fence in newer}
@@ -271,7 +270,8 @@ class FenceLog:
 
     def ref_ranges(self, subject: SubjectId) -> list[tuple[bytes, bytes | None]]:
         """Ranges [from, to) of handles that the erased ones of a person lie in; None is the open end."""
-        heads = {int.from_bytes(one.ref_tag[:2], "big") for one in self._of_subject(subject)}
+        fences = self.of_tag(self.subject_tag(subject))
+        heads = {int.from_bytes(one.ref_tag[:2], "big") for one in fences}
         width = _BUCKET_MASK & -_BUCKET_MASK
         return [
             (head.to_bytes(2, "big"), (head + width).to_bytes(2, "big") if head + width < 1 << 16 else None)
@@ -280,12 +280,28 @@ class FenceLog:
 
     def refs_of(self, subject: SubjectId, refs: Collection[bytes]) -> list[bytes]:
         """Those of these handles that were fenced as this person's."""
-        tags = {one.ref_tag for one in self._of_subject(subject)}
+        tags = {one.ref_tag for one in self.of_tag(self.subject_tag(subject))}
         return [ref for ref in refs if self.ref_tag(ref) in tags]
 
-    def _of_subject(self, subject: SubjectId) -> list[Fence]:
-        tag = self.subject_tag(subject)
-        return [one for one in self.all() if one.subject_tag == tag]
+    def of_tag(self, subject_tag: bytes) -> list[Fence]:
+        """Every fence of one person, oldest first; by the index in memory, whatever the log's length."""
+        self.refresh()
+        return list(self._seen.by_subject.get(subject_tag, ()))
+
+    def numbered(self, epochs: Collection[int]) -> list[Fence]:
+        """The fences of these numbers, oldest first; those that are not there are left out."""
+        self.refresh()
+        fences, found = self._seen.fences, []
+        for epoch in sorted(set(epochs)):
+            at = bisect.bisect_left(fences, epoch, key=lambda f: f.epoch)
+            found += [fence for fence in fences[at : at + 1] if fence.epoch == epoch]
+        return found
+
+    def after(self, epoch: int) -> Sequence[Fence]:
+        """The fences newer than `epoch`, oldest first."""
+        self.refresh()
+        fences = self._seen.fences
+        return fences[bisect.bisect_right(fences, epoch, key=lambda f: f.epoch) :]
 
     def is_empty(self) -> bool:
         """Whether nobody was ever fenced; then no tag has to be computed."""
@@ -307,9 +323,9 @@ class FenceLog:
 
     def all(self) -> list[Fence]:
         """Every fence, oldest first."""
-        return self._after(0)
+        return self._read_after(0)
 
-    def _after(self, epoch: int) -> list[Fence]:
+    def _read_after(self, epoch: int) -> list[Fence]:
         sql = "SELECT * FROM fences WHERE epoch > ? ORDER BY epoch"
         return [Fence(*row) for row in self._db.read(sql, (epoch,))]
 
@@ -366,7 +382,7 @@ class FenceLog:
         with self._mutex:
             if self.head() != self._seen.newest:
                 epoch, chain = self._seen.newest
-                added = self._after(epoch)
+                added = self._read_after(epoch)
                 if added and _link(chain, astuple(added[0])[:-1]) == added[0].chain:
                     self._seen.add(added)
                 else:  # an older file was put in its place, and may have grown since

@@ -116,9 +116,8 @@ class Keyring:
 
     def erased(self, subject: SubjectId) -> Shredded | None:
         """The newest fence over the whole person, or None."""
-        self.fences.refresh()
-        tag = self.fences.subject_tag(subject)
-        mine = [f for f in self.fences.all() if f.subject_tag == tag and f.purpose == ALL_PURPOSES]
+        fences = self.fences.of_tag(self.fences.subject_tag(subject))
+        mine = [fence for fence in fences if fence.purpose == ALL_PURPOSES]
         return Shredded(mine[-1].request_id, mine[-1].epoch) if mine else None
 
     def fenced_since(self, epoch: int, refs: Collection[bytes]) -> bool:
@@ -131,8 +130,8 @@ class Keyring:
         Raises:
             InvalidTransition: never erased, or fenced and not yet destroyed: a key made now would die too.
         """
-        tag = self.fences.subject_tag(subject)
-        epochs = [f.epoch for f in self.fences.all() if f.subject_tag == tag and f.covers(purpose)]
+        fences = self.fences.of_tag(self.fences.subject_tag(subject))
+        epochs = [fence.epoch for fence in fences if fence.covers(purpose)]
         if not set(epochs).isdisjoint(self.gate().trusted().pending_epochs):
             raise InvalidTransition("the erasure of this data subject is not finished")
         # For these fences alone: one that comes meanwhile is of an erasure that is not finished.
@@ -285,7 +284,7 @@ class Keyring:
             return 0
         back = list(fenced_records(self.tree, self.fences, self._purposes.names()))
         covering = {fence.epoch for _, fence in back}
-        pending = [fence for fence in self.fences.all() if fence.epoch in epochs | covering]
+        pending = self.fences.numbered(epochs | covering)
         if pending:
             self.destroy(sorted({record.ref for record, _ in back}), pending)
         return len(pending)

@@ -12,7 +12,7 @@ from attrs import frozen
 from keys.custodian import Custodian
 from keys.effects import Effects
 from keys.embedded import EmbeddedCustodian
-from keys.errors import LeasesElsewhere
+from keys.errors import KeysElsewhere, LeasesElsewhere
 from keys.fencelog import FenceLog
 from keys.gatekeeping import FENCE_LOG
 from keys.keyring import Keyring
@@ -56,6 +56,7 @@ def open_keys(
     effects: Effects | None = None,
     rule: SealRule = SealRule(),
     owns_root: bool = True,
+    create: bool = True,
 ) -> Keyring:
     """The keyring of these places, with fence log and leases of this host.
 
@@ -66,14 +67,20 @@ def open_keys(
         effects: the gate of durable effects.
         rule: how values are sealed.
         owns_root: False for a sandbox whose root others may rotate.
+        create: makes the key pages where there are none.
+
+    Raises:
+        KeysElsewhere: there are none, and none are to be made.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     custodian = places.custodian()
     fences = FenceLog(fence_path or home / "fences.db", custodian.secret("fence"), clock)
+    pages = places.pages()
+    if not create and pages.meta("tree") is None:
+        pages.close()
+        raise KeysElsewhere("there are no key pages of this lake where its settings say")
     leases = LeaseBook(home / "leases.db")
-    keyring = Keyring(
-        custodian, places.pages(), fences, leases, rule=rule, owns_root=owns_root, effects=effects
-    )
+    keyring = Keyring(custodian, pages, fences, leases, rule=rule, owns_root=owns_root, effects=effects)
     keyring.bind_fence_log()
     _bind_leases(keyring, leases)
     return keyring

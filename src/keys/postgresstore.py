@@ -36,7 +36,8 @@ from keys.pagestore import (
 from keys.retry import repeatedly
 
 POOL_SIZE: Final = 8
-POOL_TIMEOUT_SECONDS: Final = 15.0
+POOL_TIMEOUT_SECONDS: Final = 10.0
+"""How long a try waits for a connection; see `keys.retry.LAST_TRY_SECONDS`."""
 _FETCH_ROWS: Final = 10_000
 _SCHEMA_NAME = re.compile(r"[a-z][a-z0-9_]{0,50}")
 _TABLES: Final[LiteralString] = """
@@ -91,7 +92,9 @@ class PostgresPageStore:
                 "options": f"-c search_path={schema} -c lock_timeout=60s -c synchronous_commit=on"
                 " -c default_transaction_isolation=read\\ committed",
                 "connect_timeout": 5,
+                # A host that has gone without a word: told within some ten seconds, also while we wait.
                 "keepalives_idle": 5,
+                "keepalives_interval": 2,
                 "tcp_user_timeout": 10_000,
             },
             open=True,

@@ -188,9 +188,9 @@ class Builder:
         stale: set[int] = set()
         if personal and known:
             oldest = min(state.epoch for state in known.values())
-            for fence in self._lake.keyring.fences.all():
+            for fence in self._lake.keyring.fences.after(oldest):
                 bucket = fence.bucket(self._bits)
-                if fence.epoch > oldest and bucket in known and known[bucket].epoch < fence.epoch:
+                if bucket in known and known[bucket].epoch < fence.epoch:
                     stale.add(bucket)
         behind: dict[int, set[int]] = {}
         for bucket, state in known.items():

@@ -378,7 +378,8 @@ class Purge:
         return sealed
 
     def _fences(self, request: Request) -> list[Fence]:
-        return [f for f in self._keyring.fences.all() if f.request_id == request.request_id]
+        mine = self._keyring.fences.of_tag(request.subject_tag)
+        return [fence for fence in mine if fence.request_id == request.request_id]
 
     @contextmanager
     def _locked(self, request_id: str) -> Iterator[None]:

@@ -18,13 +18,14 @@ VaultRole = Literal["purge", "agent", "auditor"]
 """Whose policy a process needs: of everything, of wrapping and unwrapping alone, of looking alone."""
 
 
-def key_places(home: Path, settings: Keys, role: VaultRole = "purge") -> KeyPlaces:
+def key_places(home: Path, settings: Keys, role: VaultRole = "purge", *, create: bool = False) -> KeyPlaces:
     """Embedded by default; each of the two can be a server.
 
     Args:
         role: whose log-in the custodian is used with.
+        create: makes an embedded root where there is none; a lake's first opening alone may.
     """
-    embedded = embedded_places(home / "keys")
+    embedded = embedded_places(home / "keys", create=create)
 
     def custodian() -> Custodian:
         if settings.vault is None:

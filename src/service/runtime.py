@@ -85,7 +85,7 @@ def initialise(home: Path, view_files: Iterable[Path] = ()) -> bool:
         config.write_text(_FIRST_CONFIG.format(files=files))
     settings = load_settings(home)
     try:
-        keyring = open_keyring(home, settings)
+        keyring = open_keyring(home, settings, create=True)
     except LeasesElsewhere:
         raise _taken() from None
     taken = settings.keys.page_store is not None and bool(keyring.stats()["records"])
@@ -111,11 +111,23 @@ def open_keyring(
     effects: Effects | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     role: VaultRole = "purge",
+    *,
+    create: bool = False,
 ) -> Keyring:
-    """The keys of a lake; with a custodian on a server, as one of its roles."""
+    """The keys of a lake; with a custodian on a server, as one of its roles.
+
+    Args:
+        create: makes root and pages where there are none. Later openings must not: settings that lack a
+            line, or a shell without their environment, would seal under keys that no erasure reaches.
+
+    Raises:
+        KeysElsewhere, KeysError: see `open_keys`.
+    """
     fences = settings.keys.fence_log or home / "evidence" / "fences.db"
-    places, rule = key_places(home, settings.keys, role), seal_rule(settings.keys)
-    return open_keys(places, home / "keys", fence_path=fences, clock=clock, effects=effects, rule=rule)
+    places, rule = key_places(home, settings.keys, role, create=create), seal_rule(settings.keys)
+    return open_keys(
+        places, home / "keys", fence_path=fences, clock=clock, effects=effects, rule=rule, create=create
+    )
 
 
 def open_fence_copies(home: Path, settings: Settings, keyring: Keyring) -> FenceCopies:

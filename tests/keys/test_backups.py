@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from infra.postgres import Postgres
+from infra.postgres import Postgres, find_programs
 from keys import (
     EmbeddedCustodian,
     FenceCopyInvalid,
@@ -35,7 +36,7 @@ from keys import (
     open_keys,
 )
 from keys.fencecopy import newest_of
-from keys.postgresstore import PostgresPageStore
+from keys.postgresstore import PostgresPageStore, drop_schema
 from tests.keys.people import (
     ANN,
     BLOCK,
@@ -68,24 +69,75 @@ def keyring(home: Path) -> Keyring:
 # -- restores ---------------------------------------------------------------------------------------
 
 
+class Pages:
+    """The key pages of a lake, with the backup that the place's own tool makes.
+
+    Args:
+        home: the folder of keys.
+        postgres: holds the pages; None where SQLite does.
+    """
+
+    def __init__(self, home: Path, postgres: Postgres | None) -> None:
+        self._home, self._copy = home, home.with_name("pages.backup")
+        self._dsn = postgres.address()["POSTGRES_DSN"] if postgres is not None else None
+        self._schema = schema_of(home)
+
+    def open(self) -> Keyring:
+        """A keyring over them."""
+        dsn = self._dsn
+        if dsn is None:
+            return open_embedded(self._home)
+        places = KeyPlaces(
+            embedded_places(self._home).custodian, lambda: PostgresPageStore(dsn, self._schema)
+        )
+        return open_keys(places, self._home)
+
+    def back_up(self) -> None:
+        """By SQLite's backup, or by pg_dump."""
+        if self._dsn is None:
+            backup(self._home / "pages.db", self._copy)
+        else:
+            _tool("pg_dump", self._dsn, "-n", self._schema, "-f", self._copy)
+
+    def restore(self) -> None:
+        """The backup in the place of what is there now, which nobody has open."""
+        if self._dsn is None:
+            restore(self._copy, self._home / "pages.db")
+        else:
+            drop_schema(self._dsn, self._schema)
+            _tool("psql", self._dsn, "-q", "-v", "ON_ERROR_STOP=1", "-f", self._copy)
+
+
+def _tool(name: str, *arguments: str | Path) -> None:
+    subprocess.run([find_programs() / name, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def pages(request: pytest.FixtureRequest, home: Path) -> Pages:
+    """On either store."""
+    return Pages(home, request.getfixturevalue("postgres") if request.param == "postgres" else None)
+
+
 @pytest.mark.parametrize("witnessed", [True, False], ids=["with a copy", "without a copy"])
 @pytest.mark.parametrize("older", ["pages", "log", "both"])
 def test_after_a_restore_nothing_is_served_until_the_newest_fences_are_replayed(
-    keyring: Keyring, home: Path, tmp_path: Path, older: str, witnessed: bool
+    pages: Pages, home: Path, tmp_path: Path, older: str, witnessed: bool
 ) -> None:
     """The gate says which is behind; what both have lost only a witness in a third place knows."""
+    keyring = pages.open()
     refs = {who: provision(keyring, who).ref for who in (ANN, BOB, CID)}
     sealed = {who: seal(keyring, ref) for who, ref in refs.items()}
     shred(keyring, ANN, refs[ANN])
-    for name in ("pages", "fences"):
-        backup(home / f"{name}.db", tmp_path / f"{name}.backup")
+    pages.back_up()
+    backup(home / "fences.db", tmp_path / "fences.backup")
     shred(keyring, BOB, refs[BOB])
     copy = export_fences(keyring.fences, keyring.custodian)
     keyring.close()
-    for name, is_older in (("pages", older != "log"), ("fences", older != "pages")):
-        if is_older:
-            restore(tmp_path / f"{name}.backup", home / f"{name}.db")
-    restored = open_embedded(home)
+    if older != "log":
+        pages.restore()
+    if older != "pages":
+        restore(tmp_path / "fences.backup", home / "fences.db")
+    restored = pages.open()
     if witnessed:
         known = newest_of(copy, restored.custodian.public_keys(), "a signed copy")
         restored.gatekeeping.witnesses.append(lambda: known)
@@ -104,6 +156,7 @@ def test_after_a_restore_nothing_is_served_until_the_newest_fences_are_replayed(
     answers = {who: unseal(restored, refs[who], sealed[who]) for who in refs}
     assert answers == {ANN: Shredded("r1", 1), BOB: Shredded("r2", 2), CID: WORD}
     assert restored.check().problems == ()
+    restored.close()
 
 
 @pytest.mark.parametrize("name", ["pages", "fences"])

@@ -6,17 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+import tomli_w
 from attrs import frozen
 
-from keys import SubjectId, open_embedded
+from keys import Keyring, SubjectId, open_embedded
 from keys.leases import LEASE_SECONDS
+from service.runtime import initialise, open_keyring
+from service.settings import CONFIG_NAME, load_settings
 from tests.keys.people import BOB, WORD, provision, seal, unseal
+from tests.service.test_servers import change, log_in, settings
 
 ROOT = Path(__file__).parents[2]
 READERS = 8
-ERASED = 6
 
 
 @frozen
@@ -43,26 +48,52 @@ def wait_for(logs: list[Path], outcome: str, since: float = 0.0) -> None:
         time.sleep(0.05)
 
 
-def test_after_the_barrier_no_process_opens_the_person(tmp_path: Path) -> None:
+@frozen
+class Ground:
+    """Where the keys lie, and how many people one upon the other are erased there."""
+
+    home: Path
+    keyring: Keyring
+    erased: int
+
+
+@pytest.fixture(params=["embedded", "servers"])
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
+    """Root file and SQLite; or Vault and PostgreSQL, where the readers have the agent's log-in."""
+    home = tmp_path / "lake"
+    if request.param == "embedded":
+        found = Ground(home, open_embedded(home), 6)
+    else:
+        vault, postgres = (request.getfixturevalue(name) for name in ("vault", "postgres"))
+        home.mkdir()
+        (home / CONFIG_NAME).write_text(tomli_w.dumps(settings(vault, postgres, home)))
+        change(home, agent=log_in(vault, home, "agent"))
+        initialise(home)
+        found = Ground(home, open_keyring(home, load_settings(home)), 2)
+    yield found
+    found.keyring.close()
+
+
+def test_after_the_barrier_no_process_opens_the_person(ground: Ground, tmp_path: Path) -> None:
     """Several people, one upon the other. Neither those that run, nor the killed one, nor the paused one.
 
     No read may end after the barrier with the person in it; of the paused process, which may have been
     stopped with plaintext in its hand, none may begin.
     """
-    keyring = open_embedded(tmp_path / "keys")
-    people = [SubjectId(f"erased-{n}") for n in range(ERASED)]
+    keyring = ground.keyring
+    people = [SubjectId(f"erased-{n}") for n in range(ground.erased)]
     refs = [provision(keyring, who).ref for who in people]
     bob = provision(keyring, BOB).ref
     sealed, bobs = [seal(keyring, ref) for ref in refs], seal(keyring, bob)
     values = tmp_path / "values"
     values.write_text("".join(f"{ref.hex()} {one.hex()}\n" for ref, one in zip(refs, sealed, strict=True)))
     logs = [tmp_path / f"log-{n}" for n in range(READERS)]
-    command = [sys.executable, "-m", "tests.keys.barrier_reader", tmp_path / "keys", values]
+    command = [sys.executable, "-m", "tests.keys.barrier_reader", ground.home, values]
     readers = [subprocess.Popen([*command, log], cwd=ROOT) for log in logs]
     paused, killed = readers[0], readers[1]
     unreadable_at: list[float] = []
     try:
-        wait_for(logs, "o" * ERASED)
+        wait_for(logs, "o" * ground.erased)
         paused.send_signal(signal.SIGSTOP)
         killed.kill()
         killed.wait()
@@ -71,11 +102,11 @@ def test_after_the_barrier_no_process_opens_the_person(tmp_path: Path) -> None:
             keyring.destroy([ref], fences)
             assert keyring.wait_until_unreadable(fences[0].epoch) > 0, "somebody held the key"
             unreadable_at.append(time.monotonic())
-        wait_for(logs[2:], "s" * ERASED, since=unreadable_at[-1])
+        wait_for(logs[2:], "s" * ground.erased, since=unreadable_at[-1])
         time.sleep(LEASE_SECONDS)
         woken_at = time.monotonic()
         paused.send_signal(signal.SIGCONT)
-        wait_for(logs[:1], "s" * ERASED, since=woken_at)
+        wait_for(logs[:1], "s" * ground.erased, since=woken_at)
     finally:
         for reader in readers:
             reader.kill()

@@ -136,6 +136,34 @@ def test_the_filter_says_the_same_as_the_log(path: Path) -> None:
                 assert fence_of(ref, purpose, generation) == log.of_ref(ref, purpose, generation)
 
 
+def test_fences_are_found_by_person_by_number_and_by_age(path: Path) -> None:
+    """Each as by a look through the whole log, newer ones of other processes included."""
+    log, other = filled(path, 2), opened(path)
+    of_bob = (log.subject_tag(BOB), log.ref_tag(REFS[6]), ALL_PURPOSES, 1)
+    other.append([of_bob, entry(other, REFS[3], "marketing")], "r2")
+    everything = log.all()
+    assert log.of_tag(log.subject_tag(ANN)) == [everything[0], everything[1], everything[3]]
+    assert log.of_tag(log.subject_tag(BOB)) == [everything[2]]
+    assert log.of_tag(bytes(16)) == []
+    assert log.numbered([4, 1, 9, 0, 1]) == [everything[0], everything[3]]
+    assert [list(log.after(epoch)) for epoch in (0, 2, 4)] == [everything, everything[2:], []]
+
+
+def test_one_person_s_fences_are_not_looked_for_in_the_whole_log(path: Path) -> None:
+    """Once it was read; the rows that a question reads are counted by what it asks the file."""
+    log = filled(path)
+    log.refresh()
+    asked: list[str] = []
+    log._db.connection().set_trace_callback(asked.append)
+    assert log.ref_ranges(ANN)
+    assert log.refs_of(ANN, REFS) == REFS[:5]
+    assert log.numbered([2])
+    assert log.touched_since(4, REFS)
+    assert log.life(ANN, "service") == Life(State.DESTROYED, 1)
+    assert len(asked) > 5
+    assert [one for one in asked if " FROM fences" in one and not one.endswith("LIMIT 1")] == []
+
+
 def test_a_running_process_sees_that_the_log_went_back(path: Path) -> None:
     """What an older file does not hold is not remembered; what follows in it is seen."""
     log = filled(path, 3)

@@ -142,10 +142,13 @@ def test_no_hot_path_scans_a_table_of_sqlite(keyring: Keyring) -> None:
     for db, seen in traced:
         db.set_trace_callback(seen.append)
     everything(keyring)
+    asked_before = len(traced[1][1])
+    assert keyring.erased(SubjectId("p2")) is not None
     keyring.authorize_return(SubjectId("p2"))
     assert provision(keyring, SubjectId("p2")).generation == 2
     for db, _ in traced:
         db.set_trace_callback(None)
+    assert [one for one in traced[1][1][asked_before:] if "epoch > 0" in one] == [], "the whole log was read"
     newest = "ORDER BY epoch DESC LIMIT 1"  # one row from the end, which the plan calls a scan
     plans = {
         step[3]

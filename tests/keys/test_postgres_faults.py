@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -262,6 +264,72 @@ def _write_once(store: PostgresPageStore, first: Callable[[], None]) -> None:
 def _sessions_in_transaction(admin: psycopg.Connection[Any]) -> int:
     rows = admin.execute("SELECT COUNT(*) FROM pg_stat_activity WHERE state = 'idle in transaction'")
     return int((rows.fetchone() or (0,))[0])
+
+
+def test_while_the_server_is_down_a_call_ends_after_its_last_try(
+    postgres: Postgres, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is asked within it: tries inside of tries do not multiply."""
+    monkeypatch.setattr(keys.postgresstore, "POOL_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(keys.retry, "LAST_TRY_SECONDS", 2.0)
+    keyring = place.open()
+    made = provision(keyring)
+    postgres.stop()
+    try:
+        for ask in (
+            lambda: provision(keyring, BOB),
+            lambda: keyring.mint(1),
+            lambda: list(keyring.tree.records_of([made.ref])),
+        ):
+            before = _waits_in_vain(keyring)
+            with pytest.raises(PageStoreUnavailable):
+                ask()
+            assert _waits_in_vain(keyring) - before <= 3
+    finally:
+        postgres.start()
+    assert provision(keyring, BOB).created
+    keyring.close()
+
+
+def test_a_call_that_meets_a_restart_waits_for_it(postgres: Postgres, place: Place) -> None:
+    """With the waits of every day, half a minute at the most."""
+    assert keys.postgresstore.POOL_TIMEOUT_SECONDS + keys.retry.LAST_TRY_SECONDS <= 30
+    keyring = place.open()
+    postgres.stop()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(provision, keyring, ANN)
+            until(lambda: working.done() or _pool_stats(keyring).get("requests_waiting", 0) > 0)
+            postgres.start()
+            assert working.result(timeout=120).created
+    finally:
+        if postgres.process.pid is None:
+            postgres.start()
+    keyring.close()
+
+
+def test_a_host_that_has_gone_without_a_word_is_noticed_while_an_answer_is_waited_for(place: Place) -> None:
+    """By the system, see tcp(7): probes from the first idle seconds on, until the user timeout is over."""
+    keyring = place.open()
+    with keyring._store._pool.connection() as db:  # type: ignore[attr-defined]
+        line = socket.socket(fileno=os.dup(db.fileno()))
+    with line:
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        idle, interval, give_up_ms = (
+            line.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_USER_TIMEOUT)
+        )
+    # Looked at with each probe: the first one after the user timeout ends the connection.
+    assert max(idle + interval, give_up_ms / 1000) + interval <= keys.retry.LAST_TRY_SECONDS
+    keyring.close()
+
+
+def _waits_in_vain(keyring: Keyring) -> int:
+    return _pool_stats(keyring).get("requests_errors", 0)
+
+
+def _pool_stats(keyring: Keyring) -> dict[str, int]:
+    return keyring._store._pool.get_stats()  # type: ignore[attr-defined,no-any-return]
 
 
 def test_a_full_disk_of_the_server_loses_nothing_and_is_left_by_itself(

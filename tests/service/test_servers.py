@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,13 @@ from typer.testing import CliRunner
 from infra.postgres import Postgres
 from infra.vault import Vault
 from infra.vault.setup import set_up
-from keys import Shredded, SubjectId
-from keys.errors import CustodianDenied, RootShared
+from keys import KeysElsewhere, Shredded, SubjectId
+from keys.errors import CustodianDenied, CustodianUnavailable, RootShared
 from lake import EventRead
 from lake import verify as verify_lake
 from purge import payload_of, scan
 from purge.verifier import Refused, verify
+from service.agent import agent_folder, build_lease
 from service.app import create_app
 from service.cli import app
 from service.doctor import examine, examine_home
@@ -31,8 +35,10 @@ from service.errors import BadSettings
 from service.jobs import export_fence_copies
 from service.keyplaces import key_places
 from service.runtime import Runtime, initialise, open_runtime
+from service.settings import load_settings
+from tests.keys.people import provision, seal, shred
 from tests.keys.servers import schema_of
-from tests.keys.test_agent import start_agent
+from tests.keys.test_agent import ROOT, start_agent
 from tests.world import PAID, VIEWS, compact_all, erase, paid, publish, send
 
 ANN, BOB = "person-ann", "person-bob"
@@ -191,6 +197,30 @@ def test_the_doctor_looks_at_the_real_root(vault: Vault, home: Path, world: Runt
     world.close()
 
 
+@pytest.mark.parametrize("forgotten", ["vault", "page_store", "page_schema"])
+def test_settings_that_forget_a_server_make_no_second_keys(
+    home: Path, world: Runtime, forgotten: str
+) -> None:
+    """As a shell does without the lake's environment: what it sealed, no erasure would reach."""
+    send(world, [paid(ANN, event_id="a")])
+    world.close()
+    path = home / "shredlake.toml"
+    whole = path.read_text()
+    document = tomllib.loads(whole)
+    for name in {"vault": ("vault", "page_store")}.get(forgotten, (forgotten,)):
+        del document["keys"][name]
+    path.write_text(tomli_w.dumps(document))
+    expected = CustodianUnavailable if forgotten == "vault" else KeysElsewhere
+    for _ in range(2):
+        with pytest.raises(expected) as raised:
+            open_runtime(home)
+        assert f"keys.{forgotten}" in raised.value.next_step
+    assert not (home / "keys" / "root.key").exists()
+    path.write_text(whole)
+    with open_runtime(home) as again:
+        assert again.keyring.ref_of(SubjectId(ANN)) is not None
+
+
 def test_passwords_are_not_shown(home: Path, world: Runtime, postgres: Postgres) -> None:
     """Neither by `config show` nor in a repr."""
     from service.settings import describe, load_settings
@@ -274,6 +304,71 @@ def test_the_agent_s_policy_is_enough_for_the_agent_and_for_ingest(
     with open_runtime(home) as runtime:
         assert verify_lake(runtime.lake, deep=True).events == 3
         assert runtime.keyring.close_epoch().old_wrap_refused
+
+
+class Worker:
+    """A real process that builds by a lease alone; see `tests.keys.build_worker`."""
+
+    def __init__(self, home: Path, lease: bytes) -> None:
+        socket = agent_folder(home, load_settings(home).keys).socket("build")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.keys.build_worker", str(socket)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+        self._say(lease.hex())
+
+    def ask(self, ref: bytes, sealed: bytes) -> str:
+        """What comes of opening something."""
+        self._say(f"{ref.hex()} {sealed.hex()}")
+        return self.answer()
+
+    def stop_with_the_key_of(self, ref: bytes, sealed: bytes) -> None:
+        """Returns once it stands still with the key in its hand."""
+        self._say(f"{ref.hex()} {sealed.hex()} stop")
+        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+
+    def answer(self) -> str:
+        """What came of the opening that it was stopped in."""
+        assert self.process.stdout is not None
+        return str(self.process.stdout.readline()).strip()
+
+    def _say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kills it after the block."""
+    try:
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_build_worker_that_was_stopped_with_a_key_in_its_hand_refuses_when_it_wakes(
+    vault: Vault, home: Path, world: Runtime
+) -> None:
+    """Agent and worker are processes of their own; the erasure waits for the worker's lease, no longer."""
+    ann, bob = (provision(world.keyring, SubjectId(one)).ref for one in (ANN, BOB))
+    anns, bobs = (seal(world.keyring, ref) for ref in (ann, bob))
+    change(home, **log_in(vault, home, "purge"), agent=log_in(vault, home, "agent"))
+    with ended(start_agent(home)):
+        with build_lease(home) as lease, ended((worker := Worker(home, lease)).process):
+            assert worker.ask(ann, anns) == "opened"
+            worker.stop_with_the_key_of(ann, anns)
+            epoch = shred(world.keyring, SubjectId(ANN), ann)
+            assert world.keyring.wait_until_unreadable(epoch) > 0, "somebody held the key"
+            worker.process.send_signal(signal.SIGCONT)
+            assert worker.answer() == "LeaseExpired", "its key was good until the erasure was done"
+            assert worker.ask(bob, bobs) == "LeaseExpired", "what it was given died with the epoch"
+        with build_lease(home) as lease, ended((worker := Worker(home, lease)).process):
+            assert worker.ask(ann, anns) == "shredded"
+            assert worker.ask(bob, bobs) == "opened"
+    world.close()
 
 
 def test_the_doctor_looks_as_the_auditor_before_it_opens_anything(
