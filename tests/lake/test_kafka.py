@@ -27,7 +27,7 @@ from infra.kafka import Kafka
 from keys import Effects, SubjectId
 from lake import Upkeep, dead_letters, privacy_lint, verify
 from lake.backlog import CommitRule
-from lake.errors import TopicGap, TopicUnavailable
+from lake.errors import TopicGap, TopicGone, TopicUnavailable
 from lake.kafka import KafkaIngest, Progress
 from lake.mapping import parse_mapping
 from lake.messages import CloudEventMessages, MappedMessages
@@ -308,6 +308,54 @@ def test_to_catch_up_with_a_topic_made_again_is_to_reach_its_end(topic: Topic, w
     done = topic.consumer(world).run(until_caught_up=True, should_stop=make_again)
     assert (done.events, done.lag) == (50, 0)
     check(world, range(100, 150))
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["a batch waits", "nothing waits"])
+def test_a_topic_that_is_gone_for_good_ends_its_consumer(
+    topic: Topic, world: Runtime, caplog: pytest.LogCaptureFixture, waiting: bool
+) -> None:
+    """Within a minute, by the error's type in status and log; what was committed stays."""
+    ahead = [0.0]
+    said: list[Progress] = []
+    root = world.home / "keys" / "root.key"
+    topic.send(range(40))
+    consumer = topic.consumer(world, clock_seconds=lambda: time.monotonic() + ahead[0])
+    outcome = pytest.raises(TopicGone, match=topic.name)
+    with outcome, running(consumer, said.append) as thread:
+        wait_until(lambda: ingested(world) == 40)
+        if waiting:
+            root.rename(root.with_name("away"))
+            world.keyring.tree.forget_cached()
+            world.keyring.resident.forget_all()
+            topic.send(range(40, 80))
+            wait_until(lambda: "the batch waits" in caplog.text)
+        topic.remove()
+        if waiting:
+            root.with_name("away").rename(root)
+        ahead[0] += 15
+        wait_until(lambda: any(one.waits_for == "TopicGone" for one in said))
+        wait_until(lambda: "TopicGone" in caplog.text)
+        assert thread.is_alive()
+        ahead[0] += 120
+        thread.join(60)
+        assert not thread.is_alive()
+    check(world, range(40))
+
+
+def test_to_catch_up_with_a_topic_that_is_gone_for_good_is_an_error(topic: Topic, world: Runtime) -> None:
+    """Nobody waits for what cannot come."""
+    ahead = [0.0]
+    topic.send(range(40))
+
+    def remove() -> bool:
+        if ahead[0] == 0:
+            topic.remove()
+        ahead[0] += 0.5
+        return False
+
+    consumer = topic.consumer(world, clock_seconds=lambda: time.monotonic() + ahead[0])
+    with pytest.raises(TopicGone):
+        consumer.run(until_caught_up=True, should_stop=remove)
 
 
 def test_new_partitions_are_read_from_their_beginning(topic: Topic, world: Runtime) -> None:
