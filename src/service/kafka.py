@@ -28,6 +28,7 @@ from service.settings import Kafka
 
 if TYPE_CHECKING:
     from lake.kafka import KafkaIngest, Progress
+    from lake.kafkatopics import KafkaTopics
 
 _LOOK_SECONDS: Final = 0.2
 _AGENT_ATTEMPTS: Final = 4  # within a second: who waits for the agent goes on polling and can be stopped
@@ -174,6 +175,19 @@ def _waiting(error: ShredlakeError) -> Progress:
     return Progress(0, 0, 0, 0, 0, 0, 0, None, type(error).__name__)
 
 
+def partition_source(settings: Kafka, topic: str, partition: int) -> str:
+    """What the table knows a partition by. Raises as `standing`."""
+    return _topics(settings, [topic]).source(topic, partition)
+
+
+def _topics(settings: Kafka, names: Sequence[str]) -> KafkaTopics:
+    try:
+        from lake.kafkatopics import KafkaTopics
+    except ImportError:
+        raise BadSettings("[kafka] needs confluent-kafka", next_step="Install `shredlake[kafka]`.") from None
+    return KafkaTopics(_subscription(settings).client_settings(), names)
+
+
 @frozen
 class Standing:
     """How the table stands to the topics.
@@ -197,11 +211,7 @@ def standing(settings: Kafka, offsets: Mapping[str, int]) -> Standing:
         BadSettings: no client library.
         TopicUnavailable: the cluster cannot be reached, or a topic does not exist.
     """
-    try:
-        from lake.kafkatopics import KafkaTopics
-    except ImportError:
-        raise BadSettings("[kafka] needs confluent-kafka", next_step="Install `shredlake[kafka]`.") from None
-    topics = KafkaTopics(_subscription(settings).client_settings(), settings.topics)
+    topics = _topics(settings, settings.topics)
     places = [(one.topic, one.partition) for one in topics.partitions()]
     begins, ends = topics.begins(places), topics.ends(places)
     behind = dropped = 0
