@@ -122,15 +122,17 @@ def test_consumers_end_with_a_parent_that_was_killed(topic: Topic, home: Path) -
     topic.send(range(100))
     process = start(home, "--workers", "2")
     with open_runtime(home) as runtime:
-        wait_until(lambda: verify(runtime.lake).events == 100)
-        consumers = children(process.pid)
-        assert len(consumers) == 2
-        agent.kill()
-        agent.communicate()
-        topic.send(range(100, 200))
-        wait_until(lambda: "the batch waits" in log_of(home))
-        process.kill()
-        process.communicate()
+        try:
+            wait_until(lambda: verify(runtime.lake).events == 100)
+            consumers = children(process.pid)
+            assert len(consumers) == 2
+            agent.kill()
+            topic.send(range(100, 200))
+            wait_until(lambda: "the batch waits" in log_of(home))
+        finally:
+            for one in (agent, process):
+                one.kill()
+                one.communicate()
         wait_until(lambda: not any(Path(f"/proc/{one}").exists() for one in consumers))
         process = start(home, "--until-caught-up")
         wait_until(lambda: "waits for the key agent" in log_of(home))
