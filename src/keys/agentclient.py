@@ -35,10 +35,12 @@ class AgentLink:
     Args:
         path: the agent's socket.
         hello: `token` of a role, or `lease` of a build.
+        attempts: tries of one call, with pauses that double; by default they take about 13 s, or twice that.
     """
 
-    def __init__(self, path: Path, hello: dict[str, Any]) -> None:
+    def __init__(self, path: Path, hello: dict[str, Any], attempts: int = ATTEMPTS) -> None:
         self._path = path
+        self._attempts = attempts
         self._hello = hello
         self._mutex = threading.Lock()
         self._socket: socket.socket | None = None
@@ -52,14 +54,14 @@ class AgentLink:
             KeysError: what the agent answered.
         """
         with self._mutex:
-            for attempt in range(1, ATTEMPTS + 1):
+            for attempt in range(1, self._attempts + 1):
                 try:
                     return self._ask({"op": operation, **arguments})
                 except PermissionError:
                     raise AgentDenied("this user may not connect to the key agent in this role") from None
                 except (OSError, AgentUnavailable):
                     self.close()
-                    if attempt == ATTEMPTS:
+                    if attempt == self._attempts:
                         raise AgentUnavailable("the key agent cannot be reached") from None
                 time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt * random.random())
         raise AssertionError("unreachable")

@@ -55,6 +55,11 @@ class TopicUnavailable(LakeError):
 class TopicGone(TopicUnavailable):
     """The cluster answers, and has no such topic."""
 
+    default_next_step = (
+        "Make the topic, or correct its name (`kafka.topics`). Of one that was deleted stays what is in the"
+        " table; what was not committed is lost with it."
+    )
+
 
 class TopicGap(LakeError):
     """The broker no longer has messages that the lake has not read."""

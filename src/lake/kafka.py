@@ -20,10 +20,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from keys import Effects, ShredlakeError
 from lake.backlog import Backlog, CommitRule, Partition
 from lake.brokerends import BrokerEnds
-from lake.errors import Fenced, TopicGap, TopicGone, TopicUnavailable
+from lake.errors import Fenced, TopicGap, TopicUnavailable
 from lake.ingest import Ingestor
-from lake.kafkatopics import ASK_SECONDS, KafkaTopics, asking
+from lake.kafkatopics import ASK_SECONDS, REFUSED, START_ANEW, KafkaTopics, asking
 from lake.messages import Message, MessageFormat
+from lake.patience import Patience
 from lake.subscription import Subscription
 from lake.topicbook import FeedingTopic
 
@@ -32,20 +33,8 @@ _AT_ONCE: Final = 1000  # the client's call is slower with more
 _POLL_SECONDS: Final = 0.1
 _NOTE_SECONDS: Final = 3600.0
 _ANEW_SECONDS: Final = 1.0
-_GONE_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 10.0
 _DELETE_SECONDS: Final = 60.0
-_FIRST_PAUSE_SECONDS: Final = 0.5
-_LONGEST_PAUSE_SECONDS: Final = 10.0
-_START_ANEW: Final = {
-    KafkaError._AUTO_OFFSET_RESET,
-    KafkaError.OFFSET_OUT_OF_RANGE,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_PARTITION,
-    KafkaError._UNKNOWN_TOPIC,
-    getattr(KafkaError, "UNKNOWN_TOPIC_ID", KafkaError.UNKNOWN_TOPIC_OR_PART),
-}
-
-_REFUSED: Final = {KafkaError._AUTHENTICATION, KafkaError.TOPIC_AUTHORIZATION_FAILED}
 
 
 @frozen
@@ -56,6 +45,7 @@ class Progress:
         lag: messages that the broker has and the table has not, over our partitions.
         held_bytes: about what was read and is not in the table takes in memory.
         committed_at: seconds since the epoch of the last commit; None before the first.
+        waits_for: the type of the error that what was read waits for, or None.
     """
 
     partitions: int
@@ -66,6 +56,7 @@ class Progress:
     lag: int
     held_bytes: int
     committed_at: float | None
+    waits_for: str | None = None
 
 
 class KafkaIngest:
@@ -105,11 +96,10 @@ class KafkaIngest:
         self._failure: ShredlakeError | None = None
         self._anew: set[Partition] = set()
         self._anew_at = -math.inf
-        self._gone_since: float | None = None
+        self._looked_at = -math.inf
         self._counts = {"events": 0, "dead": 0, "suppressed": 0, "commits": 0}
         self._committed_at: float | None = None
-        self._pause_seconds = 0.0
-        self._again_at: float | None = None
+        self._patience = Patience()
         self._note = note
         self._noted_at = self._deleted_at = -math.inf
 
@@ -128,7 +118,7 @@ class KafkaIngest:
 
         Raises:
             TopicGap: messages are gone that were never read, and gaps are not accepted.
-            TopicUnavailable: a topic is gone.
+            TopicGone: a topic is gone, for a minute by now.
             ShredlakeError: what a retry does not help; nothing of the batch in question was written.
         """
         self._targets = self._newest() if until_caught_up else None
@@ -141,7 +131,8 @@ class KafkaIngest:
             while not should_stop():
                 self._read()
                 self._begin_anew()
-                if self._again_at is not None and self._backlog.is_empty():
+                self._look_again()
+                if self._patience.waits and self._backlog.is_empty():
                     self._read_on()  # the batch that waited was taken from us
                 self._parse_ahead()
                 now = self._clock()
@@ -153,7 +144,7 @@ class KafkaIngest:
                     break
                 if now - self._noted_at >= _NOTE_SECONDS:
                     self._note_again()
-            if self._again_at is None:
+            if not self._patience.waits:
                 self._commit()
             self._delete_committed()
         finally:
@@ -167,9 +158,10 @@ class KafkaIngest:
         places = {one: pending.start for one, pending in self._backlog.owned().items()}
         return Progress(
             partitions=len(places),
-            lag=self._ends.behind(places, paused=self._again_at is not None),
+            lag=self._ends.behind(places, paused=self._patience.waits),
             held_bytes=self._backlog.held_bytes(),
             committed_at=self._committed_at,
+            waits_for=self._patience.cause,
             **self._counts,
         )
 
@@ -204,19 +196,17 @@ class KafkaIngest:
             raise self._failure
 
     def _parse_ahead(self) -> None:
-        if self._again_at is None:
+        if not self._patience.waits:
             try:
                 self._backlog.parse_pieces()
             except ShredlakeError as error:
-                if not error.retry_helps:
-                    raise
                 self._wait(self._clock(), error)
 
     def _mend(self, error: KafkaError, partition: Partition) -> None:
         """Goes on where it can; what the client itself retries is left to it."""
-        if error.code() in _START_ANEW:
+        if error.code() in START_ANEW:
             self._leave([partition] if partition[1] >= 0 else self._assigned())
-        elif error.fatal() or error.code() in _REFUSED:
+        elif error.fatal() or error.code() in REFUSED:
             raise TopicUnavailable(f"the broker refuses us: {error.name()}")
         else:
             _log.warning("kafka: %s", error.name())
@@ -250,8 +240,7 @@ class KafkaIngest:
         """Reads what was left from where the table stands now; tried again while that cannot be known.
 
         Raises:
-            TopicUnavailable: a topic has been gone for a minute.
-            TopicGap: see `run`.
+            TopicGone, TopicGap: see `run`.
         """
         now = self._clock()
         if not self._anew or now < self._anew_at:
@@ -261,15 +250,11 @@ class KafkaIngest:
             mine = [TopicPartition(*one) for one in self._assigned() if one in self._anew]
             starts = self._starts(mine)
         except ShredlakeError as error:
-            self._gone_since = self._gone_since or now
-            gone_for = now - self._gone_since if isinstance(error, TopicGone) else 0.0
-            if not error.retry_helps or gone_for > _GONE_SECONDS:
-                raise
+            self._patience.failed(error, now)
             self._leave(self._anew)
             self._anew_at = now + _ANEW_SECONDS
             _log.warning("cannot go on yet: %s: %s", type(error).__name__, error.message)
             return
-        self._gone_since = None
         self._anew.clear()
         if starts:  # given back and taken again: what was fetched ahead is thrown away with it
             self._consumer.incremental_unassign(mine)
@@ -279,10 +264,29 @@ class KafkaIngest:
     def _look(self) -> bool:
         """Whether a topic was made anew since we looked last; to catch up is then to reach its end."""
         anew = self._topics.look()
+        self._looked_at = self._clock()
+        self._patience.found()
         if anew:
             self._ends.forget()
             self._targets = None
         return anew
+
+    def _look_again(self) -> None:
+        """Nothing tells us of a topic that is gone when its partitions were taken from us for it.
+
+        Raises:
+            TopicGone: see `run`.
+        """
+        now = self._clock()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        try:
+            if self._look():
+                self._leave(self._assigned())
+        except TopicUnavailable as error:
+            self._patience.failed(error, now)
+            _log.warning("cannot look at the topics: %s: %s", type(error).__name__, error.message)
 
     def _starts(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Each with the offset to read from; from here on it is ours."""
@@ -318,7 +322,7 @@ class KafkaIngest:
     def _commit(self) -> bool:
         """Commits what waits; a failure that passes by is tried again later, with nothing more read."""
         now = self._clock()
-        if self._again_at is not None and now < self._again_at:
+        if not self._patience.is_time(now):
             return False
         try:
             ready = self._backlog.ready()
@@ -333,8 +337,6 @@ class KafkaIngest:
             self._leave(self._assigned())
             return False
         except ShredlakeError as error:
-            if not error.retry_helps:
-                raise
             self._wait(now, error)
             return False
         self._after()
@@ -348,30 +350,26 @@ class KafkaIngest:
         return True
 
     def _wait(self, now: float, error: ShredlakeError) -> None:
-        """Stops reading for a while; what was read stays."""
-        waited, self._again_at = self._again_at, now
-        if waited is None:
-            self._hold(self._consumer.assignment())
-        self._pause_seconds = min(max(_FIRST_PAUSE_SECONDS, 2 * self._pause_seconds), _LONGEST_PAUSE_SECONDS)
-        self._again_at = now + self._pause_seconds
-        _log.warning(
-            "the batch waits %.1f s: %s: %s", self._pause_seconds, type(error).__name__, error.message
-        )
+        """Stops reading for a while; what was read stays. Raises what no waiting helps."""
+        if not self._patience.waits:
+            self._consumer.pause(self._consumer.assignment())
+        pause_seconds = self._patience.wait(error, now)
+        _log.warning("the batch waits %.1f s: %s: %s", pause_seconds, type(error).__name__, error.message)
 
     def _hold(self, partitions: list[TopicPartition]) -> None:
         """Reads nothing of these while a batch waits: an outage takes no more memory than it began with."""
-        if self._again_at is not None:
+        if self._patience.waits:
             self._consumer.pause(partitions)
 
     def _read_on(self) -> None:
-        if self._again_at is not None:
-            self._again_at = None
+        if self._patience.waits:
+            self._patience.dropped()
             self._consumer.resume(self._consumer.assignment())
 
     def _after(self) -> None:
         self._backlog.landed()
-        self._pause_seconds = 0.0
         self._read_on()
+        self._patience.landed()
         with contextlib.suppress(KafkaException):  # for other people's lag monitors alone
             self._consumer.commit(offsets=self._stands(), asynchronous=True)
         if self._clock() - self._deleted_at >= _DELETE_SECONDS:

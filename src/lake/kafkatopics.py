@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,6 +21,17 @@ from lake.topicbook import FeedingTopic
 
 ASK_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 2.0  # for a figure that is shown: nobody waits for it
+START_ANEW: Final = {
+    KafkaError._AUTO_OFFSET_RESET,
+    KafkaError.OFFSET_OUT_OF_RANGE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    getattr(KafkaError, "UNKNOWN_TOPIC_ID", KafkaError.UNKNOWN_TOPIC_OR_PART),
+}
+"""Codes that a partition is read anew after."""
+REFUSED: Final = {KafkaError._AUTHENTICATION, KafkaError.TOPIC_AUTHORIZATION_FAILED}
+"""Codes that no retry helps."""
 
 
 class KafkaTopics:
@@ -56,7 +68,7 @@ class KafkaTopics:
             with asking():
                 wanted = TopicCollection(self._names)
                 asked = self._admin.describe_topics(wanted, request_timeout=ASK_SECONDS)
-                found = {name: str(future.result(ASK_SECONDS).topic_id) for name, future in asked.items()}
+                found = {name: _topic_id(name, future) for name, future in asked.items()}
                 if not self._cluster:
                     self._cluster = str(self._admin.list_topics(timeout=ASK_SECONDS).cluster_id)
         except TopicUnavailable:
@@ -78,8 +90,16 @@ class KafkaTopics:
 
     def ends(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """The offset behind the newest message of each, in one call. Raises `TopicUnavailable`."""
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        wanted = {TopicPartition(*one): latest for one in partitions}
+        return self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+    def begins(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The offset of the oldest message of each, in one call. Raises `TopicUnavailable`."""
+        return self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+    def _offsets(
+        self, partitions: Iterable[tuple[str, int]], which: OffsetSpec
+    ) -> dict[tuple[str, int], int]:
+        wanted = {TopicPartition(*one): which for one in partitions}
         with asking():
             asked = self._admin.list_offsets(wanted, request_timeout=_LOOK_SECONDS)
             return {
@@ -116,8 +136,20 @@ class KafkaTopics:
         )
 
 
+def _topic_id(name: str, asked: Future[Any]) -> str:
+    with asking(name):
+        return str(asked.result(ASK_SECONDS).topic_id)
+
+
 class asking:
-    """Turns the client's own errors into ours."""
+    """Turns the client's own errors into ours.
+
+    Args:
+        topic: that is asked about, where it is one.
+    """
+
+    def __init__(self, topic: str | None = None) -> None:
+        self._about = "" if topic is None else f"topic {topic}: "
 
     def __enter__(self) -> None:
         return None
@@ -126,7 +158,7 @@ class asking:
         if isinstance(error, KafkaException):
             cause: Any = error.args[0]
             if cause.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise TopicGone(f"the broker answers {cause.name()}") from None
-            raise TopicUnavailable(f"the broker answers {cause.name()}") from None
+                raise TopicGone(f"{self._about}the broker answers {cause.name()}") from None
+            raise TopicUnavailable(f"{self._about}the broker answers {cause.name()}") from None
         if isinstance(error, TimeoutError):
             raise TopicUnavailable("the broker does not answer") from None

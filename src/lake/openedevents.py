@@ -16,7 +16,7 @@ from pyiceberg.manifest import DataFile
 from lake.eventtypes import EventType, Facet
 from lake.pieces import Pace
 from lake.replay import EVERYBODY, Events, Replay
-from lake.selection import EventRead, HandleRange
+from lake.selection import Arrival, EventRead, HandleRange
 
 _HEAD: Final = ("event_id", "occurred_at", "subject", "source")
 _Key = tuple[str, str, int]
@@ -28,26 +28,36 @@ class OpenedEvents:
     Args:
         memory_bytes: that a piece may take, at the peak of reading it. A person is never cut: who has more
             in these files takes more.
+        arrival: only events that came so.
     """
 
     def __init__(
-        self, replay: Replay, event_type: EventType, files: Sequence[DataFile], memory_bytes: int
+        self,
+        replay: Replay,
+        event_type: EventType,
+        files: Sequence[DataFile],
+        memory_bytes: int,
+        arrival: Arrival | None = None,
     ) -> None:
         self._replay = replay
         self._type = event_type
         self._files = files
         self._memory_bytes = memory_bytes
+        self._arrival = arrival
         self._is_json = {one.name for one in event_type.fields if one.is_json}
 
     def each(self) -> Iterator[dict[str, Any] | None]:
         """Every stored event, duplicates included; None stands where an erased person's was.
+
+        What is in the blocks of an arrival and not asked for is `{}`, so that everything keeps its number.
 
         Raises:
             see `Replay.events`.
         """
         primary, *others = self._type.facets
         names = tuple(one.name for one in self._type.fields)
-        mine = EventRead(self._type.name, (*names, *_HEAD), primary)
+        place = () if self._arrival is None else ("position",)
+        mine = EventRead(self._type.name, (*names, *_HEAD, *place), primary, arrival=self._arrival)
         same = [self._read_of(one) for one in others if one.role == primary.role]
         elsewhere = [self._read_of(one) for one in others if one.role != primary.role]
         pace = Pace(self._memory_bytes)
@@ -61,11 +71,14 @@ class OpenedEvents:
             for read in elsewhere:  # of other people, whose handles lie anywhere
                 self._add_others(rest, read, wanted)
             for row in found.frame.sort("subject_ref", maintain_order=True).iter_rows(named=True):
-                yield None if row["shredded"] else self._event(row, names, rest)
+                if self._arrival is not None and not self._arrival.has_line(row["position"]):
+                    yield {}
+                else:
+                    yield None if row["shredded"] else self._event(row, names, rest)
 
     def _read_of(self, facet: Facet) -> EventRead:
         own = (one.name for one in self._type.fields if not one.anonymous and one.facet == facet)
-        return EventRead(self._type.name, (*own, *_HEAD), facet)
+        return EventRead(self._type.name, (*own, *_HEAD), facet, arrival=self._arrival)
 
     def _read(self, read: EventRead, span: HandleRange) -> Events:
         return self._replay.events(self._files, read, ref_range=span, settled=False)

@@ -129,7 +129,7 @@ class Replay:
             EnvelopeError, KeysError: see `keys.Opener.open`; never where a person was erased.
         """
         known = self._reader.read(read)
-        chosen = Selection(read.event_type, read.facet, refs, ref_range, read.days)
+        chosen = Selection(read.event_type, read.facet, refs, ref_range, read.days, arrival=read.arrival)
         rows = ordered_rows(self._table, files, chosen, known.columns)
         opened = self._reader.open(rows, known)
         frame = opened.frame
@@ -192,7 +192,10 @@ class Replay:
         Args:
             pace: note what a range took before the next is asked for.
         """
-        wanted = [Selection(one.event_type, one.facet, ref_range=span, days=one.days) for one in reads]
+        wanted = [
+            Selection(one.event_type, one.facet, ref_range=span, days=one.days, arrival=one.arrival)
+            for one in reads
+        ]
         cells = self._cells(files, wanted, pace)
         found = False
         for cell in self._fitting(files, wanted, cells, pace):

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any, Final, Protocol
 
 import orjson
+import polars as pl
 from attrs import frozen
 from pyiceberg.manifest import DataFile
 
@@ -24,10 +25,11 @@ from lake.eventtypes import DEAD_LETTER, EventType
 from lake.lakehouse import Lake
 from lake.levels import added_after
 from lake.merging import day_of
+from lake.objects import collected
 from lake.openedevents import OpenedEvents
 from lake.replay import DEFAULT_MEMORY_BYTES
 from lake.sealedmessages import encode_blocks
-from lake.selection import EventRead, block_rows
+from lake.selection import Arrival, EventRead, block_rows
 
 PLACE: Final = "shredlake-place"
 _SECOND: Final = 1.0
@@ -57,6 +59,7 @@ class Wanted:
         types: event types; empty means all.
         opened: as CloudEvents in clear instead of sealed blocks.
         after: a snapshot of `lake.events`; only what was ingested after it. None is from the beginning.
+        arrival: only what came so. Still sealed, a block goes whole that has one such event.
     """
 
     first: date | None = None
@@ -64,6 +67,7 @@ class Wanted:
     types: tuple[str, ...] = ()
     opened: bool = False
     after: int | None = None
+    arrival: Arrival | None = None
 
 
 @frozen
@@ -87,6 +91,9 @@ class _Item:
     key: bytes
     value: bytes
     events: int
+
+
+_NOT_ASKED_FOR: Final = _Item(b"", b"", 0)
 
 
 class Republisher:
@@ -127,7 +134,8 @@ class Republisher:
             snapshot_id: of `lake.events`; default: the one that the topic's messages name, else the head.
 
         Raises:
-            SnapshotGone: there is no event, a snapshot has expired, or no file tells what came after one.
+            SnapshotGone: there is no event, a snapshot has expired, or no file tells what came after one,
+                or in this way.
             TopicUnavailable: the broker is away; run it again.
         """
         count = self._outlet.partitions()
@@ -152,6 +160,8 @@ class Republisher:
                 break
             if item is None:
                 self._withheld += 1
+                continue
+            if item is _NOT_ASKED_FOR:
                 continue
             partition = zlib.crc32(item.key) % count
             if at <= done[partition]:
@@ -180,13 +190,26 @@ class Republisher:
             day = day_of(file)
             if (wanted.first is None or day >= wanted.first) and (wanted.last is None or day <= wanted.last):
                 days.setdefault(day, []).append(file)
+        if wanted.arrival is not None:
+            self._check_told(wanted.arrival, days)
         names = sorted(wanted.types) or self._lake.types.names()
         for day in sorted(days):
             files = sorted(days[day], key=lambda file: str(file.file_path))
             for name in names:
                 if name != DEAD_LETTER:
                     make = self._opened if wanted.opened else self._sealed
-                    yield from make(files, self._lake.types.get(name))
+                    yield from make(files, self._lake.types.get(name), wanted.arrival)
+
+    def _check_told(self, arrival: Arrival, days: Mapping[date, Sequence[Any]]) -> None:
+        """Sorting puts events of several commits and sources into one block; nothing is guessed then."""
+        for day in sorted(days):
+            if not arrival.is_told_by(day):
+                sources = self._lake.events.scan(days[day]).select((pl.col("source") == 0).any())
+                if collected(sources).item():
+                    raise SnapshotGone(
+                        f"upkeep has sorted {day}: how its events came is not told any more",
+                        next_step="Send whole ingest days (--from, --to), or what came between snapshots.",
+                    )
 
     def _files(self, wanted: Wanted, snapshot_id: int) -> Sequence[DataFile]:
         """The same in every run, whatever upkeep does: told from the pinned snapshot alone."""
@@ -203,11 +226,14 @@ class Republisher:
             )
         return found
 
-    def _sealed(self, files: Sequence[Any], event_type: EventType) -> Iterator[_Item | None]:
+    def _sealed(
+        self, files: Sequence[Any], event_type: EventType, arrival: Arrival | None
+    ) -> Iterator[_Item | None]:
         """Stored blocks as they are; those of erased people have no sealed part any more, or a dead one."""
         uuid = self._lake.events.metadata().table_uuid.bytes
         for facet in event_type.facets:
-            rows = block_rows(self._lake.events, files, EventRead(event_type.name, (), facet))
+            read = EventRead(event_type.name, (), facet, arrival=arrival)
+            rows = block_rows(self._lake.events, files, read)
             for block in rows.iter_rows(named=True):
                 if block["sealed"] is None:
                     yield None
@@ -215,16 +241,23 @@ class Republisher:
                 events = int(block["event_count"]) if block["primary"] else 0
                 yield _Item(block["subject_ref"], encode_blocks(uuid, [block]), events)
 
-    def _opened(self, files: Sequence[Any], event_type: EventType) -> Iterator[_Item | None]:
+    def _opened(
+        self, files: Sequence[Any], event_type: EventType, arrival: Arrival | None
+    ) -> Iterator[_Item | None]:
         """Every event that can be opened as a CloudEvent."""
-        events = OpenedEvents(self._lake.replay(), event_type, files, self._memory_bytes)
+        events = OpenedEvents(self._lake.replay(), event_type, files, self._memory_bytes, arrival)
         for event in events.each():
-            yield None if event is None else _Item(event["subject"].encode(), orjson.dumps(event), 1)
+            if event:
+                yield _Item(event["subject"].encode(), orjson.dumps(event), 1)
+            else:
+                yield None if event is None else _NOT_ASKED_FOR
 
 
 def _digest(wanted: Wanted) -> str:
     types = ",".join(sorted(wanted.types))
     text = f"{EVENTS_TABLE}|{wanted.first}|{wanted.last}|{types}|{wanted.opened}|{wanted.after}"
+    if wanted.arrival is not None:
+        text += f"|{wanted.arrival}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

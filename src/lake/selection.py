@@ -36,6 +36,46 @@ _EPOCH: Final = date(1970, 1, 1)
 
 
 @frozen
+class Arrival:
+    """How events came into the lake; what is None does not matter. Blocks that were sorted since do not tell.
+
+    Attributes:
+        source: number of a source (`lake.offsets.source_number`).
+        lines: of that source, [first, end).
+        since, until: ingested at or after the one and before the other.
+    """
+
+    source: int | None = None
+    lines: tuple[int, int] = (0, 0)
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def narrow(self, scan: pl.LazyFrame) -> pl.LazyFrame:
+        """Blocks with such an event; there may be others of the same commit in them."""
+        if self.source is not None:
+            first, end = self.lines
+            scan = scan.filter(
+                pl.col("source") == self.source, pl.col("source_from") < end, pl.col("source_to") > first
+            )
+        if self.since is not None:
+            scan = scan.filter(pl.col("ingested_at") >= pl.lit(self.since))
+        if self.until is not None:
+            scan = scan.filter(pl.col("ingested_at") < pl.lit(self.until))
+        return scan
+
+    def has_line(self, line: int | None) -> bool:
+        """Whether an event of such a block is among those asked for; one that does not tell any more is."""
+        return self.source is None or line is None or self.lines[0] <= line < self.lines[1]
+
+    def is_told_by(self, day: date) -> bool:
+        """Whether a sorted ingest day tells: it was asked for as a whole, or not at all."""
+        if self.source is not None:
+            return False
+        begin, end = _midnight(day), _midnight(day + timedelta(days=1))
+        return all(one is None or not begin < one < end for one in (self.since, self.until))
+
+
+@frozen
 class EventRead:
     """Which part of an event type to read.
 
@@ -43,12 +83,14 @@ class EventRead:
         facet: whose part; the primary counts each event once.
         fields: of the type, or of the head (`occurred_on`, `occurred_at`, `event_id`, `subject`, …).
         days: only events of these days of theirs (`occurred_on`), both included.
+        arrival: only blocks that came so.
     """
 
     event_type: str
     fields: tuple[str, ...]
     facet: Facet = PRIMARY
     days: Days | None = None
+    arrival: Arrival | None = None
 
     def is_personal(self, registered: EventType) -> bool:
         """Whether any field asked for is sealed."""
@@ -65,6 +107,7 @@ class Selection:
         apart_from: blocks that hold no event of these days.
         ingest_days: blocks that were ingested on these days.
         block_ids: only these.
+        arrival: blocks that came so.
     """
 
     event_type: str | None = None
@@ -75,6 +118,7 @@ class Selection:
     apart_from: Days | None = None
     ingest_days: Days | None = None
     block_ids: Sequence[bytes] | None = None
+    arrival: Arrival | None = None
 
     def may_be_in(self, file: DataFile) -> bool:
         """Whether a file's bounds leave room for such a block."""
@@ -113,7 +157,7 @@ class Selection:
             scan = scan.filter(pl.col("ingested_at") >= first, pl.col("ingested_at") < after)
         if self.block_ids is not None:
             scan = scan.filter(pl.col("block_id").is_in(list(self.block_ids)))
-        return scan
+        return scan if self.arrival is None else self.arrival.narrow(scan)
 
 
 def selected(
@@ -154,7 +198,7 @@ def block_rows(
     """
     wanted = Selection(refs=refs, ref_range=ref_range)
     if read is not None:
-        wanted = Selection(read.event_type, read.facet, refs, ref_range, read.days)
+        wanted = Selection(read.event_type, read.facet, refs, ref_range, read.days, arrival=read.arrival)
     if set(columns) == set(BLOCK_COLUMNS):
         return ordered_rows(table, files, wanted, BLOCK_COLUMNS)
     scan = selected(table, files, wanted, columns)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.ipc
 from attrs import field, frozen
 
-from keys import Database, Effects, FieldContext, Keyring
+from keys import Database, Effects, FieldContext, KeyRecordMissing, Keyring
 from projections.compute import BUCKET, Partial
 from projections.errors import StateDamaged
 
@@ -111,17 +111,20 @@ class StateStore:
         """The opened states of some buckets, put together.
 
         Raises:
-            StateDamaged: one of them has lost its key.
+            StateDamaged: one of them has lost its key, or the key pages are older than it.
         """
         sql = "SELECT bucket, ref, parts FROM states WHERE version = ? ORDER BY bucket"
         wanted = set(buckets)
         stored = [row for row in self._db.read(sql, (version,)) if row[0] in wanted]
-        opened = self._keyring.opener().open(
-            _CONTEXT,
-            [ref for _, ref, _ in stored],
-            [_place(version, bucket) for bucket, _, _ in stored],
-            [sealed for _, _, sealed in stored],
-        )
+        try:
+            opened = self._keyring.opener().open(
+                _CONTEXT,
+                [ref for _, ref, _ in stored],
+                [_place(version, bucket) for bucket, _, _ in stored],
+                [sealed for _, _, sealed in stored],
+            )
+        except KeyRecordMissing:
+            raise StateDamaged("the key pages do not know a bucket's state: they are older than it") from None
         triples = []
         for body in opened:
             if not isinstance(body, bytes):

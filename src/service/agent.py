@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from keys import AgentDenied, Keyring
-from keys.agentclient import AgentLink, BuildKeys, IngestKeys
+from keys.agentclient import ATTEMPTS, AgentLink, BuildKeys, IngestKeys
 from keys.agentcounts import COUNTS_NAME, CountBook
 from keys.agentfolder import AgentFolder, RoleUser
 from keys.agentserver import KeyAgent, serving
@@ -63,14 +63,17 @@ def _note(book: CountBook, agent: KeyAgent) -> None:
         _log.error("the key agent's counts could not be written: %s", error.strerror)
 
 
-def ingest_keys(home: Path) -> IngestKeys:
+def ingest_keys(home: Path, attempts: int = ATTEMPTS) -> IngestKeys:
     """Keys that stay with the agent: with them this process can seal and open nothing.
+
+    Args:
+        attempts: see `AgentLink`.
 
     Raises:
         NotInitialised: the lake's agent never ran.
         AgentDenied: this user may not take the ingest role.
     """
-    return IngestKeys(_link(home, "ingest"), seal_rule(load_settings(home).keys))
+    return IngestKeys(_link(home, "ingest", attempts), seal_rule(load_settings(home).keys))
 
 
 @contextmanager
@@ -93,7 +96,7 @@ def build_keys(home: Path, lease: bytes) -> BuildKeys:
     return BuildKeys(AgentLink(folder.socket("build"), {"lease": lease}), lease)
 
 
-def _link(home: Path, role: str) -> AgentLink:
+def _link(home: Path, role: str, attempts: int = ATTEMPTS) -> AgentLink:
     folder = agent_folder(home, load_settings(home).keys)
     try:
         token = folder.token(role).read_text().strip()
@@ -106,7 +109,7 @@ def _link(home: Path, role: str) -> AgentLink:
             f"this user may not read the token of the role {role}",
             next_step=f"Run this as the user that keys.agent_users.{role} names, or as the agent's own.",
         ) from None
-    return AgentLink(folder.socket(role), {"token": token})
+    return AgentLink(folder.socket(role), {"token": token}, attempts)
 
 
 def _role_users(settings: AgentUsers) -> dict[str, RoleUser]:

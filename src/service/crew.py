@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, parent_process
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, evolve
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 RATE_SECONDS: Final = 10.0
 PAUSES_SECONDS: Final = (1.0, 4.0, 16.0)
 _STEADY_SECONDS: Final = 300.0
+_LAST_WORK_SECONDS: Final = 10.0
 
 
 class Rate:
@@ -88,7 +91,8 @@ class Crew:
     def start(self, number: int) -> None:
         """Starts a process."""
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=self._work, args=(self._order(number), sender))
+        order = self._order(number)
+        process = self._context.Process(target=_work_while_watched, args=(self._work, order, sender))
         process.start()
         sender.close()  # so that the end of the process is the end of the pipe
         self._members[receiver] = _Member(number, process, time.monotonic())
@@ -144,7 +148,7 @@ class Crew:
                 self._ended.append(member.newest)
             return
         if member.newest is not None:  # what it owned is somebody else's by now
-            self._ended.append(evolve(member.newest, partitions=0, lag=0, held_bytes=0))
+            self._ended.append(evolve(member.newest, partitions=0, lag=0, held_bytes=0, waits_for=None))
         lived_seconds = time.monotonic() - member.began_at
         deaths = 1 if lived_seconds >= _STEADY_SECONDS else self._deaths.get(number, 0) + 1
         self._deaths[number] = deaths
@@ -156,3 +160,22 @@ class Crew:
         self._warn(
             f"consumer process {number} ended with code {code}; it starts again in {pause_seconds:g} s"
         )
+
+
+def _work_while_watched(work: Callable[[Any, Connection], None], order: Any, sender: Connection) -> None:
+    """What a process of a crew runs; it does not outlive who started it."""
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    work(order, sender)
+
+
+def _end_with_parent() -> None:
+    """Nobody would see or stop this process any more: it is told to end, and made to where it does not.
+
+    A pipe tells, which the system closes whatever the parent died of, also before we looked.
+    """
+    parent = parent_process()
+    assert parent is not None, "only started by a crew"
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_LAST_WORK_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -6,7 +6,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -16,12 +16,25 @@ from attrs import frozen
 
 from keys import ShredlakeError
 from keys.errors import CustodianDenied
-from lake import ClearField, FeedingTopic, Lake, Queue, StorageFailed, clear_fields, privacy_lint, verify
+from lake import (
+    ClearField,
+    FeedingTopic,
+    Lake,
+    Queue,
+    StorageFailed,
+    clear_fields,
+    privacy_lint,
+    summary_of,
+    verify,
+)
+from lake.errors import TopicGap, TopicGone
 from lake.objects import ObjectStore
+from lake.offsets import offsets_of
 from purge import Stuck, unregistered
+from service.kafka import standing
 from service.keyplaces import vault_session
 from service.runtime import Runtime, open_runtime
-from service.settings import Settings, load_settings
+from service.settings import Kafka, Settings, load_settings
 
 OUR_PACKAGES: Final = ("keys", "lake", "projections", "purge", "service")
 _LONG_WAIT_SECONDS: Final = 60.0
@@ -109,6 +122,9 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield _stores_finding(home, objects)
     for name in runtime.lake.types.names():
         yield _clear_finding(name, clear_fields(runtime.lake.types.chain(name)))
+    if runtime.settings.kafka is not None:
+        head = runtime.lake.events.snapshot()
+        yield _following_finding(runtime.settings.kafka, offsets_of(summary_of(head)) if head else {})
     for topic in runtime.lake.topics.all():
         yield _topic_finding(topic)
     same_disk = (home / "keys").stat().st_dev == (home / "evidence").stat().st_dev
@@ -183,6 +199,20 @@ def _clear_finding(name: str, fields: Sequence[ClearField]) -> Finding:
     if not doubtful:
         return Finding(check, "note", listed)
     return Finding(check, "warning", f"{listed}; `shredlake schema doctor` doubts {', '.join(doubtful)}")
+
+
+def _following_finding(settings: Kafka, offsets: Mapping[str, int]) -> Finding:
+    """How far the topics of the settings are followed."""
+    try:
+        found = standing(settings, offsets)
+    except TopicGone as error:
+        return Finding("Kafka", "error", f"{error.message}. {error.next_step}")
+    except ShredlakeError as error:
+        return Finding("Kafka", "warning", f"not looked at: {error.message}. {error.next_step}")
+    if found.dropped:
+        text = f"{found.dropped:,} messages were dropped before they were read. {TopicGap.default_next_step}"
+        return Finding("Kafka", "error", text)
+    return Finding("Kafka", "ok", f"{found.behind:,} messages of the topics are not in the table yet")
 
 
 def _topic_finding(topic: FeedingTopic) -> Finding:

@@ -10,6 +10,7 @@ from pathlib import Path
 from attrs import frozen
 
 from keys import Effects, WritingKeys
+from keys.agentclient import ATTEMPTS
 from lake import IcebergTable, Ingestor, TopicBook, TypeRegistry, open_events
 from service.agent import ingest_keys
 from service.lakeplace import lake_place
@@ -38,13 +39,15 @@ class Feed:
 
 
 @contextmanager
-def open_feed(home: Path, *, agent: bool = False) -> Iterator[Feed]:
+def open_feed(home: Path, *, agent: bool = False, agent_attempts: int = ATTEMPTS) -> Iterator[Feed]:
     """The feed of a lake.
 
     Args:
         agent: leave the keys with the host's agent; `keys.agent` in the settings does so as well.
+        agent_attempts: see `AgentLink`; few for who waits for the agent in a way of their own.
 
     Raises:
+        AgentUnavailable: the agent is away.
         NotInitialised: no lake, or its agent never ran.
         AgentDenied: this user may not take the ingest role.
         RestoreGateClosed: the fence log cannot be relied on; an agent has asked when it started.
@@ -58,7 +61,7 @@ def open_feed(home: Path, *, agent: bool = False) -> Iterator[Feed]:
                 settings, lake.types, lake.events, lake.topics, runtime.keyring, lake.ingestor(), lake.effects
             )
         return
-    keys = ingest_keys(home)
+    keys = ingest_keys(home, agent_attempts)
     topics = TopicBook(home / "lake" / "topics.db")
     try:
         events, types = open_events(home / "lake", place=lake_place(settings.lake))

@@ -6,18 +6,20 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import asdict, frozen
 
-from keys import ShredlakeError
+from keys import AgentUnavailable, ShredlakeError
 from keys.hardening import harden
 from lake import load_mapping
 from lake.messages import CloudEventMessages, MappedMessages, MessageFormat
+from lake.patience import Patience
 from lake.sealedmessages import SealedMessages
+from lake.subscription import Subscription
 from service.crew import Crew, Rate
 from service.errors import BadSettings
 from service.feed import Feed, open_feed
@@ -26,8 +28,11 @@ from service.settings import Kafka
 
 if TYPE_CHECKING:
     from lake.kafka import KafkaIngest, Progress
+    from lake.kafkatopics import KafkaTopics
 
 _LOOK_SECONDS: Final = 0.2
+_AGENT_ATTEMPTS: Final = 4  # within a second: who waits for the agent goes on polling and can be stopped
+_log = logging.getLogger("shredlake.kafka")
 _SUMMED: Final = ("partitions", "events", "dead", "suppressed", "commits", "lag")
 
 
@@ -39,6 +44,7 @@ class Totals:
         lag: messages that the brokers have and the table has not, over the partitions they own.
         rate: events a second over the last ten seconds.
         committed_at: seconds since the epoch of the newest commit; None before the first.
+        waits_for: types of the errors that consumers wait for, each once.
     """
 
     workers: int
@@ -50,13 +56,15 @@ class Totals:
     lag: int
     rate: float
     committed_at: float | None
+    waits_for: tuple[str, ...]
 
     def line(self) -> str:
         """For people."""
         commit = time.strftime("%H:%M:%S", time.localtime(self.committed_at)) if self.committed_at else "-"
+        waits = f", waits: {', '.join(self.waits_for)}" if self.waits_for else ""
         return (
             f"{self.events:,} events, {self.rate:,.0f}/s, lag {self.lag:,}, "
-            f"{self.partitions} partition(s), last commit {commit}"
+            f"{self.partitions} partition(s), last commit {commit}{waits}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,7 +123,10 @@ def _totals(newest: Sequence[Progress], workers: int, rate: Rate) -> Totals:
     sums = {name: sum(getattr(one, name) for one in newest) for name in _SUMMED}
     times = [one.committed_at for one in newest if one.committed_at is not None]
     per_second = rate.at(time.monotonic(), sums["events"])
-    return Totals(workers=workers, rate=per_second, committed_at=max(times, default=None), **sums)
+    causes = tuple(sorted({one.waits_for for one in newest if one.waits_for is not None}))
+    return Totals(
+        workers=workers, rate=per_second, committed_at=max(times, default=None), waits_for=causes, **sums
+    )
 
 
 def _consume(order: _Order, sender: Connection) -> None:
@@ -133,15 +144,82 @@ def _consume(order: _Order, sender: Connection) -> None:
     try:
         harden(lock_memory=False)
         log_to_file(order.home)
-        with open_feed(order.home) as feed:
-            open_consumer(feed, order.number, accept_gaps=order.accept_gaps).run(
-                until_caught_up=order.until_caught_up, should_stop=lambda: bool(stopped), report=tell
-            )
+        _follow(order, lambda: bool(stopped), tell)
     except ShredlakeError as error:
         tell(error)
     except Exception as error:  # its text may quote a message
-        logging.getLogger("shredlake.kafka").error("a consumer process failed: %s", type(error).__name__)
+        _log.error("a consumer process failed: %s", type(error).__name__)
         sys.exit(1)
+
+
+def _follow(order: _Order, should_stop: Callable[[], bool], tell: Callable[[object], None]) -> None:
+    """Runs a consumer; until the host's key agent is there it waits as it does when the agent goes later."""
+    patience = Patience()
+    while not should_stop():
+        try:
+            with open_feed(order.home, agent_attempts=_AGENT_ATTEMPTS) as feed:
+                consumer = open_consumer(feed, order.number, accept_gaps=order.accept_gaps)
+                consumer.run(until_caught_up=order.until_caught_up, should_stop=should_stop, report=tell)
+                return
+        except AgentUnavailable as error:
+            again_at = time.monotonic() + patience.wait(error, time.monotonic())
+            _log.warning("consumer %d waits for the key agent", order.number)
+            tell(_waiting(error))
+        while time.monotonic() < again_at and not should_stop():
+            time.sleep(_LOOK_SECONDS)
+
+
+def _waiting(error: ShredlakeError) -> Progress:
+    from lake.kafka import Progress
+
+    return Progress(0, 0, 0, 0, 0, 0, 0, None, type(error).__name__)
+
+
+def partition_source(settings: Kafka, topic: str, partition: int) -> str:
+    """What the table knows a partition by. Raises as `standing`."""
+    return _topics(settings, [topic]).source(topic, partition)
+
+
+def _topics(settings: Kafka, names: Sequence[str]) -> KafkaTopics:
+    try:
+        from lake.kafkatopics import KafkaTopics
+    except ImportError:
+        raise BadSettings("[kafka] needs confluent-kafka", next_step="Install `shredlake[kafka]`.") from None
+    return KafkaTopics(_subscription(settings).client_settings(), names)
+
+
+@frozen
+class Standing:
+    """How the table stands to the topics.
+
+    Attributes:
+        behind: messages that the brokers have and the table has not.
+        dropped: messages that the brokers dropped before they were read.
+    """
+
+    behind: int
+    dropped: int
+
+
+def standing(settings: Kafka, offsets: Mapping[str, int]) -> Standing:
+    """Asks the brokers.
+
+    Args:
+        offsets: source → next offset, by the table.
+
+    Raises:
+        BadSettings: no client library.
+        TopicUnavailable: the cluster cannot be reached, or a topic does not exist.
+    """
+    topics = _topics(settings, settings.topics)
+    places = [(one.topic, one.partition) for one in topics.partitions()]
+    begins, ends = topics.begins(places), topics.ends(places)
+    behind = dropped = 0
+    for place in places:
+        at = offsets.get(topics.source(*place))
+        behind += ends[place] - max(at or 0, begins[place])
+        dropped += 0 if at is None else max(0, begins[place] - at)
+    return Standing(behind, dropped)
 
 
 def open_consumer(feed: Feed, number: int = 0, *, accept_gaps: bool = False) -> KafkaIngest:
@@ -160,18 +238,9 @@ def open_consumer(feed: Feed, number: int = 0, *, accept_gaps: bool = False) -> 
     try:
         from lake.backlog import CommitRule
         from lake.kafka import KafkaIngest
-        from lake.subscription import Subscription
     except ImportError:
         raise BadSettings("[kafka] needs confluent-kafka", next_step="Install `shredlake[kafka]`.") from None
-    subscription = Subscription(
-        settings.bootstrap,
-        tuple(settings.topics),
-        settings.group,
-        {name: value.get_secret_value() for name, value in settings.client.items()},
-        None if settings.member is None else f"{settings.member}-{number}",
-        accept_gaps,
-        settings.delete_committed,
-    )
+    subscription = _subscription(settings, number, accept_gaps)
     rule = CommitRule(
         settings.commit_seconds,
         settings.commit_events,
@@ -183,6 +252,18 @@ def open_consumer(feed: Feed, number: int = 0, *, accept_gaps: bool = False) -> 
     note = (lambda _: None) if settings.format == "sealed" else feed.topics.note
     wanted = _format(feed, settings)
     return KafkaIngest(subscription, wanted, feed.ingestor, note, rule, effects=feed.effects)
+
+
+def _subscription(settings: Kafka, number: int = 0, accept_gaps: bool = False) -> Subscription:
+    return Subscription(
+        settings.bootstrap,
+        tuple(settings.topics),
+        settings.group,
+        {name: value.get_secret_value() for name, value in settings.client.items()},
+        None if settings.member is None else f"{settings.member}-{number}",
+        accept_gaps,
+        settings.delete_committed,
+    )
 
 
 def _format(feed: Feed, settings: Kafka) -> MessageFormat:

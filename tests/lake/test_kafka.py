@@ -25,9 +25,9 @@ from confluent_kafka.cimpl import TopicPartition
 
 from infra.kafka import Kafka
 from keys import Effects, SubjectId
-from lake import Upkeep, dead_letters, privacy_lint, verify
+from lake import EventRead, Housekeeping, Upkeep, dead_letters, privacy_lint, verify
 from lake.backlog import CommitRule
-from lake.errors import TopicGap, TopicUnavailable
+from lake.errors import TopicGap, TopicGone, TopicUnavailable
 from lake.kafka import KafkaIngest, Progress
 from lake.mapping import parse_mapping
 from lake.messages import CloudEventMessages, MappedMessages
@@ -38,7 +38,7 @@ from purge import payload_of
 from service.doctor import examine
 from service.runtime import Runtime, open_runtime
 from tests.lake.topics import PARTITIONS, SOON, Topic, event, exactly, held
-from tests.world import erase, make_world, shred
+from tests.world import PAID, erase, make_world, shred
 
 ROOT = Path(__file__).parents[2]
 
@@ -310,6 +310,54 @@ def test_to_catch_up_with_a_topic_made_again_is_to_reach_its_end(topic: Topic, w
     check(world, range(100, 150))
 
 
+@pytest.mark.parametrize("waiting", [True, False], ids=["a batch waits", "nothing waits"])
+def test_a_topic_that_is_gone_for_good_ends_its_consumer(
+    topic: Topic, world: Runtime, caplog: pytest.LogCaptureFixture, waiting: bool
+) -> None:
+    """Within a minute, by the error's type in status and log; what was committed stays."""
+    ahead = [0.0]
+    said: list[Progress] = []
+    root = world.home / "keys" / "root.key"
+    topic.send(range(40))
+    consumer = topic.consumer(world, clock_seconds=lambda: time.monotonic() + ahead[0])
+    outcome = pytest.raises(TopicGone, match=topic.name)
+    with outcome, running(consumer, said.append) as thread:
+        wait_until(lambda: ingested(world) == 40)
+        if waiting:
+            root.rename(root.with_name("away"))
+            world.keyring.tree.forget_cached()
+            world.keyring.resident.forget_all()
+            topic.send(range(40, 80))
+            wait_until(lambda: "the batch waits" in caplog.text)
+        topic.remove()
+        if waiting:
+            root.with_name("away").rename(root)
+        ahead[0] += 15
+        wait_until(lambda: any(one.waits_for == "TopicGone" for one in said))
+        wait_until(lambda: "TopicGone" in caplog.text)
+        assert thread.is_alive()
+        ahead[0] += 120
+        thread.join(60)
+        assert not thread.is_alive()
+    check(world, range(40))
+
+
+def test_to_catch_up_with_a_topic_that_is_gone_for_good_is_an_error(topic: Topic, world: Runtime) -> None:
+    """Nobody waits for what cannot come."""
+    ahead = [0.0]
+    topic.send(range(40))
+
+    def remove() -> bool:
+        if ahead[0] == 0:
+            topic.remove()
+        ahead[0] += 0.5
+        return False
+
+    consumer = topic.consumer(world, clock_seconds=lambda: time.monotonic() + ahead[0])
+    with pytest.raises(TopicGone):
+        consumer.run(until_caught_up=True, should_stop=remove)
+
+
 def test_new_partitions_are_read_from_their_beginning(topic: Topic, world: Runtime) -> None:
     """Added while nobody reads."""
     topic.send(range(50))
@@ -481,19 +529,63 @@ def test_a_full_disk_is_waited_for(topic: Topic, tmp_path: Path) -> None:
     check(world, range(60))
 
 
-def test_upkeep_beside_ingest_changes_no_count(topic: Topic, anywhere: Runtime) -> None:
-    """L0 files are compacted and old snapshots forgotten while new ones come."""
-    sender = threading.Thread(target=lambda: [topic.send(range(at, at + 50)) for at in range(0, 1000, 50)])
+def test_upkeep_and_new_versions_beside_ingest_change_no_count(topic: Topic, anywhere: Runtime) -> None:
+    """Merged, sorted, expired, and registered by another process while events of each version come."""
+    stop, sent, done = threading.Event(), [0], set[str]()
+    rounds = itertools.count()
     with open_runtime(anywhere.home) as keeper, running(topic.consumer(anywhere)):
-        sender.start()
-        upkeep = Upkeep(keeper.lake)
-        for _ in itertools.repeat(None, 4):
-            time.sleep(0.5)
+
+        def keep() -> bool:
+            upkeep, sorting = Upkeep(keeper.lake), next(rounds) % 2
             for day in sorted(upkeep.days()):
-                upkeep.compact(day)
-        sender.join()
-        wait_until(lambda: ingested(anywhere) == 1000)
-    check(anywhere, range(1000))
+                found = upkeep.compact(day) if sorting else upkeep.merge(day, 2)
+                if found.files_before:
+                    done.add("sorted" if sorting else "merged")
+            if Housekeeping(keeper.lake).expire(3):
+                done.add("expired")
+            return sent[0] >= 1000 and len(done) == 3
+
+        sender = threading.Thread(target=send_versions, args=(topic, keeper, stop, sent))
+        sender.start()
+        try:
+            wait_until(keep, 90)
+        finally:
+            stop.set()
+            sender.join()
+        wait_until(lambda: ingested(anywhere) == sent[0])
+    check(anywhere, range(sent[0]))
+    assert dead_letters(anywhere.lake) == []
+    head = anywhere.lake.events.snapshot()
+    assert head is not None
+    replay = anywhere.lake.replay()
+    events = replay.events(replay.files(head.snapshot_id), EventRead("Paid", ("cents", "till")))
+    tills = [str(version_of(n)) if version_of(n) > 1 else None for n in range(sent[0])]
+    assert events.frame.sort("cents")["till"].to_list() == tills
+
+
+def version_of(number: int) -> int:
+    """The type's version that an event is sent in."""
+    return min(4, 1 + number // 250)
+
+
+def send_versions(topic: Topic, world: Runtime, stop: threading.Event, sent: list[int]) -> None:
+    """Events until told to stop, each version registered right before its first event."""
+    producer = Producer({"bootstrap.servers": topic.bootstrap})
+    fields = PAID["properties"] | {"till": {"type": "string", "anonymous": True}}
+    registered = 1
+    while not stop.is_set():
+        for number in range(sent[0], sent[0] + 50):
+            version = version_of(number)
+            one = event(number) | {"schemaversion": version}
+            if version > 1:
+                one["data"] |= {"till": str(version)}
+            if version > registered:
+                registered, fields = version, fields | {f"more_{version}": {"type": "string"}}
+                world.lake.types.register(PAID | {"version": version, "properties": fields})
+            topic.put(producer, json.dumps(one).encode(), key=str(number))
+        assert producer.flush(60) == 0
+        sent[0] += 50
+        time.sleep(0.1)
 
 
 def test_progress_says_how_far_behind_it_is(topic: Topic, world: Runtime) -> None:

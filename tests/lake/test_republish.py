@@ -7,20 +7,26 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import tomli_w
+from attrs import evolve
 
 from infra.kafka import Kafka
 from lake import SnapshotGone
+from lake.offsets import source_number
 from lake.openedevents import OpenedEvents
 from lake.replay import Replay
 from lake.republish import PLACE, Republisher, Wanted
+from lake.selection import Arrival
 from service.runtime import Runtime
 from tests.lake.test_kafka import wait_until
 from tests.lake.test_sealed_topics import RIDE, outlet, read_all
 from tests.lake.topics import Topic, event
-from tests.world import compact_all, send, shred
+from tests.world import compact_all, erase, send, shred
 
 
 @pytest.fixture
@@ -72,6 +78,68 @@ def test_what_upkeep_has_mixed_is_refused_and_nothing_is_sent(topic: Topic, worl
 
 
 # -- memory ----------------------------------------------------------------------------------------
+
+
+def test_what_came_as_some_offsets_is_sent_and_gone_on_with(topic: Topic, world: Runtime) -> None:
+    """Of one partition and no other; each once, though somebody was erased before the run went on."""
+    first, copy = Topic(topic.bootstrap), Topic(topic.bootstrap)
+    first.send(range(400), in_turn=True)
+    first.consumer(world).run(until_caught_up=True)
+    (source,) = [one for one in world.lake.ingestor().offsets() if one.endswith(":1")]
+    wanted = Wanted(opened=True, arrival=Arrival(source_number(source), (10, 60)))
+    expected = [4 * offset + 1 for offset in range(10, 60)]
+    seen: list[int] = []
+    done = Republisher(world.lake, outlet(topic)).run(
+        wanted, should_stop=lambda: seen.append(1) or len(seen) > 30
+    )
+    assert 0 < done.messages < 50
+    erase(world, "person-9")
+    rest = Republisher(world.lake, outlet(topic)).run(wanted)
+    assert rest.withheld >= 2
+    found = sent(topic)
+    assert len(set(found)) == len(found) == done.messages + rest.messages
+    assert {n for n in expected if n // 10 != 9} <= set(found) <= set(expected)
+    sealed = Republisher(world.lake, outlet(copy)).run(evolve(wanted, opened=False))
+    assert 48 <= sealed.events < 110
+
+
+def test_what_came_in_some_minutes_is_sent_until_its_day_is_sorted(topic: Topic, world: Runtime) -> None:
+    """Then the day is sent as a whole or not at all: nothing is guessed."""
+    moments = []
+    others = [Topic(topic.bootstrap) for _ in range(3)]
+    for span in (range(10), range(10, 20), range(20, 30)):
+        commits(world, span)
+        moments.append(datetime.now(UTC))
+    wanted = Wanted(opened=True, arrival=Arrival(since=moments[0], until=moments[1]))
+    assert Republisher(world.lake, outlet(topic)).run(wanted).messages == 10
+    assert sent(topic) == list(range(10, 20))
+    compact_all(world)
+    with pytest.raises(SnapshotGone, match="has sorted") as caught:
+        Republisher(world.lake, outlet(others.pop())).run(wanted)
+    assert "--from" in caught.value.next_step
+    begin = moments[0].replace(hour=0, minute=0, second=0, microsecond=0)
+    for until, expected in ((begin + timedelta(days=2), 30), (begin, 0)):
+        day = Wanted(opened=True, arrival=Arrival(since=begin - timedelta(days=1), until=until))
+        assert Republisher(world.lake, outlet(others.pop())).run(day).messages == expected
+
+
+def test_a_command_takes_offsets_and_moments(topic: Topic, world: Runtime) -> None:
+    """As people write them; what is none of them is said so."""
+    first = Topic(topic.bootstrap)
+    kafka = {"bootstrap": topic.bootstrap, "topics": [first.name]}
+    path = world.home / "shredlake.toml"
+    path.write_text(tomli_w.dumps(tomllib.loads(path.read_text()) | {"kafka": kafka}))
+    first.send(range(80), in_turn=True)
+    first.consumer(world).run(until_caught_up=True)
+    command = [sys.executable, "-c", "from service.cli import main; main()", "--home", str(world.home)]
+    command += ["lake", "republish", topic.name, "--opened"]
+    offsets = ["--offsets", f"{first.name}/3:5..15", "--since", "2026-01-01T00:00Z"]
+    subprocess.run([*command, *offsets], check=True)
+    assert sent(topic) == [4 * offset + 3 for offset in range(5, 15)]
+    for wrong in (["--offsets", "3:5"], ["--until", "noon"]):
+        done = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert "written like" in done.stderr
 
 
 def test_events_come_in_one_order_whatever_fits_into_memory(

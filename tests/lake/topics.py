@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Producer
@@ -78,6 +79,7 @@ class Topic:
         message_format: MessageFormat | None = None,
         accept_gaps: bool = False,
         delete_committed: bool = False,
+        clock_seconds: Callable[[], float] = time.monotonic,
     ) -> KafkaIngest:
         """A consumer into a lake."""
         subscription = Subscription(
@@ -90,7 +92,8 @@ class Topic:
             delete_committed,
         )
         wanted = message_format or CloudEventMessages(world.lake.types)
-        return KafkaIngest(subscription, wanted, world.lake.ingestor(), world.lake.topics.note, rule)
+        ingestor, note = world.lake.ingestor(), world.lake.topics.note
+        return KafkaIngest(subscription, wanted, ingestor, note, rule, clock_seconds)
 
 
 def person(number: int) -> str:

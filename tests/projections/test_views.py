@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from projections import (
     NotPublished,
     ProcessPool,
     StaleEpoch,
+    StateDamaged,
     UnknownView,
     ViewRegistry,
     fingerprint,
@@ -88,6 +90,25 @@ def test_only_touched_buckets_are_merged(world: Runtime) -> None:
     by_name = {b.publication.view: b for b in world.views.build(world.views.registry.names())}
     assert (by_name["cents_per_day"].merged, by_name["cents_per_day"].reused) == (1, 255)
     assert (by_name["bands"].derived, by_name["bands"].reused) == (1, 255)
+
+
+def test_states_newer_than_restored_key_pages_say_that_a_rebuild_mends_them(world: Runtime) -> None:
+    """The pages came back from before the first build; the error names the command, and it works."""
+    send(world, [paid(f"p{n}", event_id=str(n)) for n in range(20)])
+    pages = world.home / "keys" / "pages.db"
+    with sqlite3.connect(pages) as before, sqlite3.connect(world.home.parent / "copy.db") as copy:
+        before.backup(copy)
+    publish(world)
+    with sqlite3.connect(pages) as now, sqlite3.connect(world.home.parent / "copy.db") as copy:
+        copy.backup(now)
+    with open_runtime(world.home) as restored:
+        send(restored, [paid("p7", event_id="new")])
+        names = restored.views.registry.names()
+        with pytest.raises(StateDamaged) as caught:
+            restored.views.build(names)
+        assert "--rebuild" in caught.value.next_step
+        restored.views.publish(restored.views.build(names, rebuild=True), who="", why="")
+        assert restored.views.as_reported("cents_per_day").rows["events"].sum() == 21
 
 
 def test_a_roll_back_is_one_step(world: Runtime) -> None:

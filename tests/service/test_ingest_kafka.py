@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,9 +23,10 @@ from hypothesis import strategies as st
 from infra.kafka import Kafka
 from lake import verify
 from service.crew import Crew, Rate
+from service.doctor import examine_home
 from service.runtime import Runtime, open_runtime
 from tests.keys.test_agent import start_agent
-from tests.lake.test_kafka import wait_until
+from tests.lake.test_kafka import drop, wait_until
 from tests.lake.topics import Topic, event, exactly, held
 from tests.world import VIEWS
 
@@ -90,7 +93,7 @@ def test_what_stops_a_consumer_is_said_with_the_next_step(topic: Topic, home: Pa
     _, complaints = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "UNKNOWN_TOPIC" in complaints
-    assert "→ Check the topics" in complaints
+    assert "→ Make the topic" in complaints
     assert "Traceback" not in complaints
 
 
@@ -110,6 +113,98 @@ def test_a_killed_consumer_process_is_started_again(topic: Topic, home: Path) ->
         assert "ended with code -9; it starts again in 1 s" in complaints
         assert held(runtime) == exactly(range(200))
         assert verify(runtime.lake, deep=True).problems == ()
+
+
+def test_consumers_end_with_a_parent_that_was_killed(topic: Topic, home: Path) -> None:
+    """SIGKILL while they wait for their keys: nobody reads on unseen, and the next run completes."""
+    keys_with_the_agent(home)
+    agent = start_agent(home)
+    topic.send(range(100))
+    process = start(home, "--workers", "2")
+    with open_runtime(home) as runtime:
+        try:
+            wait_until(lambda: verify(runtime.lake).events == 100)
+            consumers = children(process.pid)
+            assert len(consumers) == 2
+            agent.kill()
+            topic.send(range(100, 200))
+            wait_until(lambda: "the batch waits" in log_of(home))
+        finally:
+            for one in (agent, process):
+                one.kill()
+                one.communicate()
+        wait_until(lambda: not any(Path(f"/proc/{one}").exists() for one in consumers))
+        process = start(home, "--until-caught-up")
+        wait_until(lambda: "waits for the key agent" in log_of(home))
+        agent = start_agent(home)
+        try:
+            told, complaints = process.communicate(timeout=120)
+        finally:
+            agent.terminate()
+            agent.communicate(timeout=20)
+        assert json.loads(told)["events"] == 100, complaints
+        assert held(runtime) == exactly(range(200))
+
+
+def test_the_doctor_asks_the_brokers_how_far_the_lake_is(topic: Topic, home: Path) -> None:
+    """How much is not read yet, what can be read no more, and which topic is gone; each with what to do."""
+    topic.send(range(100), in_turn=True)
+    assert doctor_on_kafka(home) == ("ok", "100 messages of the topics are not in the table yet")
+    shredlake(home, "ingest", "kafka", "--until-caught-up")
+    topic.send(range(100, 180), in_turn=True)
+    drop(topic, 26)
+    level, text = doctor_on_kafka(home)
+    assert (level, text.split(". ")[0]) == ("error", "4 messages were dropped before they were read")
+    assert "--accept-gaps" in text
+    topic.remove()
+    level, text = doctor_on_kafka(home)
+    assert level == "error"
+    assert f"topic {topic.name}: " in text
+    assert "Make the topic" in text
+
+
+def doctor_on_kafka(home: Path) -> tuple[str, str]:
+    """Level and text of its finding."""
+    (found,) = [one for one in examine_home(home) if one.check == "Kafka"]
+    return found.level, found.text
+
+
+def keys_with_the_agent(home: Path) -> None:
+    """A setting."""
+    path = home / "shredlake.toml"
+    path.write_text(tomli_w.dumps(tomllib.loads(path.read_text()) | {"keys": {"agent": True}}))
+
+
+def log_of(home: Path) -> str:
+    """What its processes wrote."""
+    return (home / "logs" / "shredlake.log").read_text()
+
+
+def never_end(order: int, sender: Connection) -> None:
+    """What a process does that hangs, whatever it is told."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sender.send(None)
+    time.sleep(600)
+
+
+def start_and_die(to: str) -> None:
+    """A parent whose crew of one hangs."""
+    crew = Crew(lambda number: number, never_end, lambda text: None)
+    crew.start(0)
+    (pid,) = [one.pid for one in multiprocessing.active_children()]
+    crew.look(60)
+    Path(to).write_text(str(pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_hangs_does_not_outlive_its_parent_either(tmp_path: Path) -> None:
+    """It is told first, and made to a few seconds later."""
+    to = tmp_path / "pid"
+    code = f"from tests.service.test_ingest_kafka import start_and_die; start_and_die({str(to)!r})"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    pid = to.read_text()
+    assert Path(f"/proc/{pid}").exists()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def die(order: int, sender: Connection) -> None:
@@ -221,9 +316,8 @@ def test_a_producer_whose_keys_stay_with_the_agent_seals_and_opens_nothing(topic
 
 
 def test_a_consumer_s_keys_stay_with_the_agent_that_is_killed_under_load(topic: Topic, home: Path) -> None:
-    """It waits for the agent to come back: nothing lost, nothing doubled; it has no key file open."""
-    path = home / "shredlake.toml"
-    path.write_text(tomli_w.dumps(tomllib.loads(path.read_text()) | {"keys": {"agent": True}}))
+    """However long it is away: nothing lost, nothing doubled; the consumer has no key file open."""
+    keys_with_the_agent(home)
     agent = start_agent(home)
     topic.send(range(400))
     process = start(home)
@@ -237,6 +331,8 @@ def test_a_consumer_s_keys_stay_with_the_agent_that_is_killed_under_load(topic: 
                 agent.kill()
                 agent.communicate()
                 topic.send(range(400 + 300 * number, 700 + 300 * number))
+                if number:
+                    wait_until(lambda: log_of(home).count("the batch waits") >= 2, 90)
                 agent = start_agent(home)
             wait_until(lambda: verify(runtime.lake).events == 1000)
             assert children(process.pid) == [consumer]

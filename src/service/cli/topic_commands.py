@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,14 @@ import typer
 from attrs import asdict
 
 from lake import JsonLinesFile, MappedFile, Source, load_mapping
+from lake.offsets import source_number
+from lake.selection import Arrival
 from service.cli.common import INCOMPLETE, emit, opened_gate, progress_bar, say, session
 from service.cli.lake_commands import app as app
 from service.errors import BadInput, BadSettings
 from service.feed import open_feed
-from service.settings import load_settings
+from service.kafka import partition_source
+from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from lake.kafkaoutlet import KafkaOutlet
@@ -96,16 +100,26 @@ def republish(
     after: Annotated[
         int | None, typer.Option(help="only what was ingested after this snapshot of lake.events")
     ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="only what was ingested at or after it, 2026-03-01T12:00Z")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="only what was ingested before it")] = None,
+    offsets: Annotated[
+        str | None, typer.Option(help="only what came as these offsets, TOPIC/PARTITION:FROM..TO without TO")
+    ] = None,
     rate: Annotated[float | None, typer.Option(min=0.1, help="messages a second at the most")] = None,
 ) -> None:
     """Send a range of the lake back to a topic; when interrupted, the same command goes on."""
     from lake.republish import Republisher, Wanted
 
-    wanted = Wanted(_day(first), _day(last), tuple(event_type or ()), in_clear, after)
+    moments = _moment(since), _moment(until)
+    days = _day(first), _day(last)
     with opened_gate(context) as (here, runtime):
+        outlet = open_outlet(here.home, topic)
+        arrival = _arrival(runtime.settings, offsets, *moments)
+        wanted = Wanted(*days, tuple(event_type or ()), in_clear, after, arrival)
         for name in wanted.types:
             runtime.lake.types.get(name)
-        outlet = open_outlet(here.home, topic)
         if in_clear:
             # From now on the topic is a place where people can be read: receipts say so.
             runtime.lake.topics.note(outlet.retention())
@@ -132,3 +146,24 @@ def _day(text: str | None) -> date | None:
         return None if text is None else date.fromisoformat(text)
     except ValueError:
         raise BadInput("a day is written like 2026-03-01") from None
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        found = None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput("a moment is written like 2026-03-01T12:00:00Z") from None
+    return found if found is None or found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def _arrival(
+    settings: Settings, offsets: str | None, since: datetime | None, until: datetime | None
+) -> Arrival | None:
+    if offsets is None:
+        return None if since is None and until is None else Arrival(since=since, until=until)
+    asked = re.fullmatch(r"(.+)/(\d+):(\d+)\.\.(\d+)", offsets)
+    if asked is None:
+        raise BadInput("offsets are written like purchases/0:1000..2000")
+    assert settings.kafka is not None, "the topic to send to was found"
+    source = partition_source(settings.kafka, asked[1], int(asked[2]))
+    return Arrival(source_number(source), (int(asked[3]), int(asked[4])), since, until)
