@@ -28,6 +28,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from bench.accepted import accepted
 from bench.asof import as_of
 from bench.clicks import CLICKED, clicked, person_of
+from bench.files import files
 from bench.measure import Figure, at_least, at_most, seconds
 from bench.peers import connectsink
 from bench.replays import replays
@@ -63,7 +64,14 @@ def run() -> list[Figure]:
                 *_sink(folder, bootstrap, kafka[1]),
                 *steady(folder, bootstrap),
             ]
-        return [*found, *commits(folder), *replays(folder), *as_of(folder), *accepted(folder)]
+        return [
+            *found,
+            *files(folder),
+            *commits(folder),
+            *replays(folder),
+            *as_of(folder),
+            *accepted(folder),
+        ]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
