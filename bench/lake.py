@@ -161,9 +161,9 @@ def _consume(bootstrap: str, runtime: Runtime, ingestor: Any) -> None:
 
 
 def _crew(bootstrap: str, runtime: Runtime) -> float:
-    """Seconds from both consumers' places in the topic to the last commit; as of the sink, without the start."""
+    """Seconds from the first consumer's place in the topic to the last commit; as of the sink, without the start."""
     group, placed = runtime.settings.kafka.group, queue.Queue[float]()
-    watch = threading.Thread(target=lambda: placed.put(_placed(bootstrap, group, 2)))
+    watch = threading.Thread(target=lambda: placed.put(_placed(bootstrap, group)))
     watch.start()
     run_workers(
         runtime.home,
@@ -177,12 +177,12 @@ def _crew(bootstrap: str, runtime: Runtime) -> float:
     return runtime.lake.events.history()[0].timestamp_ms / 1000 - placed.get()
 
 
-def _placed(bootstrap: str, group: str, members: int) -> float:
-    """When so many members of a group had partitions, by the clock of this machine."""
+def _placed(bootstrap: str, group: str) -> float:
+    """When the first member of a group had partitions, by the clock of this machine."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     while True:
         found = admin.describe_consumer_groups([group])[group].result(30).members
-        if sum(bool(one.assignment.topic_partitions) for one in found) == members:
+        if any(one.assignment.topic_partitions for one in found):
             return time.time()
         time.sleep(_LOOK_SECONDS)
 

@@ -7,6 +7,7 @@ are looked up under both and written under the newer one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ HASH_KEY_BYTES: Final = 32
 FIXED_KEY_BYTES: Final = HASH_KEY_BYTES + HANDLE_KEY_BYTES
 CIPHER_KEY_BYTES: Final = 32
 VERSION: Final = "index_version"
+_new_row: Final = functools.partial(tuple.__new__, BlindRow)
 
 
 class BlindIndex:
@@ -105,7 +107,7 @@ class BlindIndex:
         self.refresh()
         cipher = self._ciphers[-1]
         columns = zip(_permuted(cipher, digests), homes, _permuted(cipher, refs), strict=True)
-        return list(map(BlindRow._make, columns))
+        return list(map(_new_row, columns))
 
     def rows_of(self, refs: Sequence[bytes]) -> list[tuple[int, bytes]]:
         """(page, sealed ref) of every row that leads to these refs, under every cipher in use."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
-from typing import Final
+from operator import itemgetter
+from typing import Any, Final
 
 from keys import lifecycle
 from keys.caches import Provisioned
@@ -21,7 +22,8 @@ from keys.retry import repeatedly
 from keys.subjects import DEFAULT_PURPOSE, SubjectId, check_purpose
 
 _GUESS_FROM: Final = 256
-_SAMPLE: Final = 32
+_SAMPLE: Final = 8
+_ref_and_generation: Final[Callable[[Any], tuple[bytes, int]]] = itemgetter(slice(2))
 _FIRST_GENERATION: Final = lifecycle.provision(Life()).generation
 
 
@@ -94,7 +96,10 @@ class Provisioning:
         self._strangers = len(made) == len(blinds) and all(map(_was_created, made.values()))
         answers = [made[b] if item is None else item for b, item in zip(blinds, found, strict=True)]
         outcomes = dict(zip(subjects, answers, strict=True))
-        known.update((value, one[:2]) for value, one in outcomes.items() if isinstance(one, Provisioned))
+        keys = outcomes
+        if not self._strangers:
+            keys = {value: one for value, one in outcomes.items() if isinstance(one, Provisioned)}
+        known.update(zip(keys, map(_ref_and_generation, keys.values()), strict=True))
         return outcomes
 
     def _are_strangers(self, blinds: Sequence[bytes]) -> bool:

@@ -31,7 +31,7 @@ from keys.embedded import EmbeddedCustodian
 from keys.keyring import Keyring
 from lake import EventRead, dead_letters
 from lake import verify as verify_lake
-from projections import StateStore
+from projections import StateDamaged, StateStore
 from purge import (
     STAGES,
     IdempotencyConflict,
@@ -378,7 +378,7 @@ def test_states_of_every_version_lose_the_person(world: Runtime, tmp_path: Path)
     shutil.copy(world.home / "views" / "states.db", copy / "states.db")
     erase(world, ANN.reveal())
     before = StateStore(copy / "states.db", world.keyring, Effects())
-    with pytest.raises(KeysError):
+    with pytest.raises(StateDamaged, match="key pages"):
         before.load(version, [bucket])
     assert before.load(version, old.keys() - {bucket}).rows.height <= 1
 
@@ -439,7 +439,7 @@ def test_keys_of_forgotten_states_die_though_the_process_was_killed_in_between(
     world.views.forget_people([ref])
     StateStore(world.home / "views" / "states.db", world.keyring, Effects())  # the next process
     before = StateStore(tmp_path / "copy" / "states.db", world.keyring, Effects())
-    with pytest.raises(KeysError):
+    with pytest.raises(StateDamaged, match="key pages"):
         before.load(version, [ref[0]])
 
 
@@ -470,7 +470,7 @@ def test_keys_of_forgotten_states_die_at_the_second_try_of_the_same_process(
                 break
     world.views.forget_people([ref])
     before = StateStore(tmp_path / "copy" / "states.db", world.keyring, Effects())
-    with pytest.raises(KeysError):
+    with pytest.raises(StateDamaged, match="key pages"):
         before.load(mine, [ref[0]])
 
 
