@@ -74,17 +74,19 @@ def event_tags(frame: pl.DataFrame, tag_keys: Sequence[bytes], counts: Sequence[
 
     Args:
         frame: in block order.
-        tag_keys: of each subject, who has so many events as `counts` says.
+        tag_keys: of each subject, who has so many events as `counts` says; nobody has none.
     """
     column = frame.select(pl.concat_str("source", pl.lit("\0"), "event_id").cast(pl.Binary)).to_series()
     names = iter(column.to_list())
     tags: list[bytes] = []
     for key, count in zip(tag_keys, counts, strict=True):
-        keyed = hashlib.blake2b(digest_size=TAG_BYTES, key=key)  # a copy costs half of keying it again
-        for name in itertools.islice(names, count):
-            tag = keyed.copy()
+        keyed = hashlib.blake2b(digest_size=TAG_BYTES, key=key)
+        for name in itertools.islice(names, count - 1):
+            tag = keyed.copy()  # half of what keying again costs
             tag.update(name)
             tags.append(tag.digest())
+        keyed.update(next(names))  # nobody needs it any more
+        tags.append(keyed.digest())
     return pl.Series("_tag", tags, dtype=pl.Binary)
 
 

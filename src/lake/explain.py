@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from attrs import frozen
@@ -16,7 +17,7 @@ from lake.levels import Level, Sequenced, origin
 from lake.merging import L0_FILE_BYTES, day_of, mergeable
 from lake.offsets import INGEST, KIND, ranges_of
 from lake.table import summary_of
-from lake.upkeeprules import Step, UpkeepPolicy, closed_days, of_day, size_bytes
+from lake.upkeeprules import Step, UpkeepPolicy, closed_days, size_bytes
 
 _REHEARSALS: Final = 3
 _RECENT: Final = timedelta(hours=1)
@@ -84,7 +85,9 @@ def explain(lake: Lake, now: datetime, policy: UpkeepPolicy | None = None) -> Ex
     commits_per_hour = len(recent) / span_hours
     missing, merged_bytes = _next_merge(live, now, policy)
     coming = Forecast(lake, policy).steps(now, look_for_dead=False)
-    days = {day_of(file) for file, _ in live}
+    bytes_by_day = Counter[date]()
+    for file, _ in live:
+        bytes_by_day[day_of(file)] += file.file_size_in_bytes
     return Explained(
         snapshots=len(history),
         tags=sum(1 for name in table.metadata.refs if name != "main"),
@@ -100,7 +103,7 @@ def explain(lake: Lake, now: datetime, policy: UpkeepPolicy | None = None) -> Ex
         next_round=tuple(coming),
         closed_days=len(closed_days(live, now.date())),
         l1_files=sum(step.after for step in coming if step.what == "compact"),
-        largest_day_bytes=max((size_bytes(of_day(live, day)) for day in days), default=0),
+        largest_day_bytes=max(bytes_by_day.values(), default=0),
         metadata_bytes=len(table.io.new_input(table.metadata_location)),
         manifests=len(head.manifests(table.io)) if head is not None else 0,
         planning_seconds=round(planning_seconds, 4),

@@ -2,7 +2,7 @@
 
 An update of pyiceberg is applied to whatever head the catalog has by then. Forgetting a snapshot takes
 away every tag on it, also one that was set since the snapshot was chosen: a build's pinned input
-(docs/adr/0028).
+(docs/adr/0031).
 """
 
 from __future__ import annotations

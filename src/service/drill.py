@@ -1,8 +1,8 @@
 """The backup drill of a lake: its own kinds of page store and root, and nothing that is its own.
 
 The people of a drill have a root (`<prefix>-drill-root` on a server), page stores (schemas `drill_…` in
-PostgreSQL) and a lake of their own. All of it is removed afterwards; schemas that a killed drill left are
-removed by the next.
+PostgreSQL) and a lake of their own. All of it is removed afterwards; what a killed drill left is removed by
+the next: its schemas, and its folder, which may hold a snapshot of the server that nobody knows of.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from service.settings import Keys, Vault
 
 STORES: Final = ("live", "restored_before", "restored_after")
 _BATCH: Final = 5000
+_PREFIX: Final = "shredlake-drill-"
 _TYPE: Final = {
     "name": "Drilled",
     "version": 1,
@@ -73,9 +74,13 @@ def drill_site(
         DrillRunning: another drill of this lake is under way.
         BadInput, KeysError: see their texts.
     """
-    with _alone(home / "service" / "locks" / "drill"), contextlib.ExitStack() as after:
-        sandbox = Path(tempfile.mkdtemp(prefix="shredlake-drill-"))
+    with _alone(home / "service" / "locks" / "drill") as lock, contextlib.ExitStack() as after:
+        left = Path(lock.read_text())
+        if left.name.startswith(_PREFIX):
+            shutil.rmtree(left, ignore_errors=True)
+        sandbox = Path(tempfile.mkdtemp(prefix=_PREFIX))
         after.callback(shutil.rmtree, sandbox, ignore_errors=True)
+        lock.write_text(str(sandbox))  # before anything is in it
         if settings.page_store is not None:
             _drop_schemas(settings)  # of a drill that was killed
             after.callback(_drop_schemas, settings)
@@ -136,7 +141,7 @@ def _event(subject: SubjectId, now: datetime) -> bytes:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _alone(lock: Path) -> Iterator[Path]:
     """Every drill of a lake uses the same root: one that closes an epoch would spoil another."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -145,7 +150,7 @@ def _alone(lock: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DrillRunning("another drill of this lake is under way") from None
-        yield
+        yield lock
     finally:
         os.close(descriptor)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sqlite3
 import statistics
 import time
 from collections.abc import Callable
@@ -15,8 +16,16 @@ import pytest
 
 from infra.postgres import Postgres
 from infra.vault import Vault
-from keys import CustodianUnavailable, Keyring, RootKeyRetired, SqlitePageStore, copy_store, open_embedded
+from keys import (
+    CustodianUnavailable,
+    Keyring,
+    RootKeyRetired,
+    SqlitePageStore,
+    copy_store,
+    open_embedded,
+)
 from keys.drill import nodes_that_open
+from keys.errors import StaleWrite
 from keys.rootowner import LATEST
 from keys.vaultsession import ATTEMPTS
 from tests.keys import closing
@@ -234,3 +243,26 @@ def test_whoever_reads_while_an_epoch_is_closed_gets_the_newer_wrap(tmp_path: Pa
     keyring.resident.forget_all()
     with pytest.raises(RootKeyRetired):
         unseal(keyring, ref, sealed)
+
+
+def test_nothing_is_retired_when_the_pages_went_back_behind_the_rotation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore in that very moment leaves nodes that only the older root opens: everybody stays readable."""
+    keyring = open_embedded(tmp_path / "keys")
+    ref = provision(keyring).ref
+    sealed, before = seal(keyring, ref), keyring.tree.store.nodes()
+    flush = keyring.tree.store.flush_deleted
+
+    def restored() -> bool:
+        with sqlite3.connect(tmp_path / "keys" / "pages.db") as pages:
+            rows = [(one.version, one.wrapped, one.body, one.node_id) for one in before]
+            pages.executemany("UPDATE nodes SET version = ?, wrapped = ?, body = ? WHERE node_id = ?", rows)
+        return flush()
+
+    monkeypatch.setattr(keyring.tree.store, "flush_deleted", restored)
+    with pytest.raises(StaleWrite):
+        keyring.close_epoch()
+    monkeypatch.undo()
+    keyring.close()
+    assert unseal(open_embedded(tmp_path / "keys"), ref, sealed) == WORD

@@ -17,6 +17,7 @@ from keys import (
     Keyring,
     MalformedEnvelope,
     SealSession,
+    Shredded,
     TamperedEnvelope,
     WrongKey,
     envelope,
@@ -24,7 +25,7 @@ from keys import (
 )
 from keys.envelope import CIPHERS, FLAG_PADDED, padme_length
 from keys.sealing import MAX_SEALS_PER_SESSION, OPEN_BATCH, SESSION_SECONDS, SealRule
-from tests.keys.people import ANN, BLOCK, BOB, context, provision, seal, unseal
+from tests.keys.people import ANN, BLOCK, BOB, context, provision, seal, shred, unseal
 
 SALT = slice(5, 21)
 NONCE = slice(53, 65)
@@ -67,6 +68,20 @@ def test_every_cipher_and_padding_is_read_whatever_the_rule_is_now(
         assert bool(envelope.parse(one).flags & FLAG_PADDED) is padded
         length = len(one) - envelope.HEADER_BYTES - envelope.TAG_BYTES
         assert not padded or padme_length(length) == length
+
+
+def test_who_was_erased_is_told_in_place_and_the_others_are_sealed(tmp_path: Path) -> None:
+    """Each answer stands where its body stood."""
+    keyring = open_embedded(tmp_path / "keys")
+    ann, bob = provision(keyring, ANN).ref, provision(keyring, BOB).ref
+    shred(keyring, ANN, ann)
+    keyring.catch_up()
+    blocks, bodies = [bytes([n]) * 16 for n in range(4)], [bytes([n]) * 9 for n in range(4)]
+    sealed = keyring.session().seal(context(), [ann, bob, ann, bob], blocks, bodies)
+    assert [isinstance(one, Shredded) for one in sealed] == [True, False, True, False]
+    envelopes = [one for one in sealed if isinstance(one, bytes)]
+    assert keyring.opener().open(context(), [bob, bob], blocks[1::2], envelopes) == bodies[1::2]
+    keyring.close()
 
 
 @settings(deadline=None, max_examples=200)

@@ -10,7 +10,10 @@ import struct
 from collections import Counter
 from datetime import date
 from pathlib import Path
+from typing import Any
 
+import polars as pl
+import pytest
 from attrs import field, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +23,7 @@ from pyiceberg.typedef import Record
 from keys import Effects, SubjectId
 from lake import EventRead, Upkeep, places_of, verify
 from lake.blocks import BUCKET_PREFIX_BYTES
+from lake.errors import ConservationBroken
 from lake.events import SUBJECT_REF_FIELD_ID
 from lake.levels import Level, Origin, Sequenced, origin, together
 from lake.sorting import Rewrite, rewrites, sorted_files
@@ -224,6 +228,24 @@ def test_no_commit_of_l1_holds_more_than_the_setting_says(world: Runtime) -> Non
     assert len(replaced) > 4
     assert max(replaced) <= 1.5 * piece
     assert ids(world) == expected(12)
+
+
+def test_a_division_that_would_lose_a_block_is_not_committed(
+    world: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written is counted against the manifests of what it replaces."""
+    commits(world, 12)
+    upkeep, before = Upkeep(world.lake), paths(world)
+    piece_bytes = 3 * max(one.file_size_in_bytes for one in world.lake.events.files())
+    write = upkeep._write
+
+    def losing(day: date, rows: pl.DataFrame, *given: Any, **named: Any) -> DataFile:
+        return write(day, rows.head(1), *given, **named)
+
+    monkeypatch.setattr(upkeep, "_write", losing)
+    with pytest.raises(ConservationBroken):
+        upkeep.compact(the_day(world), piece_bytes=piece_bytes)
+    assert paths(world) == before
 
 
 class Stop(BaseException):

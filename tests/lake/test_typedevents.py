@@ -175,6 +175,7 @@ def test_what_fits_is_taken_by_the_quick_half_and_nothing_else(types: TypeRegist
         raw(schemaversion=1, revision=3),
         raw(traceparent="00-1-2-3"),
         raw(data={"metres": 1, "price": 3}),
+        raw(time="2026-03-01T10:00:00.5+00:00"),
     ]
     does_not = [
         raw(data={"metres": -1}),

@@ -180,10 +180,10 @@ def _answers(custodian: TransitCustodian) -> bool:
         return False
 
 
-def test_what_a_killed_drill_left_in_the_database_is_removed_by_the_next(
+def test_what_a_killed_drill_left_is_removed_by_the_next(
     postgres: Postgres, home: Path, world: Runtime, tmp_path: Path
 ) -> None:
-    """The schemas are always the same ones of a lake; and only one drill of a lake runs at a time."""
+    """Its schemas, which are always the same ones of a lake, and its folder; and only one runs at a time."""
     world.close()
     (tmp_path / "scratch").mkdir()
     command = [sys.executable, "-c", "from service.cli import main; main()", "--home", str(home)]
@@ -203,9 +203,11 @@ def test_what_a_killed_drill_left_in_the_database_is_removed_by_the_next(
         killed.kill()
         killed.wait()
     assert drill_schemas(postgres)
+    assert list((tmp_path / "scratch").glob("shredlake-drill-*"))
     done = drill(home, tmp_path / "next", "--people", "20", "--erase", "2")
     assert done.returncode == 0, done.stderr
     assert drill_schemas(postgres) == []
+    assert not list(tmp_path.glob("*/shredlake-drill-*"))
 
 
 def drill_schemas(postgres: Postgres) -> list[str]:
