@@ -13,11 +13,11 @@ from attrs import frozen
 
 from lake.forecast import Forecast
 from lake.lakehouse import Lake
-from lake.levels import Level, Sequenced, origin
+from lake.levels import Level, Sequenced, origin, size_bytes
 from lake.merging import L0_FILE_BYTES, day_of, mergeable
 from lake.offsets import INGEST, KIND, ranges_of
 from lake.table import summary_of
-from lake.upkeeprules import Step, UpkeepPolicy, closed_days, size_bytes
+from lake.upkeeprules import Step, UpkeepPolicy, closed_days
 
 _REHEARSALS: Final = 3
 _RECENT: Final = timedelta(hours=1)

@@ -76,3 +76,8 @@ def added_after(live: Sequence[Sequenced], sequence: int) -> list[DataFile] | No
 def mixed_at(live: Sequence[Sequenced], sequence: int) -> list[DataFile]:
     """The files with rows from before (or of) a commit and from after it."""
     return [file for file, at in live if (what := origin(file, at)).oldest <= sequence < what.newest]
+
+
+def size_bytes(files: Iterable[Sequenced]) -> int:
+    """Of files together."""
+    return sum(file.file_size_in_bytes for file, _ in files)

@@ -18,7 +18,7 @@ from pyiceberg.manifest import DataFile
 
 from lake.blocks import BUCKET_PREFIX_BYTES
 from lake.events import SUBJECT_REF_FIELD_ID
-from lake.levels import Level, Sequenced, origin
+from lake.levels import Level, Sequenced, origin, size_bytes
 
 _PREFIX_BITS: Final = 8 * BUCKET_PREFIX_BYTES
 _MOST_BITS_AT_ONCE: Final = 5
@@ -50,7 +50,7 @@ class _Cluster:
 
     @property
     def size_bytes(self) -> int:
-        return _size_bytes(self.files)
+        return size_bytes(self.files)
 
     @property
     def shared_bits(self) -> int:
@@ -72,7 +72,7 @@ def rewrites(live: Sequence[Sequenced], piece_bytes: int, stale: Collection[str]
     pack: list[Sequenced] = []
     for cluster in _clusters(live):
         finished = _is_finished(cluster, stale)
-        if pack and (finished or _size_bytes(pack) + cluster.size_bytes > piece_bytes):
+        if pack and (finished or size_bytes(pack) + cluster.size_bytes > piece_bytes):
             found.append(Rewrite(tuple(pack)))
             pack = []
         if finished:
@@ -148,13 +148,9 @@ def _groups(cluster: _Cluster, bits: int, piece_bytes: int) -> Iterator[tuple[Se
         low, high = (prefix >> (_PREFIX_BITS - bits) for prefix in _span(one[0]))
         if low == high:
             continue
-        if group and _size_bytes(group) + one[0].file_size_in_bytes > piece_bytes:
+        if group and size_bytes(group) + one[0].file_size_in_bytes > piece_bytes:
             yield tuple(group)
             group = []
         group.append(one)
     if group:
         yield tuple(group)
-
-
-def _size_bytes(files: Sequence[Sequenced]) -> int:
-    return sum(file.file_size_in_bytes for file, _ in files)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from attrs import asdict, frozen
 
 from lake.errors import GraceTooShort
-from lake.levels import Level, Sequenced, origin
+from lake.levels import Level, Sequenced, origin, size_bytes
 from lake.merging import L0_FILE_BYTES, L1_FILE_BYTES, MERGE_FILES, day_of, mergeable
 from lake.sorting import rewrites, sorted_files
 
@@ -132,11 +132,6 @@ def days_to_compact(
         severed = sum(dead.get(file.file_path, 0) for file, _ in files)
         found.append(Coming(Step("compact", day, len(files), after, size, size, severed), len(todo)))
     return found
-
-
-def size_bytes(files: Sequence[Sequenced]) -> int:
-    """Of files together."""
-    return sum(file.file_size_in_bytes for file, _ in files)
 
 
 def check_grace(grace_seconds: float, nobody_writes: bool) -> None:
