@@ -282,7 +282,7 @@ def test_a_day_stopped_at_any_effect_is_finished_without_sorting_anything_twice(
             assert paths(runtime) == paths(runtime, Level.SORTED)
             assert ids(runtime) == expected(2)
             assert verify(runtime.lake, deep=True).problems == ()
-    assert len(finished_before) >= 3, "it was stopped early, in between and late"
+    assert min(finished_before) == 0 < max(finished_before), "it was stopped early and late"
 
 
 def compact_and_die(home: str, finished: int) -> None:
