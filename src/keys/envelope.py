@@ -20,10 +20,10 @@ Metadata Leakage from Encrypted Files and Communication with PURBs", 2019.
 
 from __future__ import annotations
 
-import hmac
 import itertools
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from hmac import compare_digest
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 import zstandard
@@ -227,7 +227,7 @@ def seal_many(
         choose: gives the compressor for a body of so many bytes; None compresses nothing.
     """
     new_aead = _AEADS[suite]
-    heads: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+    heads: dict[tuple[int, int, int], tuple[bytes, bytes]] = {}
     sealed: list[bytes] = []
     last, at = None, 0
     for subkey, (ref, block_id, body) in zip(subkeys, rows, strict=True):
@@ -241,11 +241,11 @@ def seal_many(
             body = (body + b"\x80").ljust(padme_length(len(body) + 1), b"\x00")
         if subkey is not last:
             aead, last = new_aead(subkey.key), subkey
-        generation = subkey.generation
-        head = heads.get((flags, generation))
+        shared = flags, subkey.generation, len(ref)
+        head = heads.get(shared)
         if head is None:  # what blocks of the same generation share is put together once
-            first = _FIRST.pack(MAGIC, suite, flags, generation) + salt
-            head = heads[flags, generation] = first, prefix + _TAIL.pack(flags, generation, len(ref))
+            first = _FIRST.pack(MAGIC, suite, flags, subkey.generation) + salt
+            head = heads[shared] = first, prefix + _TAIL.pack(*shared)
         nonce = nonces[at : at + NONCE_BYTES]
         at += NONCE_BYTES
         # `associated_data` written out: this runs once per block
@@ -282,36 +282,67 @@ def open_sealed(
     ref: bytes,
     block_id: bytes,
     decompressor: zstandard.ZstdDecompressor | None = None,
-    aead: Aead | None = None,
 ) -> bytes:
-    """The body of an envelope.
+    """The body of an envelope; see `open_many`."""
+    (body,) = open_many(
+        [subkey],
+        [header],
+        [(ref, block_id, envelope)],
+        prefix=prefix,
+        decompressor=decompressor or zstandard.ZstdDecompressor(),
+    )
+    return body
+
+
+def open_many(
+    subkeys: Sequence[Subkey],
+    headers: Sequence[Header],
+    rows: Sequence[tuple[bytes, bytes, bytes]],
+    *,
+    prefix: bytes,
+    decompressor: zstandard.ZstdDecompressor,
+) -> list[bytes]:
+    """The body of each envelope. Those under the same key open fastest where they stand together.
 
     Args:
-        header: what `parse` says of it.
+        headers: what `parse` says of each.
+        rows: (ref, block id, envelope).
 
     Raises:
-        WrongKey: the commitment is another key's.
-        TamperedEnvelope: the tag does not match bytes and context.
-        MalformedEnvelope: the opened body is not what the flags promise.
+        WrongKey: a commitment is another key's.
+        TamperedEnvelope: a tag does not match bytes and context.
+        MalformedEnvelope: an opened body is not what the flags promise.
     """
-    _, flags, generation, _, commitment, nonce = header
-    if not hmac.compare_digest(commitment, subkey.commitment):
-        raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)
-    bound = associated_data(prefix, flags, generation, ref, block_id)
-    try:
-        body = (aead or subkey.aead).decrypt(nonce, envelope[HEADER_BYTES:], bound)
-    except InvalidTag:
-        raise TamperedEnvelope(
-            "the envelope or the row around it was changed", fault=EnvelopeFault.TAG
-        ) from None
-    if flags & FLAG_PADDED:
-        body = body.rstrip(b"\x00")
-        if not body.endswith(b"\x80"):
-            raise _malformed(EnvelopeFault.PADDING, "the padding has no end mark")
-        body = body[:-1]
-    if flags & FLAG_ZSTD:
-        body = _decompress(body, decompressor or zstandard.ZstdDecompressor())
-    return body
+    heads: dict[tuple[int, int, int], bytes] = {}
+    bodies: list[bytes] = []
+    last = None
+    for subkey, header, (ref, block_id, envelope) in zip(subkeys, headers, rows, strict=True):
+        _, flags, generation, _, commitment, nonce = header
+        if not compare_digest(commitment, subkey.commitment):
+            raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)
+        if subkey is not last:
+            aead, last = _AEADS[subkey.suite](subkey.key), subkey
+        shared = flags, generation, len(ref)
+        head = heads.get(shared)
+        if head is None:
+            head = heads[shared] = prefix + _TAIL.pack(*shared)
+        try:
+            # `associated_data` written out: this runs once per block
+            bound = head + ref + _LENGTH.pack(len(block_id)) + block_id
+            body = aead.decrypt(nonce, envelope[HEADER_BYTES:], bound)
+        except InvalidTag:
+            raise TamperedEnvelope(
+                "the envelope or the row around it was changed", fault=EnvelopeFault.TAG
+            ) from None
+        if flags & FLAG_PADDED:
+            body = body.rstrip(b"\x00")
+            if not body.endswith(b"\x80"):
+                raise _malformed(EnvelopeFault.PADDING, "the padding has no end mark")
+            body = body[:-1]
+        if flags & FLAG_ZSTD:
+            body = _decompress(body, decompressor)
+        bodies.append(body)
+    return bodies
 
 
 def _decompress(body: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:

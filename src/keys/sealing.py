@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -210,29 +211,13 @@ class Opener:
         block_ids: Sequence[bytes],
         envelopes: Sequence[bytes],
     ) -> list[bytes | Shredded | Held]:
-        prefix = context.associated_prefix()
         headers = [cse1.parse(envelope) for envelope in envelopes]
         keys = self._keys.opening(context, refs, headers)
-        batch: list[bytes | Shredded | Held] = []
-        last: Subkey | None = None
-        for ref, block_id, header, envelope, key in zip(
-            refs, block_ids, headers, envelopes, keys, strict=True
-        ):
-            if not isinstance(key, Subkey):
-                batch.append(key)
-                continue
-            if key is not last:  # blocks that one session sealed for one person stand together
-                aead, last = key.aead, key
-            batch.append(
-                cse1.open_sealed(
-                    key,
-                    header,
-                    envelope,
-                    prefix=prefix,
-                    ref=ref,
-                    block_id=block_id,
-                    decompressor=self._decompressor,
-                    aead=aead,
-                )
-            )
-        return batch
+        alive = [isinstance(key, Subkey) for key in keys]
+        columns = keys, headers, zip(refs, block_ids, envelopes, strict=True)
+        living = columns if all(alive) else [itertools.compress(column, alive) for column in columns]
+        bodies = cse1.open_many(*living, prefix=context.associated_prefix(), decompressor=self._decompressor)
+        if len(bodies) == len(keys):
+            return [*bodies]
+        opened = iter(bodies)
+        return [next(opened) if isinstance(key, Subkey) else key for key in keys]

@@ -12,6 +12,7 @@ import typer
 from keys import ShredlakeError
 from keys.hardening import harden
 from purge import UnderHold
+from service.allocation import keep_freed_memory
 from service.cli import (
     config_commands,
     erase,
@@ -156,6 +157,7 @@ def show_version(context: typer.Context) -> None:
 
 def main() -> None:
     """Entry point: errors become one sentence and what to do next."""
+    keep_freed_memory()
     try:
         app()
     except UnderHold as error:
