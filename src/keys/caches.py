@@ -10,11 +10,11 @@ will look into again, so that no key of before comes back through the door.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any, Final, NamedTuple, NoReturn
 
 from keys.envelope import Subkey
-from keys.tree import PAGE_RECORDS
+from keys.tree import PAGE_RECORDS, locator
 
 MAX_CACHED_KEYS: Final = 4_000_000
 MAX_CACHED_NAMES: Final = 1_000_000
@@ -97,6 +97,16 @@ class Caches:
         if len(self._tag_keys) + coming > MAX_CACHED_SUBKEYS:
             self._tag_keys = {}
         return self._tag_keys
+
+    def forget(self, refs: Iterable[bytes], purposes: Iterable[int]) -> None:
+        """Drops the keys of some handles for these purposes, and everything derived from them."""
+        numbers = list(purposes)
+        for ref in refs:
+            for number in numbers:
+                self.deks.pop(locator(ref, number), None)
+            self._tag_keys.pop(ref, None)
+            for subkeys in self._sealing.values():
+                subkeys.pop(ref, None)
 
     def has_room(self, coming: int) -> bool:
         """Whether so many keys may be added to `deks`."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from hmac import compare_digest
 from typing import Final, NamedTuple, NoReturn, Protocol
 
@@ -44,7 +44,7 @@ NONCE_BYTES: Final = 12
 SALT_BYTES: Final = 16
 TAG_BYTES: Final = 16
 HEADER_BYTES: Final = 65
-COMPRESS_ABOVE_BYTES: Final = 256
+COMPRESS_ABOVE_BYTES: Final = 512
 MAX_PLAINTEXT_BYTES: Final = 64 * 1024 * 1024
 """Of a compressed body: a frame that claims more is not opened, so a larger body is sealed as it is."""
 _HEAD: Final = struct.Struct(">BBBH16s32s12s")
@@ -199,17 +199,14 @@ def seal(
     pad: bool = False,
 ) -> bytes:
     """Seals `body`, of any size; compresses first where that helps. The nonce must be random and fresh."""
-    keys = [subkey._replace(generation=generation)]
+    row = subkey._replace(generation=generation), ref, block_id, body
     choose = (lambda size: compressor) if compressor is not None else None
-    (sealed,) = seal_many(
-        keys, [(ref, block_id, body)], nonce, prefix=prefix, salt=salt, suite=suite, choose=choose, pad=pad
-    )
+    (sealed,) = seal_many([row], nonce, prefix=prefix, salt=salt, suite=suite, choose=choose, pad=pad)
     return sealed
 
 
 def seal_many(
-    subkeys: Sequence[Subkey],
-    rows: Sequence[tuple[bytes, bytes, bytes]],
+    rows: Iterable[tuple[Subkey, bytes, bytes, bytes]],
     nonces: bytes,
     *,
     prefix: bytes,
@@ -221,8 +218,7 @@ def seal_many(
     """Seals each body under its subkey, bound to its ref and block id. One person's best stand together.
 
     Args:
-        subkeys: of each row, with the generation of its DEK.
-        rows: (ref, block id, body).
+        rows: (subkey with the generation of its DEK, ref, block id, body).
         nonces: 12 random and fresh bytes of each, one behind the other.
         choose: gives the compressor for a body of so many bytes; None compresses nothing.
     """
@@ -230,7 +226,7 @@ def seal_many(
     heads: dict[tuple[int, int, int], tuple[bytes, bytes]] = {}
     sealed: list[bytes] = []
     last, at = None, 0
-    for subkey, (ref, block_id, body) in zip(subkeys, rows, strict=True):
+    for subkey, ref, block_id, body in rows:
         flags = 0
         if choose is not None and COMPRESS_ABOVE_BYTES < len(body) <= MAX_PLAINTEXT_BYTES:
             packed = choose(len(body)).compress(body)
@@ -285,9 +281,7 @@ def open_sealed(
 ) -> bytes:
     """The body of an envelope; see `open_many`."""
     (body,) = open_many(
-        [subkey],
-        [header],
-        [(ref, block_id, envelope)],
+        [(subkey, header, ref, block_id, envelope)],
         prefix=prefix,
         decompressor=decompressor or zstandard.ZstdDecompressor(),
     )
@@ -295,9 +289,7 @@ def open_sealed(
 
 
 def open_many(
-    subkeys: Sequence[Subkey],
-    headers: Sequence[Header],
-    rows: Sequence[tuple[bytes, bytes, bytes]],
+    rows: Iterable[tuple[Subkey, Header, bytes, bytes, bytes]],
     *,
     prefix: bytes,
     decompressor: zstandard.ZstdDecompressor,
@@ -305,8 +297,7 @@ def open_many(
     """The body of each envelope. Those under the same key open fastest where they stand together.
 
     Args:
-        headers: what `parse` says of each.
-        rows: (ref, block id, envelope).
+        rows: (subkey, what `parse` says of the envelope, ref, block id, envelope).
 
     Raises:
         WrongKey: a commitment is another key's.
@@ -316,7 +307,7 @@ def open_many(
     heads: dict[tuple[int, int, int], bytes] = {}
     bodies: list[bytes] = []
     last = None
-    for subkey, header, (ref, block_id, envelope) in zip(subkeys, headers, rows, strict=True):
+    for subkey, header, ref, block_id, envelope in rows:
         _, flags, generation, _, commitment, nonce = header
         if not compare_digest(commitment, subkey.commitment):
             raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)

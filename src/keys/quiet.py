@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Final
 
+COLLECT_SECONDS: Final = 10.0
 _LOCK = threading.Lock()
 _inside = 0
 _was_enabled = False
@@ -32,3 +34,22 @@ def no_collections() -> Iterator[None]:
             _inside -= 1
             if _inside == 0 and _was_enabled:
                 gc.enable()
+
+
+@contextlib.contextmanager
+def rare_collections(clock_seconds: Callable[[], float]) -> Iterator[Callable[[], None]]:
+    """No cyclic collection inside but one every ten seconds, when what it gives is called: for long loops.
+
+    Left to itself the collector walks what waits each time a quarter more of it has come: a fifth of the
+    time of a consumer that catches up.
+    """
+    collected_at = clock_seconds()
+
+    def collect() -> None:
+        nonlocal collected_at
+        if clock_seconds() - collected_at >= COLLECT_SECONDS:
+            gc.collect()
+            collected_at = clock_seconds()
+
+    with no_collections():
+        yield collect

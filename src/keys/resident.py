@@ -106,19 +106,20 @@ class ResidentKeys:
     ) -> dict[bytes, Subkey | Shredded]:
         """See `keys.sealing.SealKeys`."""
         info = context.derivation_info(suite)
+        self._lease.ensure()
         with self._mutex:  # before the keys: what is derived from older ones goes where nobody looks
             known = self._caches.sealing(info + salt, len(refs))
-        deks = self.deks(refs, context.purpose)
-        found: dict[bytes, Subkey | Shredded] = {}
-        for ref, dek in deks.items():
+        # Who is known has not been evicted; what another process does meanwhile is the commit's to notice.
+        missing = [ref for ref in refs if ref not in known]
+        shredded: dict[bytes, Subkey | Shredded] = {}
+        for ref, dek in self.deks(missing, context.purpose).items() if missing else ():
             if isinstance(dek, Shredded):
-                found[ref] = dek
-                continue
-            key = known.get(ref)
-            if key is None or key.generation != dek.generation:
-                key = known[ref] = cse1.derive(dek.key, info, salt, suite, dek.generation)
-            found[ref] = key
-        return found
+                shredded[ref] = dek
+            else:
+                known[ref] = cse1.derive(dek.key, info, salt, suite, dek.generation)
+        if not shredded:
+            return {ref: known[ref] for ref in refs}
+        return {ref: shredded.get(ref) or known[ref] for ref in refs}
 
     def packed_subkeys(
         self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int
@@ -137,14 +138,15 @@ class ResidentKeys:
 
     def tag_keys(self, refs: Sequence[bytes]) -> dict[bytes, bytes]:
         """BLAKE2b (RFC 7693), keyed by the DEK; see `keys.sealing.SealKeys`."""
+        self._lease.ensure()
         with self._mutex:
             known = self._caches.tag_keys(len(refs))
-        deks = self.deks(refs, DEFAULT_PURPOSE)
-        for ref, dek in deks.items():
-            if ref not in known and isinstance(dek, Dek):
+        missing = [ref for ref in refs if ref not in known]
+        for ref, dek in self.deks(missing, DEFAULT_PURPOSE).items() if missing else ():
+            if isinstance(dek, Dek):
                 digest = hashlib.blake2b(key=dek.key, person=b"CSE1 event tag").digest()
                 known[ref] = MaskedKey(digest[: tree.KEY_BYTES])
-        return {ref: known[ref] for ref, dek in deks.items() if isinstance(dek, Dek)}
+        return {ref: known[ref] for ref in refs if ref in known}
 
     def opening(
         self, context: FieldContext, refs: Sequence[bytes], headers: Sequence[cse1.Header]
@@ -160,34 +162,33 @@ class ResidentKeys:
         infos = {suite: context.derivation_info(suite) for suite in cse1.CIPHERS.values()}
         found: list[Subkey | Shredded | Held] = []
         last: tuple[bytes, bytes, int] | None = None
-        for ref, header in zip(refs, headers, strict=True):
+        for ref, (suite, _, generation, salt, commitment, _) in zip(refs, headers, strict=True):
             dek = deks[ref]
             if isinstance(dek, Shredded):
-                found.append(self._shredded(dek, ref, context.purpose, header.generation))
+                found.append(self._shredded(dek, ref, context.purpose, generation))
                 continue
-            if dek.held:
+            key, own_generation, held = dek
+            if held:
                 found.append(Held())
                 continue
-            place = ref, header.salt, header.suite
+            place = ref, salt, suite
             if place != last:
-                subkey, last = cse1.derive(dek.key, infos[header.suite], header.salt, header.suite), place
-            if header.generation != dek.generation:
-                if hmac.compare_digest(header.commitment, subkey.commitment):
+                subkey, last = cse1.derive(key, infos[suite], salt, suite, own_generation), place
+            if generation != own_generation:
+                if hmac.compare_digest(commitment, subkey.commitment):
                     raise TamperedEnvelope(
                         "the generation in the envelope was changed", fault=EnvelopeFault.GENERATION_CHANGED
                     )
-                found.append(self._other_generation(ref, context.purpose, header.generation))
+                found.append(self._other_generation(ref, context.purpose, generation))
                 continue
             found.append(subkey)
         return found
 
     def forget(self, refs: Sequence[bytes]) -> None:
-        """Drops the keys of some handles, whatever their purpose."""
+        """Drops the keys of some handles, whatever their purpose, and what was derived from them."""
         numbers = range(1, len(self._purposes.names()) + 1)
         with self._mutex:
-            for ref in refs:
-                for number in numbers:
-                    self._caches.deks.pop(tree.locator(ref, number), None)
+            self._caches.forget(refs, numbers)
 
     def forget_all(self) -> None:
         """Drops everything; it is read again when needed."""

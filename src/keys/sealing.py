@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -128,13 +127,11 @@ class SealSession:
         except SealSessionLost:  # the agent was restarted
             self._restart()
             keys = self._keys.sealing(self._salt, context, refs, suite)
-        alive = {ref: key for ref, key in keys.items() if isinstance(key, Subkey)}
-        dead = {ref: key for ref, key in keys.items() if isinstance(key, Shredded)}
-        rows = list(zip(refs, block_ids, bodies, strict=True))
-        living = rows if not dead else [row for row in rows if row[0] in alive]
+        found = [keys[ref] for ref in refs]
+        rows = zip(found, refs, block_ids, bodies, strict=True)
+        living = [row for row in rows if isinstance(row[0], Subkey)]
         sealed = cse1.seal_many(
-            [alive[row[0]] for row in living],
-            living,
+            living,  # type: ignore[arg-type]  # each has a subkey
             self._random(cse1.NONCE_BYTES * len(living)),
             prefix=context.associated_prefix(),
             salt=self._salt,
@@ -142,10 +139,10 @@ class SealSession:
             choose=self._compressor_for,
             pad=self._rule.padded,
         )
-        if not dead:
+        if len(sealed) == len(found):
             return [*sealed]
         made = iter(sealed)
-        return [next(made) if ref in alive else dead[ref] for ref in refs]
+        return [next(made) if isinstance(key, Subkey) else key for key in found]
 
     def _compressor_for(self, size_bytes: int) -> zstandard.ZstdCompressor:
         return self._quick if size_bytes < QUICK_BELOW_BYTES else self._thorough
@@ -213,10 +210,13 @@ class Opener:
     ) -> list[bytes | Shredded | Held]:
         headers = [cse1.parse(envelope) for envelope in envelopes]
         keys = self._keys.opening(context, refs, headers)
-        alive = [isinstance(key, Subkey) for key in keys]
-        columns = keys, headers, zip(refs, block_ids, envelopes, strict=True)
-        living = columns if all(alive) else [itertools.compress(column, alive) for column in columns]
-        bodies = cse1.open_many(*living, prefix=context.associated_prefix(), decompressor=self._decompressor)
+        rows = zip(keys, headers, refs, block_ids, envelopes, strict=True)
+        living = [row for row in rows if isinstance(row[0], Subkey)]
+        bodies = cse1.open_many(
+            living,  # type: ignore[arg-type]  # each has a subkey
+            prefix=context.associated_prefix(),
+            decompressor=self._decompressor,
+        )
         if len(bodies) == len(keys):
             return [*bodies]
         opened = iter(bodies)

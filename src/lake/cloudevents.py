@@ -10,8 +10,10 @@ import orjson
 import polars as pl
 from attrs import field, frozen
 
+from lake.eventcolumns import parse_columns
+from lake.eventframe import MAX_LINE_BYTES
 from lake.eventtypes import DEAD_LETTER, EventType
-from lake.typedevents import MAX_LINE_BYTES, parse_typed
+from lake.typedevents import parse_typed
 from lake.typeregistry import TypeRegistry
 from lake.validate import (
     Flaw,
@@ -82,9 +84,14 @@ def parse_cloud_events(
     lines: Sequence[tuple[int, bytes]], types: TypeRegistry, start: int, end: int
 ) -> Parsed:
     """CloudEvents 1.0 in structured JSON, one per line."""
-    typed, left = parse_typed(lines, types)
-    quick = Parsed(start, end, tuple(typed), (), 0)
-    return joined([quick, parse_with_care(left, types, start, end)]) if left else quick
+    accepted, left = parse_columns(lines, types)
+    ways = [Parsed(start, end, tuple(accepted), (), 0)]
+    if left:
+        accepted, left = parse_typed(left, types)
+        ways.append(Parsed(start, end, tuple(accepted), (), 0))
+    if left:
+        ways.append(parse_with_care(left, types, start, end))
+    return joined(ways) if len(ways) > 1 else ways[0]
 
 
 def parse_with_care(lines: Sequence[tuple[int, bytes]], types: TypeRegistry, start: int, end: int) -> Parsed:

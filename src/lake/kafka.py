@@ -12,18 +12,20 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from attrs import frozen
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from keys import Effects, ShredlakeError
+from keys.quiet import rare_collections
 from lake.backlog import Backlog, CommitRule, Partition
 from lake.brokerends import BrokerEnds
 from lake.errors import Fenced, TopicGap, TopicUnavailable
 from lake.ingest import Ingestor
 from lake.kafkatopics import ASK_SECONDS, REFUSED, START_ANEW, KafkaTopics, asking
-from lake.messages import Message, MessageFormat
+from lake.messageruns import in_runs
+from lake.messages import MessageFormat
 from lake.patience import Patience
 from lake.subscription import Subscription
 from lake.topicbook import FeedingTopic
@@ -126,24 +128,9 @@ class KafkaIngest:
         self._consumer.subscribe(
             list(self._wanted.topics), on_assign=self._given, on_revoke=self._taken, on_lost=self._taken
         )
-        reported_at = self._clock()
         try:
-            while not should_stop():
-                self._read()
-                self._begin_anew()
-                self._look_again()
-                if self._patience.waits and self._backlog.is_empty():
-                    self._read_on()  # the batch that waited was taken from us
-                self._parse_ahead()
-                now = self._clock()
-                committed = self._backlog.is_due(now, self._unread) and self._commit()
-                if committed or now - reported_at >= 1.0:
-                    reported_at = now
-                    report(self.progress())
-                if until_caught_up and self._reached():
-                    break
-                if now - self._noted_at >= _NOTE_SECONDS:
-                    self._note_again()
+            with rare_collections(self._clock) as collect:
+                self._follow(until_caught_up, should_stop, report, collect)
             if not self._patience.waits:
                 self._commit()
             self._delete_committed()
@@ -152,6 +139,32 @@ class KafkaIngest:
             self._consumer.close()
         report(last)
         return last
+
+    def _follow(
+        self,
+        until_caught_up: bool,
+        should_stop: Callable[[], bool],
+        report: Callable[[Progress], None],
+        collect: Callable[[], None],
+    ) -> None:
+        reported_at = self._clock()
+        while not should_stop():
+            self._read()
+            self._begin_anew()
+            self._look_again()
+            if self._patience.waits and self._backlog.is_empty():
+                self._read_on()  # the batch that waited was taken from us
+            self._parse_ahead()
+            now = self._clock()
+            committed = self._backlog.is_due(now, self._unread) and self._commit()
+            if committed or now - reported_at >= 1.0:
+                reported_at = now
+                report(self.progress())
+                collect()
+            if until_caught_up and self._reached():
+                break
+            if now - self._noted_at >= _NOTE_SECONDS:
+                self._note_again()
 
     def progress(self) -> Progress:
         """How it stands; the broker is asked, about once a second, for what the client cannot know."""
@@ -171,27 +184,14 @@ class KafkaIngest:
     # -- reading -----------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        found: dict[Partition, list[Message]] = {}
-        messages: list[Any] = self._consumer.consume(_AT_ONCE, _POLL_SECONDS)  # their types say None to all
-        last: Partition | None = None
-        new_tuple = tuple.__new__  # a third of what a call of `Message` takes
-        for message in messages:
-            partition = (message.topic(), message.partition())
-            error = message.error()
+        found = self._consumer.consume(_AT_ONCE, _POLL_SECONDS)
+        for partition, messages, error in in_runs(found):
             if error is None:
-                if partition != last:  # they come in runs
-                    last, here = partition, found.setdefault(partition, [])
-                here.append(new_tuple(Message, (message.offset(), message.value(), message.headers())))
-                continue
-            last = None
-            if error.code() == KafkaError._PARTITION_EOF:
-                self._backlog.add(partition, found.pop(partition, ()), self._clock())
-                self._backlog.reached_end(partition, message.offset(), self._clock())
+                self._backlog.add(partition, messages, self._clock())
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._backlog.reached_end(partition, messages[0].offset, self._clock())
             else:
                 self._mend(error, partition)
-        now = self._clock()
-        for partition, read in found.items():
-            self._backlog.add(partition, read, now)
         if self._failure is not None:
             raise self._failure
 

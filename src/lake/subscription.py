@@ -16,6 +16,7 @@ _OUR_SETTINGS: Final = {
     "queued.max.messages.kbytes": 65_536,
     "fetch.queue.backoff.ms": 50,
     "check.crcs": True,
+    "heartbeat.interval.ms": 500,
 }
 
 

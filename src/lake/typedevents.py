@@ -1,7 +1,7 @@
-"""CloudEvents that fit their type, decoded straight into typed columns: the quick half of parsing. Pure.
+"""CloudEvents that fit their type, decoded one by one into typed columns: the middle way of parsing. Pure.
 
 An event is taken only when nothing at all is wrong with it. Every other line is left to
-`lake.cloudevents`, which decodes it again with care and says what is wrong; so this half decides nothing
+`lake.cloudevents`, which decodes it again with care and says what is wrong; so this way decides nothing
 and only has to be strict (a property test holds the two together). What is checked while decoding:
 JSON (RFC 8259), the types of the attributes and fields, that no field is unknown.
 """
@@ -17,25 +17,11 @@ import attrs
 import msgspec
 import polars as pl
 
-from lake.eventtypes import DEAD_LETTER, EventType
+from lake.eventframe import MAX_LINE_BYTES, Line, framed, quick_type
+from lake.eventtypes import EventType
 from lake.typeregistry import TypeRegistry
-from lake.validate import (
-    Flaw,
-    Flaws,
-    column_of,
-    needs_whole_schema,
-    parse_time,
-    role_flaws,
-    rule_flaws,
-    subject_flaw,
-    without,
-)
+from lake.validate import Flaws, column_of, without
 
-MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-Line = tuple[int, bytes]
-"""Number and content."""
-_UTC_TIME: Final = r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,6})?(Z|\+00:00)$"
-_USUAL_SUBJECT: Final = r"^[!-~]{1,512}$"
 _KNOWN_TYPES: Final = 256
 _TYPES: Final[dict[str, Any]] = {
     "string": str,
@@ -112,12 +98,8 @@ def parse_typed(
 
 
 def _group(types: TypeRegistry, name: str, version: int | None) -> _Group | None:
-    """None where the quick half cannot read such events."""
-    versions = types.versions(name) if name != DEAD_LETTER else []
-    if not versions or (version is not None and version not in versions):
-        return None
-    event_type = types.get(name, versions[-1] if version is None else version)
-    if needs_whole_schema(event_type):
+    event_type = quick_type(types, name, version)
+    if event_type is None:
         return None
     return _Group(event_type, _decoder(tuple((one.name, one.kind) for one in event_type.fields)))
 
@@ -142,38 +124,12 @@ def _typed(group: _Group) -> tuple[pl.DataFrame, Flaws]:
         for at, one in enumerate(group.event_type.fields)
     ]
     heads = group.heads
-    frame = pl.DataFrame(
-        [
-            pl.Series("subject", [head.subject for head in heads], dtype=pl.String),
-            pl.Series("source", [head.source for head in heads], dtype=pl.String),
-            pl.Series("event_id", [head.id for head in heads], dtype=pl.String),
-            _times(pl.Series("occurred_at", [head.time for head in heads], dtype=pl.String)),
-            pl.Series("revision", [head.revision for head in heads], dtype=pl.Int64),
-            pl.Series("position", [number for number, _ in group.lines], dtype=pl.Int64),
-            *fields,
-        ]
-    )
-    people = frame.get_column("subject")
-    unusual = people.filter(~people.str.contains(_USUAL_SUBJECT)).unique().to_list()
-    odd = [one for one in unusual if subject_flaw(one) is not None]
-    incomplete = (
-        frame.get_column("occurred_at").is_null()
-        | (frame.get_column("event_id") == "")
-        | (frame.get_column("source") == "")
-        | people.is_in(odd)
-    )
-    flaws |= dict.fromkeys(incomplete.arg_true().to_list(), Flaw("left"))
-    return frame, rule_flaws(group.event_type, frame) | role_flaws(group.event_type, frame) | flaws
-
-
-def _times(texts: pl.Series) -> pl.Series:
-    """RFC 3339 as UTC, null where it is none; the common form at once, others one by one."""
-    common = texts.str.contains(_UTC_TIME)
-    local = texts.set(~common, None).str.strip_suffix("Z").str.strip_suffix("+00:00")
-    usual = local.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
-    found = usual.dt.replace_time_zone("UTC")
-    if common.all():
-        return found
-    others = (~common).arg_true()
-    moments = [parse_time(text) for text in texts.gather(others).to_list()]
-    return found.scatter(others, pl.Series(moments, dtype=pl.Datetime("us", "UTC")))
+    head = {
+        "subject": pl.Series("subject", [head.subject for head in heads], dtype=pl.String),
+        "source": pl.Series("source", [head.source for head in heads], dtype=pl.String),
+        "id": pl.Series("id", [head.id for head in heads], dtype=pl.String),
+        "time": pl.Series("time", [head.time for head in heads], dtype=pl.String),
+        "revision": pl.Series("revision", [head.revision for head in heads], dtype=pl.Int64),
+    }
+    frame, odd = framed(group.event_type, [number for number, _ in group.lines], head, fields)
+    return frame, odd | flaws

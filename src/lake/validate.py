@@ -194,15 +194,19 @@ def column_of(event_type: EventType, field: Field, values: list[Any], flaws: Fla
         texts = [None if v is None else orjson.dumps(v, option=orjson.OPT_SORT_KEYS).decode() for v in values]
         return pl.Series(field.name, texts, dtype=pl.String)
     if field.dtype == pl.Date:
-        text = pl.Series(field.name, values, dtype=pl.String)
-        column = text.str.to_date("%Y-%m-%d", strict=False)
-        column = column.set(~column.dt.year().is_between(1, 9999), None)  # what RFC 3339 can write
-        for row in (column.is_null() & text.is_not_null()).arg_true().to_list():
-            flaws.setdefault(row, Flaw("format", field.name))
-        return column
+        return dates_of(field, pl.Series(field.name, values, dtype=pl.String), flaws)
     if field.dtype == pl.Float64:
         values = [None if v is None else float(v) for v in values]
     return pl.Series(field.name, values, dtype=field.dtype)
+
+
+def dates_of(field: Field, text: pl.Series, flaws: Flaws) -> pl.Series:
+    """Texts as dates; adds a flaw where one is none."""
+    column = text.str.to_date("%Y-%m-%d", strict=False)
+    column = column.set(~column.dt.year().is_between(1, 9999), None)  # what RFC 3339 can write
+    for row in (column.is_null() & text.is_not_null()).arg_true().to_list():
+        flaws.setdefault(row, Flaw("format", field.name))
+    return column
 
 
 def _kind(event_type: EventType, field: Field) -> str:

@@ -1,4 +1,4 @@
-"""The quick half of parsing decides nothing: what it takes is what the careful half would have taken."""
+"""The quick ways of parsing decide nothing: what they take is what the careful way would have taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from lake.cloudevents import Parsed, parse_cloud_events, parse_with_care
+from lake.cloudevents import Parsed, joined, parse_cloud_events, parse_with_care
+from lake.eventcolumns import parse_columns
+from lake.eventframe import Line
 from lake.typedevents import parse_typed
 from lake.typeregistry import TypeRegistry
 
@@ -133,13 +135,25 @@ def _as_dict(parsed: Parsed) -> dict[tuple[str, int], pl.DataFrame]:
 )
 @example(raws=[b"[" * 100_000])
 @example(raws=[b"", b"  ", b"null"])
-def test_both_halves_together_say_what_the_careful_one_says_alone(
+@example(raws=[b'{"a": {}', b'{}, "b": 1}', b"{}{}"])
+def test_all_ways_together_say_what_the_careful_one_says_alone(
     raws: list[bytes], types: TypeRegistry
 ) -> None:
     _check_same(raws, types)
 
 
-def test_both_halves_draw_the_same_bounds(types: TypeRegistry) -> None:
+@settings(max_examples=300, deadline=None)
+@given(first=_lines(), raws=st.lists(_lines(), max_size=3))
+def test_among_many_that_fit_the_odd_ones_are_found(
+    first: bytes, raws: list[bytes], types: TypeRegistry
+) -> None:
+    """What the first event looks like says what is expected of the others."""
+    good = json.dumps(_GOOD).encode()
+    corrected = json.dumps({**_GOOD, "revision": 1, "schemaversion": 1}).encode()
+    _check_same([first, good, corrected, good, *raws, good], types)
+
+
+def test_all_ways_draw_the_same_bounds(types: TypeRegistry) -> None:
     """One event for each value at the edge of what a place takes."""
     edges = [{"time": time} for time in _TIMES]
     edges += [{name: number} for name in ("revision", "schemaversion") for number in _WHOLE]
@@ -152,19 +166,28 @@ def test_both_halves_draw_the_same_bounds(types: TypeRegistry) -> None:
 
 def _check_same(raws: list[bytes], types: TypeRegistry) -> None:
     lines = list(enumerate(raws))
-
-    together = parse_cloud_events(lines, types, 0, len(raws))
     careful = parse_with_care(lines, types, 0, len(raws))
+    _check_equal(parse_cloud_events(lines, types, 0, len(raws)), careful)
+    _check_equal(_by_columns(lines, types), careful)
 
-    assert together.rejected == careful.rejected
-    assert together.blank == careful.blank
-    ours, theirs = _as_dict(together), _as_dict(careful)
+
+def _by_columns(lines: list[Line], types: TypeRegistry) -> Parsed:
+    """What columns of however few events take, and the careful way of what they leave."""
+    taken, left = parse_columns(lines, types, least=1)
+    rest = parse_with_care(left, types, 0, len(lines))
+    return joined([Parsed(0, len(lines), tuple(taken), (), 0), rest])
+
+
+def _check_equal(found: Parsed, careful: Parsed) -> None:
+    assert found.rejected == careful.rejected
+    assert found.blank == careful.blank
+    ours, theirs = _as_dict(found), _as_dict(careful)
     assert ours.keys() == theirs.keys()
     for key, frame in ours.items():
         assert_frame_equal(frame, theirs[key], check_exact=True)
 
 
-def test_what_fits_is_taken_by_the_quick_half_and_nothing_else(types: TypeRegistry) -> None:
+def test_what_fits_is_taken_one_by_one_and_nothing_else(types: TypeRegistry) -> None:
     def raw(**changed: Any) -> bytes:
         return json.dumps({**_GOOD, **changed}).encode()
 
@@ -198,3 +221,38 @@ def test_what_fits_is_taken_by_the_quick_half_and_nothing_else(types: TypeRegist
 
     assert sorted(n for _, frame in accepted for n in frame["position"]) == list(range(len(fits)))
     assert [number for number, _ in left] == list(range(len(fits), len(fits) + len(does_not)))
+
+
+def test_events_that_look_alike_are_taken_as_columns(types: TypeRegistry) -> None:
+    """Of several types in turns, with attributes of their own, and the odd ones among them left."""
+
+    def raw(at: int, **changed: Any) -> bytes:
+        return json.dumps({**_GOOD, "id": f"{at}", "traceparent": f"00-{at}", **changed}).encode()
+
+    class_only = {"class": "eco", "metres": 3}
+    alike = [raw(at, data=class_only | ({"price": at / 2} if at % 2 else {})) for at in range(300)]
+    odd = [
+        raw(300, specversion=None),
+        raw(301, data={"metres": -1}),
+        raw(302, id=""),
+        raw(303, type="Unheard"),
+        raw(304, time="yesterday"),
+        raw(305, data={"metres": 1, "day": "2026-02-30"}),
+    ]
+    taken, left = parse_columns(list(enumerate([*alike, *odd])), types)
+    assert [(kind.name, frame.height) for kind, frame in taken] == [("Ridden", 300)]
+    assert [number for number, _ in left] == list(range(300, 306))
+    versions = [raw(at, schemaversion=1 + at % 2, revision=at) for at in range(600)]
+    taken, left = parse_columns(list(enumerate(versions)), types)
+    assert [(kind.version, frame.height, frame["revision"].sum()) for kind, frame in taken] == [
+        (1, 300, sum(range(0, 600, 2)))
+    ]
+    assert len(left) == 300
+    other = [json.dumps({**_GOOD, "type": "Nested", "data": {"n": 1}}).encode()] * 300
+    mixed = [one for pair in zip(alike, other, strict=True) for one in pair]
+    taken, left = parse_columns(list(enumerate(mixed)), types)
+    assert [(kind.name, frame.height) for kind, frame in taken] == [("Ridden", 300)]
+    assert [number for number, _ in left] == list(range(1, 600, 2))
+    broken = [*alike[:150], alike[0][:-5], *alike[150:]]
+    assert parse_columns(list(enumerate(broken)), types)[0] == []
+    assert parse_columns(list(enumerate(alike[:100])), types)[0] == [], "too few to be worth it"
