@@ -170,8 +170,15 @@ def subkeys_of(packed: bytes, generations: Iterable[int], suite: int) -> list[Su
 
 def associated_data(prefix: bytes, flags: int, generation: int, ref: bytes, block_id: bytes) -> bytes:
     """The whole associated data: shared prefix, flags, generation, SubjectRef and block id."""
-    # `prefixed(ref, block_id)` written out: this runs once per block
-    return prefix + _TAIL.pack(flags, generation, len(ref)) + ref + _LENGTH.pack(len(block_id)) + block_id
+    before, between = _bound_parts(prefix, flags, generation, len(ref), len(block_id))
+    return before + ref + between + block_id
+
+
+def _bound_parts(
+    prefix: bytes, flags: int, generation: int, ref_bytes: int, block_id_bytes: int
+) -> tuple[bytes, bytes]:
+    """What stands before the SubjectRef, and between it and the block id: blocks of a kind share it."""
+    return prefix + _TAIL.pack(flags, generation, ref_bytes), _LENGTH.pack(block_id_bytes)
 
 
 def padme_length(length: int) -> int:
@@ -223,12 +230,13 @@ def seal_many(
         choose: gives the compressor for a body of so many bytes; None compresses nothing.
     """
     new_aead = _AEADS[suite]
-    heads: dict[tuple[int, int, int], tuple[bytes, bytes]] = {}
+    parts: dict[tuple[int, int, int, int], tuple[bytes, bytes, bytes]] = {}
     sealed: list[bytes] = []
     last, at = None, 0
     for subkey, ref, block_id, body in rows:
+        key, commitment, _, generation = subkey
         flags = 0
-        if choose is not None and COMPRESS_ABOVE_BYTES < len(body) <= MAX_PLAINTEXT_BYTES:
+        if COMPRESS_ABOVE_BYTES < len(body) <= MAX_PLAINTEXT_BYTES and choose is not None:
             packed = choose(len(body)).compress(body)
             if len(packed) < len(body):
                 body, flags = packed, FLAG_ZSTD
@@ -236,17 +244,17 @@ def seal_many(
             flags |= FLAG_PADDED
             body = (body + b"\x80").ljust(padme_length(len(body) + 1), b"\x00")
         if subkey is not last:
-            aead, last = new_aead(subkey.key), subkey
-        shared = flags, subkey.generation, len(ref)
-        head = heads.get(shared)
-        if head is None:  # what blocks of the same generation share is put together once
-            first = _FIRST.pack(MAGIC, suite, flags, subkey.generation) + salt
-            head = heads[shared] = first, prefix + _TAIL.pack(*shared)
+            aead, last = new_aead(key), subkey
+        shared = flags, generation, len(ref), len(block_id)
+        part = parts.get(shared)
+        if part is None:  # what blocks of the same generation share is put together once
+            first = _FIRST.pack(MAGIC, suite, flags, generation) + salt
+            part = parts[shared] = first, *_bound_parts(prefix, *shared)
+        first, before, between = part
         nonce = nonces[at : at + NONCE_BYTES]
         at += NONCE_BYTES
-        # `associated_data` written out: this runs once per block
-        bound = head[1] + ref + _LENGTH.pack(len(block_id)) + block_id
-        sealed.append(head[0] + subkey.commitment + nonce + aead.encrypt(nonce, body, bound))
+        ciphertext = aead.encrypt(nonce, body, before + ref + between + block_id)
+        sealed.append(first + commitment + nonce + ciphertext)
     return sealed
 
 
@@ -304,23 +312,23 @@ def open_many(
         TamperedEnvelope: a tag does not match bytes and context.
         MalformedEnvelope: an opened body is not what the flags promise.
     """
-    heads: dict[tuple[int, int, int], bytes] = {}
+    parts: dict[tuple[int, int, int, int], tuple[bytes, bytes]] = {}
     bodies: list[bytes] = []
     last = None
     for subkey, header, ref, block_id, envelope in rows:
         _, flags, generation, _, commitment, nonce = header
-        if not compare_digest(commitment, subkey.commitment):
+        key, own_commitment, suite, _ = subkey
+        if not compare_digest(commitment, own_commitment):
             raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)
         if subkey is not last:
-            aead, last = _AEADS[subkey.suite](subkey.key), subkey
-        shared = flags, generation, len(ref)
-        head = heads.get(shared)
-        if head is None:
-            head = heads[shared] = prefix + _TAIL.pack(*shared)
+            aead, last = _AEADS[suite](key), subkey
+        shared = flags, generation, len(ref), len(block_id)
+        part = parts.get(shared)
+        if part is None:
+            part = parts[shared] = _bound_parts(prefix, *shared)
+        before, between = part
         try:
-            # `associated_data` written out: this runs once per block
-            bound = head + ref + _LENGTH.pack(len(block_id)) + block_id
-            body = aead.decrypt(nonce, envelope[HEADER_BYTES:], bound)
+            body = aead.decrypt(nonce, envelope[HEADER_BYTES:], before + ref + between + block_id)
         except InvalidTag:
             raise TamperedEnvelope(
                 "the envelope or the row around it was changed", fault=EnvelopeFault.TAG

@@ -46,7 +46,7 @@ from lake.mapping import Mapping, load_mapping
 from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes, stamp_of
 from lake.pieces import Pace
 from lake.privacylint import privacy_lint
-from lake.readahead import ReadAhead, with_read_ahead
+from lake.readahead import ReadAhead, ReadAheadProcess, with_read_ahead
 from lake.redaction import LetterRedaction
 from lake.replay import CLEAR_FIELDS, DEFAULT_MEMORY_BYTES, Events, Replay
 from lake.retention import build_tag
@@ -118,6 +118,7 @@ __all__ = [
     "Problem",
     "Queue",
     "ReadAhead",
+    "ReadAheadProcess",
     "Rejected",
     "Replay",
     "SchemaError",

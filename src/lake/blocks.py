@@ -6,8 +6,6 @@ Both work on a whole batch a column at a time and touch Python once per block, n
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import os
 import struct
 import time
@@ -17,17 +15,18 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from attrs import frozen
 
 from keys import Held, Opener, SealSession, Shredded
 from keys.quiet import no_collections
-from lake.bodies import pack
+from lake.bodies import pack, text_bounds
 from lake.bodyreader import unpack
 from lake.events import sealing_context
 from lake.eventtypes import OPEN_HEAD, SEALED_HEAD, EventType, Facet
+from lake.siphash import HASH_BYTES, KEY_BYTES, siphashes
 
 MAX_BLOCK_EVENTS: Final = 4096
-TAG_BYTES: Final = 8
 BUCKET_PREFIX_BYTES: Final = 2
 PERSONAL_HEAD: Final = ("subject", "source", "event_id", "occurred_at", "position")
 _HEADS: Final = dict(zip(SEALED_HEAD, PERSONAL_HEAD, strict=True))
@@ -70,24 +69,24 @@ def event_tags(frame: pl.DataFrame, tag_keys: Sequence[bytes], counts: Sequence[
     """8 bytes per event that are equal exactly for equal (source, id) of one subject.
 
     They stay in the open part, so duplicates are still known after the subject's key is gone; keyed
-    by the subject, they then say nothing else (BLAKE2b, RFC 7693).
+    by the subject, they then say nothing else (SipHash-2-4).
 
     Args:
         frame: in block order.
-        tag_keys: of each subject, who has so many events as `counts` says; nobody has none.
+        tag_keys: of each subject, who has so many events as `counts` says; nobody has none. The first 16
+            bytes are used.
     """
     column = frame.select(pl.concat_str("source", pl.lit("\0"), "event_id").cast(pl.Binary)).to_series()
-    names = iter(column.to_list())
-    tags: list[bytes] = []
-    for key, count in zip(tag_keys, counts, strict=True):
-        keyed = hashlib.blake2b(digest_size=TAG_BYTES, key=key)
-        for name in itertools.islice(names, count - 1):
-            tag = keyed.copy()  # half of what keying again costs
-            tag.update(name)
-            tags.append(tag.digest())
-        keyed.update(next(names))  # nobody needs it any more
-        tags.append(keyed.digest())
-    return pl.Series("_tag", tags, dtype=pl.Binary)
+    names = column.rechunk().to_arrow()
+    bounds = text_bounds(names)
+    text = np.frombuffer(names.buffers()[2] or b"", dtype=np.uint8)[bounds[0] : bounds[-1]]
+    halves = np.frombuffer(b"".join([key[:KEY_BYTES] for key in tag_keys]), dtype="<u8").reshape(-1, 2)
+    hashes = siphashes(np.repeat(halves, counts, axis=0), text, bounds - bounds[0])
+    tags = hashes.astype("<u8", copy=False)
+    every = np.arange(0, HASH_BYTES * len(tags) + 1, HASH_BYTES, dtype=np.int64)
+    buffers = [None, pa.py_buffer(every), pa.py_buffer(tags)]
+    array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(tags), buffers)
+    return pl.Series("_tag", pl.from_arrow(array), dtype=pl.Binary)
 
 
 def seal_events(
@@ -129,21 +128,20 @@ def seal_events(
         sealing_context(table_uuid, event_type, facet), refs, block_ids, pack(sealed_part, cuts).to_list()
     )
     spans = _spans(frame, counts)
+    envelopes = pl.Series([None if isinstance(s, Shredded) else s for s in sealed], dtype=pl.Binary)
+    generation = envelopes.bin.slice(3, 2).bin.reinterpret(dtype=pl.UInt16, endianness="big")  # of their head
     rows = pl.DataFrame(
         {
             "block_id": pl.Series(block_ids, dtype=pl.Binary),
             "subject_ref": pl.Series(refs, dtype=pl.Binary),
-            "generation": pl.Series(
-                [0 if isinstance(s, Shredded) else int.from_bytes(s[3:5], "big") for s in sealed],
-                dtype=pl.Int32,
-            ),
+            "generation": generation.cast(pl.Int32),
             "event_count": pl.Series(counts, dtype=pl.Int32),
             "occurred_from": spans.get_column("first"),
             "occurred_to": spans.get_column("last"),
             "source_from": spans.get_column("source_from"),
             "source_to": spans.get_column("source_to"),
             "open": pack(frame.select(list(event_type.open_schema)), cuts),
-            "sealed": pl.Series([None if isinstance(s, Shredded) else s for s in sealed], dtype=pl.Binary),
+            "sealed": envelopes,
         }
     )
     return rows.filter(pl.col("sealed").is_not_null()).select(

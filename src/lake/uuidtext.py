@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +15,7 @@ BYTES: Final = 16
 _LENGTH: Final = 36
 _DASHES: Final = [8, 13, 18, 23]
 _GROUPS: Final = ((0, 8), (9, 13), (14, 18), (19, 23), (24, 36))  # of digits, in the text
-_NIBBLES: Final = np.full(256, 255, dtype=np.uint8)
-_NIBBLES[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
+_LOWER_CASE: Final = np.uint8(0x20)  # a bit that digits and small letters have, and capitals have not
 _PAIRS: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype=np.uint16)
 
 
@@ -27,11 +27,12 @@ def parse(text: Array, lengths: Array) -> Array | None:
     if (characters[:, _DASHES] != ord("-")).any():
         return None
     digits = np.concatenate([characters[:, a:b] for a, b in _GROUPS], axis=1)
-    nibbles = _NIBBLES[digits]
-    if nibbles.max() > 15:
+    if not (digits & _LOWER_CASE).all():
         return None
-    packed: Array = nibbles[:, 0::2] << 4 | nibbles[:, 1::2]
-    return packed
+    try:
+        return np.frombuffer(binascii.unhexlify(digits.data), dtype=np.uint8).reshape(-1, BYTES)
+    except binascii.Error:
+        return None
 
 
 def texts(packed: Array) -> pl.Series:

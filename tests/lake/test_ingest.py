@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import resource
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +22,8 @@ from lake import (
     MappingError,
     Parsed,
     ReadAhead,
+    ReadAheadProcess,
+    Source,
     StorageFailed,
     UnreadableInput,
     dead_letters,
@@ -27,6 +31,7 @@ from lake import (
     privacy_lint,
     redrive,
     verify,
+    with_read_ahead,
 )
 from lake.ingest import Part
 from service.runtime import Runtime, open_runtime
@@ -317,18 +322,21 @@ def test_who_is_erased_in_mid_batch_is_counted_as_refused(world: Runtime) -> Non
     assert (done.events, done.suppressed, done.blocks) == (1, 1, 1)
 
 
-def test_reading_ahead_gives_the_same_batches(world: Runtime, tmp_path: Path) -> None:
-    """In a process of its own, dead letters and blank lines included."""
+@pytest.mark.parametrize("ahead_of", [ReadAhead, ReadAheadProcess])
+def test_reading_ahead_gives_the_same_batches(
+    world: Runtime, tmp_path: Path, ahead_of: Callable[[Source], Source]
+) -> None:
+    """Dead letters and blank lines included."""
     path = tmp_path / "events.jsonl"
     lines = [line(f"p{n % 5}", str(n)) for n in range(23)]
     path.write_bytes(b"\n".join([*lines[:9], b"", b"{broken", *lines[9:]]))
     plain = JsonLinesFile(path, world.lake.types)
-    batches, ahead = list(plain.read(3, 7)), list(ReadAhead(plain).read(3, 7))
+    batches, ahead = list(plain.read(3, 7)), list(ahead_of(plain).read(3, 7))
     for one, other in zip(ahead, batches, strict=True):
         assert (one.start, one.end, one.blank) == (other.start, other.end, other.blank)
         assert one.rejected == other.rejected
         assert all(a.equals(b) for (_, a), (_, b) in zip(one.accepted, other.accepted, strict=True))
-    done = world.lake.ingestor().run(ReadAhead(plain), batch_events=7)
+    done = world.lake.ingestor().run(ahead_of(plain), batch_events=7)
     assert (done.events, done.dead, done.blank) == (23, 1, 1)
 
 
@@ -337,7 +345,7 @@ def test_a_reader_that_dies_is_an_error_and_nothing_is_lost(world: Runtime, tmp_
     path = tmp_path / "events.jsonl"
     noise = "x" * 300_000  # more than a pipe holds, so that the reader waits for us
     path.write_bytes(b"\n".join(line("ann", str(n), noise) for n in range(6)))
-    source = ReadAhead(JsonLinesFile(path, world.lake.types))
+    source = ReadAheadProcess(JsonLinesFile(path, world.lake.types))
 
     def kill_the_reader(_lines: int, _stored: int) -> None:
         for child in multiprocessing.active_children():
@@ -350,12 +358,50 @@ def test_a_reader_that_dies_is_an_error_and_nothing_is_lost(world: Runtime, tmp_
     assert done.already + done.events == 6
 
 
+def test_an_error_while_reading_ahead_comes_behind_what_was_read(world: Runtime, tmp_path: Path) -> None:
+    """And whoever stops taking batches stops the thread."""
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"\n".join(line("ann", str(n)) for n in range(6)))
+    plain, taken = JsonLinesFile(path, world.lake.types), []
+
+    class Breaking:
+        name, feed, total_bytes = plain.name, plain.feed, plain.total_bytes
+
+        def read(self, start: int, batch_events: int) -> Iterator[Parsed]:
+            yield from itertools.islice(plain.read(start, batch_events), 2)
+            raise UnreadableInput("the disk is gone")
+
+    with pytest.raises(UnreadableInput, match="the disk is gone"):
+        taken.extend(one.end for one in ReadAhead(Breaking()).read(0, 2))
+    assert taken == [2, 4]
+    before = threading.active_count()
+    batches = ReadAhead(plain).read(0, 1)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_large_files_are_read_ahead_in_the_way_of_their_format(
+    world: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = tmp_path / "events.jsonl"
+    events.write_bytes(line("ann", "1"))
+    source = JsonLinesFile(events, world.lake.types)
+    assert with_read_ahead(source) is source
+    monkeypatch.setattr("lake.readahead.WORTH_IT_BYTES", 0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    assert isinstance(with_read_ahead(source), ReadAhead)
+    assert isinstance(with_read_ahead(Failing()), ReadAheadProcess)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    assert with_read_ahead(source) is source
+
+
 def test_a_foreign_error_while_reading_ahead_shows_its_type_alone(
     world: Runtime, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What it quotes is printed nowhere."""
     with pytest.raises(UnreadableInput, match="RuntimeError") as raised:
-        list(ReadAhead(Failing()).read(0, 10))
+        list(ReadAheadProcess(Failing()).read(0, 10))
     assert "secret" not in str(raised.value) + "".join(capfd.readouterr())
 
 
