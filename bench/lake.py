@@ -16,12 +16,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from pyiceberg.catalog.sql import SqlCatalog
 
@@ -181,9 +181,10 @@ def _placed(bootstrap: str, group: str) -> float:
     """When the first member of a group had partitions, by the clock of this machine."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     while True:
-        found = admin.describe_consumer_groups([group])[group].result(30).members
-        if any(one.assignment.topic_partitions for one in found):
-            return time.time()
+        with suppress(KafkaException):  # a young broker knows no groups yet
+            found = admin.describe_consumer_groups([group])[group].result(30).members
+            if any(one.assignment.topic_partitions for one in found):
+                return time.time()
         time.sleep(_LOOK_SECONDS)
 
 
