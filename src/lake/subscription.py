@@ -16,8 +16,10 @@ _OUR_SETTINGS: Final = {
     "queued.max.messages.kbytes": 65_536,
     "fetch.queue.backoff.ms": 50,
     "check.crcs": True,
-    "heartbeat.interval.ms": 500,
 }
+
+_DEFAULTS: Final = {"heartbeat.interval.ms": 500}
+"""A rebalance is noticed at a heartbeat; with the client's three seconds a second consumer begins late."""
 
 
 @frozen
@@ -46,4 +48,5 @@ class Subscription:
     def consumer_settings(self) -> dict[str, Any]:
         """For librdkafka's consumer; what exactly-once rests on is not up to anybody."""
         member = {} if self.member is None else {"group.instance.id": self.member}
-        return {**self.client_settings(), "group.id": self.group, **member, **_OUR_SETTINGS}
+        ours = {"group.id": self.group, **member, **_OUR_SETTINGS}
+        return {**_DEFAULTS, **self.client_settings(), **ours}

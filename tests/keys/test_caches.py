@@ -13,14 +13,18 @@ from keys import (
     AgentDenied,
     OpeningKeys,
     Provisioned,
+    Shredded,
     SubjectId,
     WritingKeys,
     agentserver,
     caches,
+    open_embedded,
     tree,
 )
 from keys.agentserver import Connection
-from keys.caches import Caches
+from keys.caches import Caches, Dek
+from keys.envelope import Subkey
+from keys.tree import locator
 from tests.keys.people import BLOCK, context, shred
 from tests.keys.test_agent import Host, sealed_by
 
@@ -156,3 +160,34 @@ def test_the_agent_gives_so_many_leases_to_a_connection(host: Host, monkeypatch:
         assert host.agent.role_of({"lease": kept}) == "lease"
     with pytest.raises(AgentDenied):
         host.agent.role_of({"lease": leases[-6]})
+
+
+def test_what_was_derived_from_a_key_is_forgotten_with_it_and_nothing_else() -> None:
+    held = Caches()
+    gone, stays = b"g" * 16, b"s" * 16
+    for ref in (gone, stays):
+        for purpose in (1, 2):
+            held.deks[locator(ref, purpose)] = Dek(bytes(32), 1, False)
+        held.tag_keys(1)[ref] = bytes(32)
+        for scope in (b"one", b"other"):
+            held.sealing(scope, 1)[ref] = Subkey(bytes(32), bytes(32), 1, 1)
+    held.forget([gone, b"never there!"], [1, 2])
+    assert set(held.deks) == {locator(stays, 1), locator(stays, 2)}
+    assert set(held.tag_keys(0)) == {stays}
+    assert set(held.sealing(b"one", 0)) == set(held.sealing(b"other", 0)) == {stays}
+
+
+def test_a_destroyed_key_s_derived_ones_are_not_given_out_again(tmp_path: Path) -> None:
+    """In the process that destroyed it, at once."""
+    keyring = open_embedded(tmp_path / "keys")
+    ann, bob = SubjectId("ann"), SubjectId("bob")
+    refs = [one.ref for one in keyring.provision([ann, bob]) if isinstance(one, Provisioned)]
+    session = keyring.session()
+    assert set(session.tag_keys(refs)) == set(refs)
+    assert all(isinstance(one, bytes) for one in session.seal(context(), refs, refs, [b"x", b"y"]))
+    keyring.destroy(refs[:1], keyring.fence([(ann, refs[0])], "request"))
+    assert set(session.tag_keys(refs)) == {refs[1]}
+    shredded, sealed = session.seal(context(), refs, refs, [b"x", b"y"])
+    assert isinstance(shredded, Shredded)
+    assert isinstance(sealed, bytes)
+    keyring.close()
