@@ -23,6 +23,7 @@ from keys.subjects import DEFAULT_PURPOSE, SubjectId, check_purpose
 
 _GUESS_FROM: Final = 256
 _SAMPLE: Final = 8
+_new_tuple: Final[Any] = tuple.__new__
 _ref_and_generation: Final[Callable[[Any], tuple[bytes, int]]] = itemgetter(slice(2))
 _FIRST_GENERATION: Final = lifecycle.provision(Life()).generation
 
@@ -70,7 +71,7 @@ class Provisioning:
             if len(found) == len(values):  # nobody was cached, nobody is named twice: the order is the same
                 return list(found.values())
             return [
-                found[value] if pair is None else Provisioned(*pair, False)
+                found[value] if pair is None else _new_tuple(Provisioned, (*pair, False))
                 for value, pair in zip(values, cached, strict=True)
             ]
 

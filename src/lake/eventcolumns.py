@@ -100,7 +100,8 @@ def _read(lines: Sequence[Line], types: TypeRegistry) -> tuple[EventType, pl.Dat
     table = None if schema is None else _table(raws, schema)
     if table is None:
         return None
-    head = {str(column.name): column for column in _frame(table.drop_columns("data"))}
+    asked = [one for one in (*_TEXTS, *_NUMBERS) if one in table.column_names]
+    head = dict(zip(asked, _frame(table.select(asked)), strict=True))
     data = table.column("data").chunk(0)
     odd = _odd_heads(head, name, version) | pl.Series("odd", pl.from_arrow(data.is_null()), dtype=pl.Boolean)
     if 2 * odd.sum() > len(lines):

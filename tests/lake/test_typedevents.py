@@ -136,6 +136,7 @@ def _as_dict(parsed: Parsed) -> dict[tuple[str, int], pl.DataFrame]:
 @example(raws=[b"[" * 100_000])
 @example(raws=[b"", b"  ", b"null"])
 @example(raws=[b'{"a": {}', b'{}, "b": 1}', b"{}{}"])
+@example(raws=[json.dumps({**_GOOD, "time\0": "a name that ends early in C"}).encode()])
 def test_all_ways_together_say_what_the_careful_one_says_alone(
     raws: list[bytes], types: TypeRegistry
 ) -> None:
