@@ -1,7 +1,9 @@
-"""A file of many days → sealed → committed: a JSON line for each event, read ahead by a second process."""
+"""A file of many days → sealed → committed: a JSON line for each event, read ahead in a thread."""
 
 from __future__ import annotations
 
+import shutil
+import statistics
 from pathlib import Path
 from typing import Final
 
@@ -13,15 +15,25 @@ from service.runtime import initialise, open_runtime
 
 EVENTS: Final = 2_000_000
 PEOPLE: Final = 100_000
+RUNS: Final = 3
 _AT_ONCE: Final = 10_000
 
 
 def files(folder: Path) -> list[Figure]:
     """The rate for people who are known already; five events of each come into a commit."""
-    path, home = folder / "clicks.jsonl", folder / "files"
+    path = folder / "clicks.jsonl"
     with path.open("wb") as file:
         for number in range(EVENTS):
             file.write(clicked(number, PEOPLE) + b"\n")
+    rates = [_rate(path, folder / f"files-{at}") for at in range(RUNS)]
+    rate = statistics.median(rates)
+    return [
+        at_least("files → sealed → committed, 300 B, known people", rate, "events/s", 300_000),
+    ]
+
+
+def _rate(path: Path, home: Path) -> float:
+    """Events a second into a lake of its own."""
     initialise(home)
     with open_runtime(home) as runtime:
         runtime.lake.types.register(CLICKED)
@@ -32,6 +44,5 @@ def files(folder: Path) -> list[Figure]:
         done = []
         took = seconds(lambda: done.append(runtime.lake.ingestor().run(with_read_ahead(source))))
         assert done[0].events == EVENTS
-    return [
-        at_least("files → sealed → committed, 300 B, known people", EVENTS / took, "events/s", 300_000),
-    ]
+    shutil.rmtree(home)
+    return EVENTS / took

@@ -7,8 +7,8 @@ the same events unsealed, with the offsets in the same snapshot.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import queue
-import resource
 import shutil
 import statistics
 import sys
@@ -29,7 +29,7 @@ from bench.accepted import accepted
 from bench.asof import as_of
 from bench.clicks import CLICKED, clicked, person_of
 from bench.files import files
-from bench.measure import Figure, at_least, at_most, seconds
+from bench.measure import Figure, at_least, at_most, peak_mib, seconds
 from bench.peers import connectsink
 from bench.replays import replays
 from bench.tables import commits, steady
@@ -101,25 +101,23 @@ def _fill(bootstrap: str) -> None:
 
 def _kafka(folder: Path, bootstrap: str) -> list[Figure]:
     ours, theirs, two = [], [], []
+    peaks: list[float] = []
     for at in range(RUNS):
         with _lake(folder / f"lake-{at}", bootstrap) as runtime:
             ours.append(EVENTS / seconds(lambda: _consume(bootstrap, runtime, runtime.lake.ingestor())))
             plain = PlainAppend(folder / f"plain-{at}")
             theirs.append(EVENTS / seconds(lambda: _consume(bootstrap, runtime, plain)))
         with _lake(folder / f"crew-{at}", bootstrap) as runtime:
-            two.append(EVENTS / _crew(bootstrap, runtime))
+            two.append(EVENTS / _crew(bootstrap, runtime, peaks))
         for name in ("lake", "plain", "crew"):
             shutil.rmtree(folder / f"{name}-{at}")
     ratio = statistics.median(mine / yours for mine, yours in zip(ours, theirs, strict=True))
-    peak_mib = (
-        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    )  # of the crews: no other has ended
     return [
         Figure("Kafka → sealed → committed, one consumer", statistics.median(ours), "events/s"),
         at_least("Kafka → sealed → committed, two consumers", statistics.median(two), "events/s", 200_000),
         Figure("Kafka → plain pyiceberg append, one consumer", statistics.median(theirs), "events/s"),
         at_least("sealed / plain append, same consumer", ratio, "×", 1.0, "pyiceberg append, same parser"),
-        at_most("memory of a consumer that catches up", peak_mib, "MiB", 1024),
+        at_most("memory of a consumer that catches up", max(peaks), "MiB", 1024),
     ]
 
 
@@ -160,18 +158,24 @@ def _consume(bootstrap: str, runtime: Runtime, ingestor: Any) -> None:
     consumer.run(until_caught_up=True)
 
 
-def _crew(bootstrap: str, runtime: Runtime) -> float:
+def _crew(bootstrap: str, runtime: Runtime, peaks: list[float]) -> float:
     """Seconds from the first consumer's place in the topic to the last commit; as of the sink, without the start."""
     group, placed = runtime.settings.kafka.group, queue.Queue[float]()
     watch = threading.Thread(target=lambda: placed.put(_placed(bootstrap, group)))
     watch.start()
+
+    def look(_: object) -> None:  # after every commit
+        for one in multiprocessing.active_children():
+            with suppress(OSError, ValueError):  # it has ended meanwhile
+                peaks.append(peak_mib(one.pid or 0))
+
     run_workers(
         runtime.home,
         2,
         until_caught_up=True,
         accept_gaps=False,
         should_stop=lambda: False,
-        show=lambda _: None,
+        show=look,
     )
     watch.join()
     return runtime.lake.events.history()[0].timestamp_ms / 1000 - placed.get()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from attrs import asdict, frozen
@@ -57,3 +58,10 @@ def at_least(name: str, value: float, unit: str, goal: float, yardstick: str = "
 def at_most(name: str, value: float, unit: str, goal: float, yardstick: str = "") -> Figure:
     """A figure that should not be higher than its goal."""
     return Figure(name, value, unit, f"≤ {goal:,g}", value <= goal, yardstick)
+
+
+def peak_mib(pid: int) -> float:
+    """The most memory that was resident in a process that runs, since it began its program."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024

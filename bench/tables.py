@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from pyiceberg.catalog.sql import SqlCatalog
 
 from bench.clicks import CLICKED, clicked
-from bench.measure import Figure, at_most, seconds
+from bench.measure import Figure, at_most, peak_mib, seconds
 from lake import HttpBatch, Maintenance, UpkeepPolicy
 from lake.offsets import ranges_of
 from lake.table import summary_of
@@ -87,7 +87,7 @@ def steady(folder: Path, bootstrap: str) -> list[Figure]:
         time.sleep(_JOIN_SECONDS)
         accepted = _produce(bootstrap)
         time.sleep(_JOIN_SECONDS)
-        peak = max(_peak_mib(pid) for pid in _family(consumer.pid))
+        peak = max(peak_mib(pid) for pid in _family(consumer.pid))
         consumer.terminate()
     with open_runtime(home) as runtime:
         waits = _waits(runtime, accepted)
@@ -128,14 +128,6 @@ def _produce(bootstrap: str) -> dict[tuple[int, int], float]:
 def _family(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(one for child in children for one in _family(int(child)))]
-
-
-def _peak_mib(pid: int) -> float:
-    """The most that was resident."""
-    (line,) = (
-        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")
-    )
-    return int(line.split()[1]) / 1024
 
 
 def _waits(runtime: Runtime, accepted: dict[tuple[int, int], float]) -> list[tuple[float, float]]:

@@ -34,7 +34,7 @@ class CommitRule:
     """
 
     seconds: float = 0.5
-    events: int = 500_000
+    events: int = 400_000
     memory_bytes: int = 256 * 1024 * 1024
     idle_seconds: float = 0.2
     behind_events: int = 100_000

@@ -92,7 +92,7 @@ class Kafka(Section):
     )
     commit_seconds: Annotated[float, Field(gt=0, le=300)] = Field(0.5, description="commit after so long")
     commit_events: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        500_000, description="commit after so many"
+        400_000, description="commit after so many"
     )
     commit_bytes: Annotated[int, Field(ge=1024)] = Field(
         256 * 1024 * 1024, description="commit after so much in memory"
