@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from attrs import field, frozen
 
 from keys import Effects, SubjectId
-from lake import HttpBatch, IngestSummary, Upkeep
+from lake import HttpBatch, Ingestor, IngestSummary, Upkeep
 from service.runtime import Runtime, initialise, open_runtime
 
 VIEWS = Path(__file__).parent / "views_for_tests.py"
@@ -97,6 +98,20 @@ def shred(runtime: Runtime, person: str) -> None:
     assert ref is not None
     fences = runtime.keyring.fence([(subject, ref)], f"req-{runtime.keyring.epoch() + 1}")
     runtime.keyring.destroy([ref], fences)
+
+
+def shred_before_tagging(runtime: Runtime, ingestor: Ingestor, person: str) -> None:
+    """Lets an erasure overtake the ingestor's next batch, between naming its people and sealing."""
+    tagged, done = ingestor._sealer._tagged, []
+
+    def overtaken(rows: pl.DataFrame) -> pl.DataFrame:
+        if not done:
+            done.append(True)
+            shred(runtime, person)
+            runtime.keyring.catch_up()
+        return tagged(rows)
+
+    ingestor._sealer._tagged = overtaken  # type: ignore[method-assign]
 
 
 def compact_all(runtime: Runtime) -> None:

@@ -99,14 +99,15 @@ class Caches:
         return self._tag_keys
 
     def forget(self, refs: Iterable[bytes], purposes: Iterable[int]) -> None:
-        """Drops the keys of some handles for these purposes, and everything derived from them."""
+        """Drops the keys of some handles for these purposes, and every derived one.
+
+        Those begin anew instead of losing some: another thread may be reading the old ones.
+        """
         numbers = list(purposes)
         for ref in refs:
             for number in numbers:
                 self.deks.pop(locator(ref, number), None)
-            self._tag_keys.pop(ref, None)
-            for subkeys in self._sealing.values():
-                subkeys.pop(ref, None)
+        self._tag_keys, self._sealing = {}, {}
 
     def has_room(self, coming: int) -> bool:
         """Whether so many keys may be added to `deks`."""

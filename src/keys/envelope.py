@@ -63,11 +63,12 @@ class Aead(Protocol):
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
 
 
-_AEADS: Final[dict[int, Callable[[bytes], Aead]]] = {
+AEADS: Final[dict[int, Callable[[bytes], Aead]]] = {
     SUITE_AES_GCM: AESGCM,
     SUITE_AES_GCM_SIV: AESGCMSIV,
     SUITE_CHACHA20: ChaCha20Poly1305,
 }
+"""By the numbers of the cipher suites, each made of a key of 32 bytes."""
 
 
 CIPHERS: Final = {
@@ -137,11 +138,6 @@ class Subkey(NamedTuple):
     suite: int
     generation: int = 0
     """Of the DEK it was derived from, where the deriver says so."""
-
-    @property
-    def aead(self) -> Aead:
-        """The cipher of its suite under this key."""
-        return _AEADS[self.suite](self.key)
 
     def __repr__(self) -> str:
         return "Subkey(…)"
@@ -229,7 +225,7 @@ def seal_many(
         nonces: 12 random and fresh bytes of each, one behind the other.
         choose: gives the compressor for a body of so many bytes; None compresses nothing.
     """
-    new_aead = _AEADS[suite]
+    new_aead = AEADS[suite]
     parts: dict[tuple[int, int, int, int], tuple[bytes, bytes, bytes]] = {}
     sealed: list[bytes] = []
     last, at = None, 0
@@ -270,7 +266,7 @@ def parse(envelope: bytes) -> Header:
     magic, suite, flags = head[:3]
     if magic != MAGIC:
         raise _malformed(EnvelopeFault.MAGIC, "the first byte is not that of a CSE1 envelope")
-    if suite not in _AEADS:
+    if suite not in AEADS:
         raise _malformed(EnvelopeFault.SUITE, f"cipher suite {suite} is not known")
     if flags & ~_FLAGS:
         raise _malformed(EnvelopeFault.FLAGS, f"flags 0x{flags:02x} hold bits that are not defined")
@@ -321,7 +317,7 @@ def open_many(
         if not compare_digest(commitment, own_commitment):
             raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)
         if subkey is not last:
-            aead, last = _AEADS[suite](key), subkey
+            aead, last = AEADS[suite](key), subkey
         shared = flags, generation, len(ref), len(block_id)
         part = parts.get(shared)
         if part is None:

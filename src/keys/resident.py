@@ -185,7 +185,7 @@ class ResidentKeys:
         return found
 
     def forget(self, refs: Sequence[bytes]) -> None:
-        """Drops the keys of some handles, whatever their purpose, and what was derived from them."""
+        """Drops the keys of some handles, whatever their purpose, and every derived one."""
         numbers = range(1, len(self._purposes.names()) + 1)
         with self._mutex:
             self._caches.forget(refs, numbers)

@@ -32,11 +32,11 @@ def in_runs(found: Sequence[Any]) -> Iterator[tuple[Partition, list[Message], Ka
     messages = list(map(_new_tuple, repeat(Message), parts))
     fine = list(map(is_, errors, repeat(None)))  # comparing an error of theirs with None raises later on
     count, start = len(messages), 0
-    whole = all(fine)
+    if count and all(fine) and places.count(places[0]) == count:
+        yield places[0], messages, None  # type: ignore[misc]  # they say None to all
+        return
     while start < count:
         place, end = places[start], start + 1
-        if whole and places.count(place) == count:
-            end = count
         while fine[start] and end < count and fine[end] and places[end] == place:
             end += 1
         yield place, messages[start:end], errors[start]  # type: ignore[misc]  # they say None to all

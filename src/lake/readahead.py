@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -25,11 +26,11 @@ def with_read_ahead(source: Source) -> Source:
     return ReadAhead(source) if isinstance(source, JsonLinesFile) else ReadAheadProcess(source)
 
 
-class ReadAhead:
-    """Another source, at most one batch ahead, in a thread.
+class _Ahead(abc.ABC):
+    """Another source, at most one batch ahead.
 
     Args:
-        source: is read in one thread at a time.
+        source: is read in one thread, or process, at a time.
     """
 
     def __init__(self, source: Source) -> None:
@@ -38,35 +39,32 @@ class ReadAhead:
         self.feed = source.feed
         self.total_bytes = source.total_bytes
 
-    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
-        """Batches from line `start` on. Raises what the source raises."""
-        batches = self._source.read(start, batch_events)
-        with ThreadPoolExecutor(1, "read-ahead") as thread:
-            coming = thread.submit(next, batches, None)
-            while (parsed := coming.result()) is not None:
-                coming = thread.submit(next, batches, None)
-                yield parsed
-
-
-class ReadAheadProcess:
-    """The same in a process of its own. Events cross a pipe; nothing touches the disk.
-
-    Args:
-        source: picklable; is read in the other process only.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.name = source.name
-        self.feed = source.feed
-        self.total_bytes = source.total_bytes
-
+    @abc.abstractmethod
     def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
         """Batches from line `start` on.
 
         Raises:
-            UnreadableInput: the reading process failed or was killed.
+            UnreadableInput: the input could not be read. Of a foreign error the type alone is told: its text
+                may quote a value.
         """
+
+
+class ReadAhead(_Ahead):
+    """In a thread of this process."""
+
+    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
+        batches = self._source.read(start, batch_events)
+        with ThreadPoolExecutor(1, "read-ahead") as thread:
+            coming = thread.submit(next, batches, None)
+            while (parsed := _result(coming)) is not None:
+                coming = thread.submit(next, batches, None)
+                yield parsed
+
+
+class ReadAheadProcess(_Ahead):
+    """In a process of its own; the source is picklable. Events cross a pipe; nothing touches the disk."""
+
+    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
         # Spawned, not forked: Polars keeps threads that do not survive a fork.
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
@@ -81,6 +79,19 @@ class ReadAheadProcess:
             process.terminate()  # it has nothing to lose
             process.join()
             receiver.close()
+
+
+def _result(coming: Future[Parsed | None]) -> Parsed | None:
+    try:
+        return coming.result()
+    except LakeError:
+        raise
+    except Exception as error:
+        raise _foreign(error) from None
+
+
+def _foreign(error: Exception) -> UnreadableInput:
+    return UnreadableInput(f"the input could not be read: {type(error).__name__}")
 
 
 def _received(receiver: Connection) -> Parsed | None:
@@ -108,4 +119,4 @@ def _send_batches(source: Source, start: int, batch_events: int, sender: Connect
     except LakeError as error:
         sender.send(error)
     except Exception as error:
-        sender.send(UnreadableInput(f"the input could not be read: {type(error).__name__}"))
+        sender.send(_foreign(error))

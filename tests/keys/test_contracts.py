@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from infra.vault import Vault
 from infra.vault.setup import make_keys
 from keys import CustodianUnavailable, EmbeddedCustodian, SqlitePageStore
 from keys.custodian import Custodian
-from keys.pagestore import PageStore
+from keys.pagestore import BlindRow, PageStore
 from keys.postgresstore import PostgresPageStore
 from keys.testing import CustodianContract, PageStoreContract
 from keys.transit import TransitCustodian
@@ -88,6 +89,33 @@ class TestSqlitePageStore(PageStoreContract):
             writer.drop_elsewhere([(ref, 0)])
         assert store.flush_deleted()
         assert all(ref not in path.read_bytes() for path in tmp_path.iterdir())
+
+    def test_deleted_index_rows_are_overwritten(self, tmp_path: Path) -> None:
+        """In the table and in both of its indexes, of several pages of people."""
+        store = self.make(tmp_path)
+        rows = [BlindRow(b"the-name-%07d" % n, n // 20, b"the-handle-%05d" % n) for n in range(60)]
+        with store.transaction() as writer:
+            assert writer.add_blind(rows) == len(rows)
+        with store.transaction() as writer:
+            writer.drop_blind((row.page_id, row.name) for row in rows if row.page_id != 1)
+        assert store.flush_deleted()
+        found = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        for row in rows:
+            assert (row.blind in found, row.name in found) == (row.page_id == 1, row.page_id == 1)
+
+
+class TestOlderSqlitePageStore(PageStoreContract):
+    """A file whose index rows are ordered by name, as they were once."""
+
+    def make(self, folder: Path) -> PageStore:
+        with sqlite3.connect(folder / "pages.db") as db:
+            db.executescript(
+                "CREATE TABLE IF NOT EXISTS blind (blind BLOB PRIMARY KEY, page_id INTEGER NOT NULL,"
+                " name BLOB NOT NULL) WITHOUT ROWID;"
+                "CREATE INDEX IF NOT EXISTS blind_by_page ON blind (page_id, name)"
+            )
+        db.close()
+        return SqlitePageStore(folder / "pages.db")
 
 
 class TestPostgresPageStore(PageStoreContract):

@@ -15,7 +15,7 @@ from lake.blocks import event_tags
 from lake.cloudevents import joined, parse_cloud_events
 from service.runtime import Runtime
 from tests.lake.siphash import siphash
-from tests.world import paid, shred
+from tests.world import paid, shred_before_tagging
 
 _POSITIONS = EventRead("Paid", ("cents", "position"))
 _FILE = f"file:{0:064x}"
@@ -55,16 +55,7 @@ def test_lines_that_were_parsed_later_stand_in_their_place(world: Runtime) -> No
 def test_nothing_is_stored_of_a_batch_whose_people_are_all_erased_meanwhile(world: Runtime) -> None:
     """Between naming and sealing, every one of them."""
     ingestor = world.lake.ingestor()
-    tagged, erased = ingestor._sealer._tagged, []
-
-    def overtaken(rows: pl.DataFrame) -> pl.DataFrame:
-        if not erased:
-            erased.append(True)
-            shred(world, "ann")
-            world.keyring.catch_up()
-        return tagged(rows)
-
-    ingestor._sealer._tagged = overtaken  # type: ignore[method-assign]
+    shred_before_tagging(world, ingestor, "ann")
     line = (0, json.dumps(paid("ann", 1, event_id="1")).encode())
     done = ingestor.land([(_FILE, parse_cloud_events([line], world.lake.types, 0, 1))])
     assert done is not None

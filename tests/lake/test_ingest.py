@@ -35,7 +35,7 @@ from lake import (
 )
 from lake.ingest import Part
 from service.runtime import Runtime, open_runtime
-from tests.world import PAID, erase, paid, send, shred
+from tests.world import PAID, erase, paid, send, shred, shred_before_tagging
 
 CENTS = EventRead("Paid", ("cents", "event_id", "subject"))
 GOOD = paid("ann", event_id="good")
@@ -308,16 +308,7 @@ def test_an_erasure_of_somebody_else_does_not_hold_a_batch_up(world: Runtime) ->
 def test_who_is_erased_in_mid_batch_is_counted_as_refused(world: Runtime) -> None:
     """Named, then erased before the sealing: the batch is made anew, and says so."""
     ingestor = world.lake.ingestor()
-    tagged, erased = ingestor._sealer._tagged, []
-
-    def overtaken(rows: pl.DataFrame) -> pl.DataFrame:
-        if not erased:
-            erased.append(True)
-            shred(world, "ann")
-            world.keyring.catch_up()
-        return tagged(rows)
-
-    ingestor._sealer._tagged = overtaken  # type: ignore[method-assign]
+    shred_before_tagging(world, ingestor, "ann")
     done = ingestor.run(HttpBatch([line("ann", "1"), line("bob", "2")], "one", world.lake.types))
     assert (done.events, done.suppressed, done.blocks) == (1, 1, 1)
 
@@ -396,12 +387,14 @@ def test_large_files_are_read_ahead_in_the_way_of_their_format(
     assert with_read_ahead(source) is source
 
 
+@pytest.mark.parametrize("ahead_of", [ReadAhead, ReadAheadProcess])
 def test_a_foreign_error_while_reading_ahead_shows_its_type_alone(
-    world: Runtime, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    capfd: pytest.CaptureFixture[str], ahead_of: Callable[[Source], Source]
 ) -> None:
     """What it quotes is printed nowhere."""
     with pytest.raises(UnreadableInput, match="RuntimeError") as raised:
-        list(ReadAheadProcess(Failing()).read(0, 10))
+        list(ahead_of(Failing()).read(0, 10))
+    assert raised.value.__context__ is None or raised.value.__suppress_context__
     assert "secret" not in str(raised.value) + "".join(capfd.readouterr())
 
 
