@@ -111,7 +111,7 @@ def _read(lines: Sequence[Line], types: TypeRegistry) -> tuple[EventType, pl.Dat
     columns = pa.Table.from_arrays(data.flatten(), [one.name for one in event_type.fields])
     for one, column in zip(event_type.fields, _frame(columns), strict=True):
         if one.kind == "number":
-            odd |= column.is_infinite().fill_null(False)
+            odd |= ~column.is_finite().fill_null(True)  # the reader knows NaN and Infinity, JSON does not
         fields.append(dates_of(one, column, flaws) if one.kind == "date" else column)
     head["revision"] = head["revision"].fill_null(0) if "revision" in head else _zeroes(len(lines))
     frame, flawed = framed(event_type, numbers, head, fields)

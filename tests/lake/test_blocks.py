@@ -44,6 +44,7 @@ def test_lines_that_were_parsed_later_stand_in_their_place(world: Runtime) -> No
     done = world.lake.ingestor().land([(_FILE, parsed)])
     assert done is not None
     rows = world.lake.events.scan(done[0].files).sort("source_from").collect()
+    assert rows["generation"].to_list() == [1, 1]
     assert rows["source_from"].to_list() == [0, 1]
     assert rows["source_to"].to_list() == [7, 8]
     for ref in rows["subject_ref"]:

@@ -131,6 +131,23 @@ def test_uuids_take_sixteen_bytes_and_what_repeats_is_stored_once() -> None:
     assert len(body) == 2 + 1 + 50 * 16 + len("somebody")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "ABCDEF00-1111-4222-8333-444455556666",
+        "abcdef00-1111-4222-8333-44445555666g",
+        "abcdef00-1111-4222-8333-4444555566 6",
+        "abcdef00+1111-4222-8333-444455556666",
+        "abcdef0011111-4222-8333-444455556666",
+        "{abcdef00-1111-4222-8333-44445555666",
+    ],
+)
+def test_what_is_nearly_a_uuid_comes_back_as_it_was(odd: str) -> None:
+    frame = pl.DataFrame({"id": [str(uuid.UUID(int=n**20)) for n in range(9)] + [odd]})
+    bodies = pack(frame, np.array([0, 10]))
+    assert unpack(bodies, np.array([10]), {"id": pl.String()}, ["id"]).equals(frame)
+
+
 def test_the_example_of_the_page_is_what_is_written() -> None:
     frame = pl.DataFrame({"page": ["/a"] * 3, "milliseconds": [300, None, 310]})
     (body,) = pack(frame, np.array([0, 3]))

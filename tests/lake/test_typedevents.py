@@ -38,6 +38,12 @@ _NESTED = {
     "type": "object",
     "properties": {"items": {"type": "array"}, "n": {"type": "integer"}},
 }
+_NOTED = {
+    "name": "Noted",
+    "version": 1,
+    "type": "object",
+    "properties": {"word": {"type": "string"}, "weight": {"type": "number"}},
+}
 _GOOD: dict[str, Any] = {
     "specversion": "1.0",
     "id": "1",
@@ -53,7 +59,7 @@ _GOOD: dict[str, Any] = {
 def types(tmp_path_factory: pytest.TempPathFactory) -> TypeRegistry:
     folder: Path = tmp_path_factory.mktemp("types")
     registry = TypeRegistry(folder)
-    for document in (_RIDE, {**_RIDE, "version": 2}, _NESTED):
+    for document in (_RIDE, {**_RIDE, "version": 2}, _NESTED, _NOTED, {**_NOTED, "name": "Heard"}):
         registry.register(document)
     return registry
 
@@ -257,3 +263,53 @@ def test_events_that_look_alike_are_taken_as_columns(types: TypeRegistry) -> Non
     broken = [*alike[:150], alike[0][:-5], *alike[150:]]
     assert parse_columns(list(enumerate(broken)), types)[0] == []
     assert parse_columns(list(enumerate(alike[:100])), types)[0] == [], "too few to be worth it"
+
+
+def _noted(**changed: Any) -> bytes:
+    """An event of a type that asks for no field."""
+    event = {**_GOOD, "type": "Noted", "data": {"word": "hm", "weight": 1.5}, **changed}
+    return json.dumps(event, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    "raws",
+    [
+        [_noted(), _noted(id="1") + _noted(id="2"), b" "],
+        [_noted(), _noted(id="1") + _noted(id="2"), b""],
+        [_noted(), _noted()[:-1], b', "extra": 1}', _noted() + _noted()],
+        [_noted(), _noted()[:-1], b"}", _noted() + _noted()],
+        [_noted(), _noted().replace(b"hm", b"h\xff")],
+        [_noted(), _noted().replace(b"hm", b"h\xed\xa0\x80")],
+        [_noted(revision=2), _noted(revision=None), _noted()],
+        [_noted(revision=2), _noted(revision=-1), _noted(revision=2**31)],
+        [_noted(), _noted(data=None), _noted()],
+        [_noted(), _noted(specversion="0.3"), _noted(specversion=None)],
+        [_noted(), _noted().replace(b"1.5", b"1e999"), _noted().replace(b"1.5", b"-1e999")],
+        [_noted(), _noted().replace(b"1.5", b"NaN"), _noted().replace(b"1.5", b"-Infinity")],
+        [_noted(), _noted().replace(b'"hm"', b"NaN")],
+        [_noted(revision=1), _noted(revision=1).replace(b'"revision": 1', b'"revision": NaN')],
+        [_noted(extra=1), _noted(extra=1).replace(b'"extra": 1', b'"extra": NaN')],
+        [_noted(extra="a"), _noted(extra="a").replace(b'"extra": "a"', b'"extra": Infinity')],
+        [_noted(schemaversion=1), _noted(schemaversion=None), _noted(schemaversion=7)],
+        [_noted(), _noted(data={"word": None, "weight": 2})],
+        [_noted(time="2026-03-01T10:00:00Z"), _noted(time=None)],
+    ],
+)
+def test_columns_are_as_strict_as_care(raws: list[bytes], types: TypeRegistry) -> None:
+    """Where the reader of columns is lax, or cannot tell what is absent from what is null."""
+    _check_same(raws, types)
+
+
+def test_types_with_the_same_fields_are_each_taken_as_columns(types: TypeRegistry) -> None:
+    """Also where the first event is of the rarer one."""
+    raws = [_noted(id=f"{at}", type="Heard" if at % 3 else "Noted") for at in range(900)]
+    taken, left = parse_columns(list(enumerate(raws)), types)
+    assert sorted((kind.name, frame.height) for kind, frame in taken) == [("Heard", 600), ("Noted", 300)]
+    assert left == []
+
+
+def test_a_line_that_is_too_long_is_left(types: TypeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lake.eventcolumns.MAX_LINE_BYTES", 1000)
+    lines = list(enumerate([_noted()] * 9 + [_noted(data={"word": "x" * 1000})]))
+    assert parse_columns(lines, types, least=1) == ([], lines)
+    assert parse_columns(lines[:-1], types, least=1)[1] == []
