@@ -48,6 +48,7 @@ from keys.errors import (
 )
 from keys.fencecopy import Merged, export_fences, import_fences
 from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
+from keys.frames import Body
 from keys.keyring import Keyring
 from keys.keytree import KeyTree
 from keys.leases import Lease, LeaseBook
@@ -78,6 +79,7 @@ __all__ = [
     "MAX_BUCKET_BITS",
     "AgentDenied",
     "AgentUnavailable",
+    "Body",
     "Custodian",
     "CustodianError",
     "CustodianStatus",

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hmac import compare_digest
 from typing import Final, NamedTuple, NoReturn, Protocol
 
@@ -32,6 +32,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV, ChaCha20Poly1305
 
 from keys.errors import EnvelopeFault, MalformedEnvelope, TamperedEnvelope, WrongKey
+from keys.frames import MAX_CONTENT_BYTES, Body, as_bytes, contents
 from keys.mac import hmac_sha512
 
 MAGIC: Final = 0xE1
@@ -45,9 +46,8 @@ SALT_BYTES: Final = 16
 TAG_BYTES: Final = 16
 HEADER_BYTES: Final = 65
 COMPRESS_ABOVE_BYTES: Final = 512
-MAX_PLAINTEXT_BYTES: Final = 64 * 1024 * 1024
-"""Of a compressed body: a frame that claims more is not opened, so a larger body is sealed as it is."""
 _HEAD: Final = struct.Struct(">BBBH16s32s12s")
+_BEHIND_MAGIC: Final = struct.Struct(">xBBH16s32s12s")
 _FIRST: Final = struct.Struct(">BBBH")
 _TAIL: Final = struct.Struct(">BHH")
 _LENGTH: Final = struct.Struct(">H")
@@ -232,7 +232,7 @@ def seal_many(
     for subkey, ref, block_id, body in rows:
         key, commitment, _, generation = subkey
         flags = 0
-        if COMPRESS_ABOVE_BYTES < len(body) <= MAX_PLAINTEXT_BYTES and choose is not None:
+        if COMPRESS_ABOVE_BYTES < len(body) <= MAX_CONTENT_BYTES and choose is not None:
             packed = choose(len(body)).compress(body)
             if len(packed) < len(body):
                 body, flags = packed, FLAG_ZSTD
@@ -273,6 +273,16 @@ def parse(envelope: bytes) -> Header:
     return _new_tuple(Header, head[1:])
 
 
+def parse_many(envelopes: Sequence[bytes]) -> list[Header]:
+    """`parse` of each, in a third less."""
+    kinds = {envelope[:3] for envelope in envelopes}
+    if min(map(len, envelopes), default=0) < HEADER_BYTES + TAG_BYTES or any(
+        magic != MAGIC or suite not in AEADS or flags & ~_FLAGS for magic, suite, flags in kinds
+    ):
+        return [parse(envelope) for envelope in envelopes]  # says what is wrong
+    return [_new_tuple(Header, _BEHIND_MAGIC.unpack_from(envelope)) for envelope in envelopes]
+
+
 def open_sealed(
     subkey: Subkey,
     header: Header,
@@ -289,7 +299,7 @@ def open_sealed(
         prefix=prefix,
         decompressor=decompressor or zstandard.ZstdDecompressor(),
     )
-    return body
+    return as_bytes(body)
 
 
 def open_many(
@@ -297,7 +307,7 @@ def open_many(
     *,
     prefix: bytes,
     decompressor: zstandard.ZstdDecompressor,
-) -> list[bytes]:
+) -> list[Body]:
     """The body of each envelope. Those under the same key open fastest where they stand together.
 
     Args:
@@ -308,9 +318,10 @@ def open_many(
         TamperedEnvelope: a tag does not match bytes and context.
         MalformedEnvelope: an opened body is not what the flags promise.
     """
-    parts: dict[tuple[int, int, int, int], tuple[bytes, bytes]] = {}
-    bodies: list[bytes] = []
-    last = None
+    bodies: list[Body] = []
+    frames: list[bytes] = []
+    framed: list[int] = []
+    last = kind = None
     for subkey, header, ref, block_id, envelope in rows:
         _, flags, generation, _, commitment, nonce = header
         key, own_commitment, suite, _ = subkey
@@ -319,10 +330,8 @@ def open_many(
         if subkey is not last:
             aead, last = AEADS[suite](key), subkey
         shared = flags, generation, len(ref), len(block_id)
-        part = parts.get(shared)
-        if part is None:
-            part = parts[shared] = _bound_parts(prefix, *shared)
-        before, between = part
+        if shared != kind:
+            kind, (before, between) = shared, _bound_parts(prefix, *shared)
         try:
             body = aead.decrypt(nonce, envelope[HEADER_BYTES:], before + ref + between + block_id)
         except InvalidTag:
@@ -335,37 +344,15 @@ def open_many(
                 raise _malformed(EnvelopeFault.PADDING, "the padding has no end mark")
             body = body[:-1]
         if flags & FLAG_ZSTD:
-            body = _decompress(body, decompressor)
+            frames.append(body)
+            framed.append(len(bodies))
         bodies.append(body)
+    opened = contents(frames, decompressor)
+    if len(opened) == len(bodies):
+        return opened
+    for at, content in zip(framed, opened, strict=True):
+        bodies[at] = content
     return bodies
-
-
-def _decompress(body: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
-    """The content of one frame; the size it states bounds the memory it takes."""
-    try:
-        size = zstandard.frame_content_size(body)
-    except zstandard.ZstdError:
-        raise _malformed(EnvelopeFault.ZSTD_FRAME, "the opened body is no zstd frame") from None
-    if size < 0:
-        raise _malformed(EnvelopeFault.ZSTD_SIZE_ABSENT, "a compressed body does not state its size")
-    if size == 0:  # nobody compresses nothing, and the library would not look at what follows
-        raise _malformed(EnvelopeFault.ZSTD_SIZE_ZERO, "a compressed body states that it is empty")
-    if size > MAX_PLAINTEXT_BYTES:
-        raise _malformed(
-            EnvelopeFault.ZSTD_SIZE_OVER, f"a compressed body may have at most {MAX_PLAINTEXT_BYTES} bytes"
-        )
-    try:
-        return decompressor.decompress(body, allow_extra_data=False)
-    except zstandard.ZstdError:
-        raise _malformed(*_why_not(body, decompressor)) from None
-
-
-def _why_not(body: bytes, decompressor: zstandard.ZstdDecompressor) -> tuple[EnvelopeFault, str]:
-    try:
-        decompressor.decompress(body)
-    except zstandard.ZstdError:
-        return EnvelopeFault.ZSTD_FRAME, "the opened body does not decompress"
-    return EnvelopeFault.ZSTD_TRAILING, "something follows the compressed body"
 
 
 def _malformed(fault: EnvelopeFault, message: str) -> MalformedEnvelope:

@@ -158,29 +158,17 @@ class ResidentKeys:
             WrongKey: a header names a generation that the person never had.
             KeyRecordMissing: neither a key nor a fence.
         """
-        deks = self.deks(refs, context.purpose)
         infos = {suite: context.derivation_info(suite) for suite in cse1.CIPHERS.values()}
         found: list[Subkey | Shredded | Held] = []
-        last: tuple[bytes, bytes, int] | None = None
-        for ref, (suite, _, generation, salt, commitment, _) in zip(refs, headers, strict=True):
-            dek = deks[ref]
-            if isinstance(dek, Shredded):
-                found.append(self._shredded(dek, ref, context.purpose, generation))
+        last: tuple[Dek, int, bytes] | None = None
+        for ref, dek, header in zip(refs, self._found(refs, context.purpose), headers, strict=True):
+            suite, _, generation, salt, _, _ = header
+            if dek is None or dek.held or dek.generation != generation:
+                found.append(self._unusual(dek, ref, context.purpose, header, infos[suite]))
                 continue
-            key, own_generation, held = dek
-            if held:
-                found.append(Held())
-                continue
-            place = ref, salt, suite
-            if place != last:
-                subkey, last = cse1.derive(key, infos[suite], salt, suite, own_generation), place
-            if generation != own_generation:
-                if hmac.compare_digest(commitment, subkey.commitment):
-                    raise TamperedEnvelope(
-                        "the generation in the envelope was changed", fault=EnvelopeFault.GENERATION_CHANGED
-                    )
-                found.append(self._other_generation(ref, context.purpose, generation))
-                continue
+            this = dek, suite, salt
+            if this != last:
+                subkey, last = cse1.derive(dek.key, infos[suite], salt, suite, generation), this
             found.append(subkey)
         return found
 
@@ -230,6 +218,21 @@ class ResidentKeys:
         if fence is None:
             raise KeyRecordMissing("a handle has neither a key nor a fence")
         return Shredded(fence.request_id, fence.epoch)
+
+    def _unusual(
+        self, dek: Dek | None, ref: bytes, purpose: str, header: cse1.Header, info: bytes
+    ) -> Shredded | Held:
+        """Where there is no key, or not the one that a header names."""
+        if dek is None:
+            return self._shredded(self._absent(ref, purpose), ref, purpose, header.generation)
+        if dek.held:
+            return Held()
+        subkey = cse1.derive(dek.key, info, header.salt, header.suite)
+        if hmac.compare_digest(header.commitment, subkey.commitment):
+            raise TamperedEnvelope(
+                "the generation in the envelope was changed", fault=EnvelopeFault.GENERATION_CHANGED
+            )
+        return self._other_generation(ref, purpose, header.generation)
 
     def _shredded(self, answer: Shredded, ref: bytes, purpose: str, generation: int) -> Shredded:
         """`answer` is of generation 1: a later one, of a purpose that came back, needs its own fence."""

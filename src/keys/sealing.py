@@ -11,6 +11,7 @@ from attrs import frozen
 from keys import envelope as cse1
 from keys.envelope import FieldContext, Subkey
 from keys.errors import SealSessionLost
+from keys.frames import Body, as_bytes
 from keys.quiet import no_collections
 from keys.scrubbing import scrubbed_class
 from keys.subjects import Held, Shredded
@@ -179,7 +180,18 @@ class Opener:
         block_ids: Sequence[bytes],
         envelopes: Sequence[bytes],
     ) -> list[bytes | Shredded | Held]:
-        """The body of each envelope, `Shredded`, or `Held`.
+        """The body of each envelope, `Shredded`, or `Held`. Raises as `views` does."""
+        found = self.views(context, refs, block_ids, envelopes)
+        return [one if isinstance(one, Shredded | Held) else as_bytes(one) for one in found]
+
+    def views(
+        self,
+        context: FieldContext,
+        refs: Sequence[bytes],
+        block_ids: Sequence[bytes],
+        envelopes: Sequence[bytes],
+    ) -> list[Body | Shredded | Held]:
+        """The same; bodies that were opened together may be views of one buffer, for whoever joins them.
 
         Raises:
             EnvelopeError: malformed, foreign or tampered; never an erasure.
@@ -187,7 +199,7 @@ class Opener:
             CustodianUnavailable: the root is out of reach; a retry may help.
             LeaseExpired: the process was paused meanwhile; repeat the read.
         """
-        opened: list[bytes | Shredded | Held] = []
+        opened: list[Body | Shredded | Held] = []
         at = 0
         while at < len(refs):
             end = at + OPEN_BATCH
@@ -207,11 +219,11 @@ class Opener:
         refs: Sequence[bytes],
         block_ids: Sequence[bytes],
         envelopes: Sequence[bytes],
-    ) -> list[bytes | Shredded | Held]:
-        headers = [cse1.parse(envelope) for envelope in envelopes]
+    ) -> list[Body | Shredded | Held]:
+        headers = cse1.parse_many(envelopes)
         keys = self._keys.opening(context, refs, headers)
         rows = zip(keys, headers, refs, block_ids, envelopes, strict=True)
-        living = [row for row in rows if isinstance(row[0], Subkey)]
+        living = [row for row in rows if type(row[0]) is Subkey]
         bodies = cse1.open_many(
             living,  # type: ignore[arg-type]  # each has a subkey
             prefix=context.associated_prefix(),

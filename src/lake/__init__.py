@@ -46,6 +46,7 @@ from lake.mapping import Mapping, load_mapping
 from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes, stamp_of
 from lake.pieces import Pace
 from lake.privacylint import privacy_lint
+from lake.processes import sharing_cores
 from lake.readahead import ReadAhead, ReadAheadProcess, with_read_ahead
 from lake.redaction import LetterRedaction
 from lake.replay import CLEAR_FIELDS, DEFAULT_MEMORY_BYTES, Events, Replay
@@ -160,6 +161,7 @@ __all__ = [
     "put_bytes",
     "redrive",
     "refused",
+    "sharing_cores",
     "stamp_of",
     "summary_of",
     "verify",

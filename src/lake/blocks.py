@@ -22,13 +22,16 @@ from keys import Held, Opener, SealSession, Shredded
 from keys.quiet import no_collections
 from lake.bodies import pack, text_bounds
 from lake.bodyreader import unpack
+from lake.errors import CorruptBlock
 from lake.events import sealing_context
-from lake.eventtypes import OPEN_HEAD, SEALED_HEAD, EventType, Facet
-from lake.siphash import HASH_BYTES, KEY_BYTES, siphashes
+from lake.eventtypes import OPEN_HEAD, SEALED_HEAD, TAG_FIELDS, EventType, Facet
+from lake.siphash import HASH_BYTES as TAG_BYTES
+from lake.siphash import KEY_BYTES, siphashes
 
 MAX_BLOCK_EVENTS: Final = 4096
 BUCKET_PREFIX_BYTES: Final = 2
 PERSONAL_HEAD: Final = ("subject", "source", "event_id", "occurred_at", "position")
+_GONE: Final = frozenset({Shredded, Held})
 _HEADS: Final = dict(zip(SEALED_HEAD, PERSONAL_HEAD, strict=True))
 BLOCK_COLUMNS: Final = (
     "block_id",
@@ -47,6 +50,7 @@ BLOCK_COLUMNS: Final = (
     "source_to",
     "open",
     "sealed",
+    "tags",
 )
 
 
@@ -66,9 +70,9 @@ def in_block_order(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def event_tags(frame: pl.DataFrame, tag_keys: Sequence[bytes], counts: Sequence[int]) -> pl.Series:
-    """8 bytes per event that are equal exactly for equal (source, id) of one subject.
+    """A number per event that is equal exactly for equal (source, id) of one subject.
 
-    They stay in the open part, so duplicates are still known after the subject's key is gone; keyed
+    They stay in clear, so duplicates are still known after the subject's key is gone; keyed
     by the subject, they then say nothing else (SipHash-2-4).
 
     Args:
@@ -82,11 +86,29 @@ def event_tags(frame: pl.DataFrame, tag_keys: Sequence[bytes], counts: Sequence[
     text = np.frombuffer(names.buffers()[2] or b"", dtype=np.uint8)[bounds[0] : bounds[-1]]
     halves = np.frombuffer(b"".join([key[:KEY_BYTES] for key in tag_keys]), dtype="<u8").reshape(-1, 2)
     hashes = siphashes(np.repeat(halves, counts, axis=0), text, bounds - bounds[0])
-    tags = hashes.astype("<u8", copy=False)
-    every = np.arange(0, HASH_BYTES * len(tags) + 1, HASH_BYTES, dtype=np.int64)
-    buffers = [None, pa.py_buffer(every), pa.py_buffer(tags)]
-    array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(tags), buffers)
-    return pl.Series("_tag", pl.from_arrow(array), dtype=pl.Binary)
+    return pl.Series("_tag", hashes, dtype=pl.UInt64)
+
+
+def pack_tags(tags: pl.Series, cuts: Any) -> pl.Series:
+    """The tags of consecutive blocks as Binary, little endian; cuts as for `pack`."""
+    numbers = np.ascontiguousarray(tags.to_numpy(), dtype="<u8")
+    buffers = [None, pa.py_buffer(np.asarray(cuts, dtype=np.int64) * TAG_BYTES), pa.py_buffer(numbers)]
+    array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(cuts) - 1, buffers)
+    return pl.Series("tags", pl.from_arrow(array), dtype=pl.Binary)
+
+
+def unpack_tags(packed: pl.Series, counts: Any) -> pl.Series:
+    """The tags of blocks of so many events, one behind the other.
+
+    Raises:
+        CorruptBlock: a block has more or fewer than it has events.
+    """
+    array = packed.rechunk().to_arrow()
+    bounds = text_bounds(array)
+    if packed.null_count() or (np.diff(bounds) != TAG_BYTES * counts).any():
+        raise CorruptBlock("a block has more or fewer tags than events")
+    joined = memoryview(array.buffers()[2] or b"")[bounds[0] : bounds[-1]]
+    return pl.Series("_tag", np.frombuffer(joined, dtype="<u8"), dtype=pl.UInt64)
 
 
 def seal_events(
@@ -141,6 +163,7 @@ def seal_events(
             "source_from": spans.get_column("source_from"),
             "source_to": spans.get_column("source_to"),
             "open": pack(frame.select(list(event_type.open_schema)), cuts),
+            "tags": pack_tags(frame.get_column("_tag"), cuts),
             "sealed": envelopes,
         }
     )
@@ -161,6 +184,7 @@ def seal_events(
         "source_to",
         "open",
         "sealed",
+        "tags",
     )
 
 
@@ -169,8 +193,9 @@ class Opened:
     """Events of one (type, version, facet).
 
     Attributes:
-        frame: one row per event: `subject_ref`, `ingest_day`, `_order` (block number), `_tag`, `_rev`,
-            `occurred_on`, `shredded`, and the fields asked for; sealed ones are null where shredded.
+        frame: one row per event: `subject_ref`, `ingest_day`, `_order` (block number), `occurred_on`,
+            `shredded`, `_tag` and `_rev` where they were asked for, and the fields asked for; sealed ones are
+            null where shredded.
         shredded_events, held_events: how many rows have no personal part, and why.
         shredded_refs: handles whose key is gone.
     """
@@ -190,6 +215,7 @@ def open_blocks(
     personal: bool,
     opener: Opener | None,
     table_uuid: bytes,
+    tagged: bool = True,
 ) -> Opened:
     """The events of block rows, in the order of rows and of records inside.
 
@@ -198,22 +224,27 @@ def open_blocks(
         fields: which of the type's fields and of `PERSONAL_HEAD` to decode.
         personal: whether to open the sealed part.
         opener: needed where `personal`.
+        tagged: whether `_tag` and `_rev` are decoded.
 
     Raises:
         EnvelopeError, KeysError: see `keys.Opener.open`.
         CorruptBlock: a body does not hold what its columns promise.
     """
     counts = rows.get_column("event_count").to_numpy()
+    head = [name for name in OPEN_HEAD if tagged or name not in TAG_FIELDS]
+    tags = [unpack_tags(rows.get_column("tags"), counts)] if tagged else []
     open_fields = [f.name for f in event_type.fields if f.anonymous and f.name in fields]
-    base = unpack(rows.get_column("open"), counts, event_type.open_schema, [*OPEN_HEAD, *open_fields])
-    block_of = pl.Series(np.repeat(np.arange(rows.height, dtype=np.int64), counts))
-    frame = base.with_columns(
+    base = unpack(rows.get_column("open"), counts, event_type.open_schema, [*head, *open_fields])
+    block_of = pl.Series(np.repeat(np.arange(rows.height, dtype=np.uint32), counts))
+    frame = base.rename({"_day": "occurred_on"}).with_columns(
         rows.get_column("subject_ref").gather(block_of),
         rows.get_column("ingested_at").dt.date().gather(block_of).alias("ingest_day"),
         rows.get_column("_n").gather(block_of).alias("_order"),
-    ).rename({"_day": "occurred_on"})
+        pl.lit(False).alias("shredded"),
+        *tags,
+    )
     if not personal:
-        return Opened(frame.with_columns(shredded=pl.lit(False)), 0, 0, frozenset())
+        return Opened(frame, 0, 0, frozenset())
     assert opener is not None
     with no_collections():
         return _with_personal(frame, rows, block_of, event_type, facet, fields, opener, table_uuid)
@@ -229,45 +260,37 @@ def _with_personal(
     opener: Opener,
     table_uuid: bytes,
 ) -> Opened:
-    counts = rows.get_column("event_count").to_list()
-    refs = rows.get_column("subject_ref").to_list()
-    envelopes = rows.get_column("sealed").to_list()
-    present = [at for at, envelope in enumerate(envelopes) if envelope is not None]
-    block_ids = rows.get_column("block_id").to_list()
-    opened = opener.open(
+    present = rows.get_column("sealed").is_not_null()
+    there = rows if present.all() else rows.filter(present)
+    refs = there.get_column("subject_ref").to_list()
+    opened = opener.views(
         sealing_context(table_uuid, event_type, facet),
-        [refs[at] for at in present],
-        [block_ids[at] for at in present],
-        [envelopes[at] for at in present],
+        refs,
+        there.get_column("block_id").to_list(),
+        there.get_column("sealed").to_list(),
     )
-    alive: list[int] = []
-    bodies: list[bytes] = []
-    held = 0
-    dead_refs: set[bytes] = set()
-    for at, body in zip(present, opened, strict=True):
-        if isinstance(body, Shredded):
-            dead_refs.add(refs[at])
-        elif isinstance(body, Held):
-            held += counts[at]
-        else:
-            alive.append(at)
-            bodies.append(body)
     schema = event_type.sealed_schema(facet)
     heads = {stored: name for stored, name in _HEADS.items() if name in fields}
     wanted = [*heads, *(name for name in schema if name in fields)]
-    sealed = unpack(bodies, np.array([counts[at] for at in alive]), schema, wanted).rename(heads)
+    counts = rows.get_column("event_count").to_numpy()
+    alive = present.to_numpy().copy()
+    bodies = opened
+    if not _GONE.isdisjoint(map(type, opened)):
+        alive[alive] = [type(body) not in _GONE for body in opened]
+        bodies = [body for body in opened if type(body) not in _GONE]
+    sealed = unpack(bodies, counts[alive], schema, wanted).rename(heads)  # type: ignore[arg-type]
     if "occurred_at" in sealed.columns:
         sealed = sealed.with_columns(pl.from_epoch("occurred_at", "us").dt.replace_time_zone("UTC"))
-    is_alive = np.zeros(len(counts), dtype=bool)
-    is_alive[alive] = True
-    alive_events = is_alive[block_of.to_numpy()]
-    mask = pl.Series("shredded", ~alive_events)
-    living = pl.concat([frame.filter(~mask), sealed], how="horizontal").with_columns(shredded=pl.lit(False))
-    if alive_events.all():
-        return Opened(living, 0, 0, frozenset())
-    dead = frame.filter(mask).with_columns(shredded=pl.lit(True))
+    if alive.all():
+        return Opened(frame.hstack(sealed.get_columns()), 0, 0, frozenset())
+    gone = pl.Series(~alive).gather(block_of)
+    living = frame.filter(~gone).hstack(sealed.get_columns())
+    dead = frame.filter(gone).with_columns(shredded=pl.lit(True))
     together = pl.concat([living, dead], how="diagonal").sort("_order", maintain_order=True)
-    return Opened(together, int((~alive_events).sum()) - held, held, frozenset(dead_refs))
+    of_present = counts[present.to_numpy()]
+    held = sum(int(n) for n, body in zip(of_present, opened, strict=True) if isinstance(body, Held))
+    dead_refs = frozenset(ref for ref, body in zip(refs, opened, strict=True) if isinstance(body, Shredded))
+    return Opened(together, dead.height - held, held, dead_refs)
 
 
 def bucket_of(refs: pl.Expr, bits: int) -> pl.Expr:

@@ -26,7 +26,7 @@ UUIDS: Final = 6
 SOME_NULL: Final = 1
 ALL_NULL: Final = 2
 SIZE_BYTES: Final = 4
-SLACK_BYTES: Final = 8  # behind the last body, so that eight bytes can be had at any place in it
+SLACK_BYTES: Final = 16  # behind the last body, so that twelve bytes can be had at any place in it
 _STORES: Final = ("", "<u1", "<u2", "<u4", "<u8")
 _LIMITS: Final = np.array([1, 1 << 8, 1 << 16, 1 << 32], dtype=np.uint64)
 _BASE_LIMITS: Final = np.array([1 << 7, 1 << 15, 1 << 31], dtype=np.uint64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 from attrs import frozen
 
+from keys import Body
 from lake import uuidtext
 from lake.bodies import (
     ALL_NULL,
@@ -30,11 +31,17 @@ from lake.bodies import (
 from lake.errors import CorruptBlock
 
 _LAST_WIDTH: Final = 4
+_WIDEST: Final = 8
+_STORES: Final = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+_INLINE: Final = 12  # bytes of a text that lie in an Arrow view itself, behind its length
+_HEAD_MASKS: Final = np.array([(2 ** (8 * min(n, 4)) - 1) << 32 for n in range(13)], dtype=np.uint64)
+_REST_MASKS: Final = np.array([2 ** (8 * max(n - 4, 0)) - 1 for n in range(13)], dtype=np.uint64)
+_NOT_ASCII: Final = 0x8080808080808080
 _MASKS: Final = np.array([0, 2**8 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1, 0, 0, 0], dtype=np.uint64)
 _SIGN_SHIFTS: Final = np.array([0, 56, 48, 32, 0, 0, 0, 0], dtype=np.int64)
 _LONGEST: Final = 2**31
 MOST_BYTES: Final = 2**30  # read at once; views into them have offsets of 32 bits
-MOST_EVENTS: Final = 2**17  # read at once; columns of so many stay in the processor's cache
+MOST_EVENTS: Final = 2**16  # read at once; columns of so many stay in the processor's cache
 
 
 @frozen(eq=False)
@@ -55,7 +62,7 @@ class _Place:
 
 
 def unpack(
-    bodies: pl.Series | Sequence[bytes], counts: Array, schema: Schema, columns: Sequence[str]
+    bodies: pl.Series | Sequence[Body], counts: Array, schema: Schema, columns: Sequence[str]
 ) -> pl.DataFrame:
     """The events of bodies of one schema, in order.
 
@@ -78,22 +85,20 @@ def unpack(
     words: Array = np.ndarray((len(data) - 7,), "<u8", data.data, strides=(1,))
     places = _places(data, words, bounds, blocks, schema)
     try:
-        return pl.DataFrame(
-            [_column(name, schema[name], places[name], data, words, blocks) for name in columns]
-        )
+        return pl.DataFrame([_column(name, schema[name], places[name], data, blocks) for name in columns])
     except pl.exceptions.PolarsError as error:
         raise CorruptBlock("a body does not hold what its schema says") from error
 
 
 def _halves(
-    bodies: pl.Series | Sequence[bytes], counts: Array, schema: Schema, columns: Sequence[str]
+    bodies: pl.Series | Sequence[Body], counts: Array, schema: Schema, columns: Sequence[str]
 ) -> pl.DataFrame:
     half = len(counts) // 2
     parts = ((bodies[:half], counts[:half]), (bodies[half:], counts[half:]))
     return pl.concat([unpack(some, of_some, schema, columns) for some, of_some in parts])
 
 
-def _joined(bodies: pl.Series | Sequence[bytes]) -> tuple[Array, Array]:
+def _joined(bodies: pl.Series | Sequence[Body]) -> tuple[Array, Array]:
     """(all bytes and some more, where each body begins and the last one ends)."""
     if isinstance(bodies, pl.Series):
         array = bodies.rechunk().to_arrow()
@@ -148,13 +153,11 @@ def _places(data: Array, words: Array, bounds: Array, blocks: Blocks, schema: Sc
     return places
 
 
-def _column(
-    name: str, kind: pl.DataType, place: _Place, data: Array, words: Array, blocks: Blocks
-) -> pl.Series:
+def _column(name: str, kind: pl.DataType, place: _Place, data: Array, blocks: Blocks) -> pl.Series:
     if kind in (pl.String, pl.Binary):
-        series = _texts(place, data, words, blocks).cast(kind)
+        series = _texts(place, data, blocks).cast(kind)
     else:
-        values = _numbers(place, words, blocks)
+        values = _numbers(place, data, blocks)
         if kind == pl.Float64:
             series = pl.Series(values.view(np.float64))
         elif kind == pl.Boolean:
@@ -175,61 +178,104 @@ def _present(place: _Place, data: Array, blocks: Blocks) -> Array:
     return present
 
 
-def _numbers(place: _Place, words: Array, blocks: Blocks) -> Array:
+def _numbers(place: _Place, data: Array, blocks: Blocks) -> Array:
     """int64 per event: the block's base and the event's offset to it, modulo 2^64."""
-    bases: Array = place.bases[blocks.of]
-    if not place.codes.any():
-        return bases
-    same = (place.codes == place.codes[0]).all()
-    codes = place.codes[0] if same else place.codes[blocks.of]
-    offsets: Array = words[place.at_values[blocks.of] + WIDTHS[codes] * blocks.within]
-    return bases + (offsets & _MASKS[codes]).view(np.int64)
+    values = np.empty(len(blocks.of), dtype=np.int64)
+    for chosen, count, width in _alike(blocks.counts, WIDTHS[place.codes]):
+        some = np.repeat(place.bases[chosen], count)
+        if width:
+            some += _runs(data, place.at_values[chosen], count * width).view(_STORES[width]).astype(np.int64)
+        if len(chosen) == len(blocks.counts):
+            return some
+        _put(values, blocks.starts[chosen], count, some)
+    return values
 
 
-def _texts(place: _Place, data: Array, words: Array, blocks: Blocks) -> pl.Series:
+def _alike(counts: Array, widths: Array) -> Iterator[tuple[Array, int, int]]:
+    """(blocks with as many events and the same width each, how many events, the width)."""
+    keys = counts * (_WIDEST + 1) + widths
+    if (keys == keys[0]).all():
+        yield np.arange(len(keys)), int(counts[0]), int(widths[0])
+        return
+    order = np.argsort(keys, kind="stable")
+    begins = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    for chosen in np.split(order, begins[1:]):
+        yield chosen, int(counts[chosen[0]]), int(widths[chosen[0]])
+
+
+def _runs(data: Array, places: Array, width: int) -> Array:
+    """So many bytes from each place on, one behind the other: one copy a run, however long it is."""
+    return np.ndarray((len(data) - width + 1,), f"V{width}", data.data, strides=(1,))[places]
+
+
+def _put(values: Array, places: Array, count: int, some: Array) -> None:
+    """So many values to each place, the opposite of `_runs`."""
+    width, step = count * values.itemsize, values.itemsize
+    whole = np.ndarray((len(values) - count + 1,), f"V{width}", values.data, strides=(step,))
+    whole[places] = some.view(f"V{width}")
+
+
+def _texts(place: _Place, data: Array, blocks: Blocks) -> pl.Series:
     """Binary, or String for UUIDs, per event."""
     uuids = place.codes == UUIDS
     if uuids.all():
-        return _uuids(place, words, blocks)
+        return _uuids(place, data, blocks)
     if not uuids.any():
-        return _plain_texts(place, data, words, blocks)
+        return _plain_texts(place, data, blocks)
     others = ~uuids
     events = np.concatenate([np.flatnonzero(chosen[blocks.of]) for chosen in (uuids, others)])
     parts = [
-        _uuids(place.of(uuids), words, Blocks.counted(blocks.counts[uuids])).cast(pl.Binary),
-        _plain_texts(place.of(others), data, words, Blocks.counted(blocks.counts[others])),
+        _uuids(place.of(uuids), data, Blocks.counted(blocks.counts[uuids])).cast(pl.Binary),
+        _plain_texts(place.of(others), data, Blocks.counted(blocks.counts[others])).cast(pl.Binary),
     ]
     return pl.concat(parts)[np.argsort(events)]
 
 
-def _uuids(place: _Place, words: Array, blocks: Blocks) -> pl.Series:
+def _uuids(place: _Place, data: Array, blocks: Blocks) -> pl.Series:
     assert place.at_data is not None
-    at = place.at_data[blocks.of] + uuidtext.BYTES * blocks.within
-    return uuidtext.texts(np.stack([words[at], words[at + 8]], axis=1).view(np.uint8))
+    packed = np.empty(len(blocks.of), dtype=f"V{uuidtext.BYTES}")
+    for chosen, count, _ in _alike(blocks.counts, np.zeros_like(blocks.counts)):
+        runs = _runs(data, place.at_data[chosen], count * uuidtext.BYTES)
+        _put(packed, blocks.starts[chosen], count, runs)
+    return uuidtext.texts(packed.view(np.uint8).reshape(-1, uuidtext.BYTES))
 
 
-def _plain_texts(place: _Place, data: Array, words: Array, blocks: Blocks) -> pl.Series:
-    """Views into the bodies themselves: what lies between two blocks' texts is a text that nobody picks."""
+def _plain_texts(place: _Place, data: Array, blocks: Blocks) -> pl.Series:
+    """Views into the bodies themselves."""
     assert place.totals is not None
     assert place.at_data is not None
     once = place.codes == ONE_VALUE
-    stored = blocks
-    if once.any():
-        stored = Blocks.counted(np.where(once, 1, blocks.counts))
-    lengths = _numbers(place, words, stored)
+    stored = Blocks.counted(np.where(once, 1, blocks.counts)) if once.any() else blocks
+    lengths = _numbers(place, data, stored)
     if (np.add.reduceat(lengths, stored.starts) != place.totals).any() or lengths.min() < 0:
         raise CorruptBlock("a body's texts are longer or shorter than it says")
-    gaps = np.diff(place.at_data, prepend=0)
-    gaps[1:] -= place.totals[:-1]
-    pieces = np.empty(len(lengths) + len(gaps) + 1, dtype=np.int64)
-    pieces[0] = 0
-    pieces[stored.starts + np.arange(len(gaps)) + 1] = gaps
-    places = np.arange(len(lengths)) + stored.of + 1
-    pieces[places + 1] = lengths
-    buffers = [None, pa.py_buffer(np.cumsum(pieces)), pa.py_buffer(data)]
-    array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(pieces) - 1, buffers)
-    picked = places
+    begins = np.cumsum(lengths) - lengths
+    begins += np.repeat(place.at_data - begins[stored.starts], stored.counts)
+    views, is_ascii = _views(data, begins, lengths)
     if once.any():
-        firsts = stored.starts + np.arange(len(gaps)) + 1
-        picked = firsts[blocks.of] + np.where(once[blocks.of], 0, blocks.within)
-    return pl.Series("text", pl.from_arrow(array), dtype=pl.Binary)[picked]
+        views = np.repeat(views, np.repeat(np.where(once, blocks.counts, 1), stored.counts), axis=0)
+    kind = pa.string_view() if is_ascii else pa.binary_view()
+    array = pa.Array.from_buffers(kind, len(views), [None, pa.py_buffer(views), pa.py_buffer(data)])
+    return pl.Series("text", pl.from_arrow(array))
+
+
+def _views(data: Array, begins: Array, lengths: Array) -> tuple[Array, bool]:
+    """(uint64 (n, 2): what Arrow's columnar format calls views, whether all of it is known to be ASCII).
+
+    Texts of up to twelve bytes lie in their views; what others say is not looked at.
+    """
+    found = _runs(data, begins, SLACK_BYTES).view(np.uint64).reshape(-1, 2)
+    first, second = found[:, 0], found[:, 1]
+    heads, places = first << 32, begins.view(np.uint64) << 32
+    short = lengths <= _INLINE
+    all_short = bool(short.all())
+    if short.any():
+        known = lengths if all_short else np.minimum(lengths, _INLINE)
+        heads &= _HEAD_MASKS[known]
+        inline = (first >> 32 | second << 32) & _REST_MASKS[known]
+        found[:, 1] = inline if all_short else np.where(short, inline, places)
+    else:
+        found[:, 1] = places
+    is_ascii = all_short and not np.bitwise_or.reduce(heads | second) & _NOT_ASCII
+    found[:, 0] = heads | lengths.view(np.uint64)
+    return found, is_ascii

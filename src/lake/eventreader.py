@@ -11,7 +11,7 @@ from attrs import evolve, field, frozen
 from keys import Opener
 from lake.blocks import Opened, open_blocks
 from lake.errors import UnknownEventType
-from lake.eventtypes import OPEN_HEAD, EventType
+from lake.eventtypes import TAG_FIELDS, EventType
 from lake.selection import OPEN_COLUMNS, PERSONAL_COLUMNS, EventRead
 from lake.typeregistry import TypeRegistry
 from lake.upcast import bring_forward, needed_fields
@@ -92,7 +92,7 @@ class EventReader:
             self._opener.catch_up()
         return Read(wanted, chain, personal)
 
-    def open(self, rows: pl.DataFrame, read: Read) -> OpenedEvents:
+    def open(self, rows: pl.DataFrame, read: Read, tagged: bool = True) -> OpenedEvents:
         """The events of rows (`Read.columns` and `_n`) in ingest order.
 
         Raises:
@@ -111,10 +111,11 @@ class EventReader:
                 personal=read.personal,
                 opener=self._opener if read.personal else None,
                 table_uuid=self._table_uuid,
+                tagged=tagged,
             )
             parts.append(evolve(opened, frame=bring_forward(opened.frame, path, wanted.fields, wanted.facet)))
-        frames = [conform(part.frame, read.newest, wanted.fields) for part in parts]
-        frame = pl.concat(frames) if frames else conform(pl.DataFrame(), read.newest, wanted.fields)
+        frames = [conform(part.frame, read.newest, wanted.fields, tagged) for part in parts]
+        frame = pl.concat(frames) if frames else conform(pl.DataFrame(), read.newest, wanted.fields, tagged)
         if len(frames) > 1:
             frame = frame.sort("_order", maintain_order=True)
         return OpenedEvents(
@@ -126,12 +127,11 @@ class EventReader:
         )
 
 
-def conform(frame: pl.DataFrame, newest: EventType, fields: Sequence[str]) -> pl.DataFrame:
+def conform(frame: pl.DataFrame, newest: EventType, fields: Sequence[str], tagged: bool) -> pl.DataFrame:
     """The frame with exactly the columns of a read: what nothing was derived for is null."""
     types: dict[str, pl.DataType] = {
         "subject_ref": pl.Binary(),
-        "_tag": OPEN_HEAD["_tag"],
-        "_rev": OPEN_HEAD["_rev"],
+        **(TAG_FIELDS if tagged else {}),
         "occurred_on": pl.Date(),
         "ingest_day": pl.Date(),
         "_order": pl.Int64(),
@@ -139,14 +139,10 @@ def conform(frame: pl.DataFrame, newest: EventType, fields: Sequence[str]) -> pl
     }
     types |= {name: dtype for name, dtype in _HEAD_TYPES.items() if name in fields}
     types |= {f.name: f.dtype for f in newest.fields if f.name in fields}
-    return (
-        frame.select(
-            pl.col(name) if name in frame.columns else pl.lit(None, dtype).alias(name)
-            for name, dtype in types.items()
-        )
-        if frame.width
-        else pl.DataFrame(schema=types)
-    )
+    if not frame.width:
+        return pl.DataFrame(schema=types)
+    absent = {name: pl.lit(None, dtype) for name, dtype in types.items() if name not in frame.columns}
+    return frame.with_columns(**absent)[list(types)] if absent else frame[list(types)]
 
 
 _HEAD_TYPES: dict[str, pl.DataType] = {

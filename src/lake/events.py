@@ -43,6 +43,7 @@ _COLUMNS: Final = (
     ("source_to", LongType(), True),
     ("open", BinaryType(), False),
     ("sealed", BinaryType(), False),
+    ("tags", BinaryType(), False),
 )
 EVENTS_SCHEMA: Final = Schema(
     *(NestedField(at, name, kind, required) for at, (name, kind, required) in enumerate(_COLUMNS, start=1))
@@ -50,7 +51,7 @@ EVENTS_SCHEMA: Final = Schema(
 EVENTS_SPEC: Final = PartitionSpec(
     PartitionField(source_id=9, field_id=1000, transform=DayTransform(), name="ingested_at_day")
 )
-RANDOM_COLUMNS: Final = ("block_id", "sealed")
+RANDOM_COLUMNS: Final = ("block_id", "sealed", "tags")
 BODY_COLUMNS: Final = ("open",)
 METRIC_COLUMNS: Final = (
     "subject_ref",

@@ -32,7 +32,9 @@ from lake.upcastrules import Rule, parse_upcast
 SUBJECT_ROLE: Final = "subject"
 DEAD_LETTER: Final = "shredlake.dead_letter"
 DEFAULT_DEDUP_WINDOW_DAYS: Final = 7
-OPEN_HEAD: Final[Schema] = {"_tag": pl.Binary(), "_rev": pl.Int64(), "_day": pl.Date()}
+TAG_FIELDS: Final[Schema] = {"_tag": pl.UInt64(), "_rev": pl.Int64()}
+"""What the rule for duplicates and corrections looks at; tags lie in a column of their own."""
+OPEN_HEAD: Final[Schema] = {"_rev": pl.Int64(), "_day": pl.Date()}
 SEALED_HEAD: Final[Schema] = {
     "_subject": pl.String(),
     "_source": pl.String(),

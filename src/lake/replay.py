@@ -14,9 +14,10 @@ from pyiceberg.table.snapshots import Snapshot
 
 from keys import OpeningKeys
 from lake.blocks import BUCKET_PREFIX_BYTES, bucket_of
-from lake.dedup import settle, settle_days
+from lake.dedup import is_settled, settle, settle_days
 from lake.errors import SnapshotGone
 from lake.eventreader import EventReader, OpenedEvents, Read
+from lake.eventtypes import DEAD_LETTER, TAG_FIELDS
 from lake.increments import added_between
 from lake.objects import collected
 from lake.pieces import Cell, Pace, cuts, packed
@@ -27,8 +28,10 @@ from lake.selection import (
     HandleRange,
     Selection,
     block_rows,
+    in_ingest_order,
     ordered_rows,
     selected,
+    some_rows,
 )
 from lake.table import IcebergTable
 from lake.typeregistry import TypeRegistry
@@ -42,10 +45,11 @@ Progress = Callable[[int, int], None]
 
 @frozen
 class Events:
-    """Settled events of one type: duplicates and corrections are decided, in ingest order.
+    """Settled events of one type: duplicates and corrections are decided; a person's are in ingest order.
 
     Attributes:
-        frame: `subject_ref`, `_tag`, `_rev`, `ingest_day`, `shredded`, and the fields asked for.
+        frame: `subject_ref`, `ingest_day`, `occurred_on`, `shredded`, the fields asked for; and `_tag`,
+            `_rev` and `_first_day` for somebody who settles again.
         stored: events read, of the days asked for; `superseded` of them lost to the duplicate rule.
         shredded, held: events of the blocks read that have no personal part, and why.
         peak_bytes: about what reading them took at the peak.
@@ -58,6 +62,22 @@ class Events:
     held: int
     shredded_refs: frozenset[bytes]
     peak_bytes: int = field(default=0, eq=False)
+
+    def untagged(self) -> Events:
+        """The same without what somebody needs who settles again."""
+        return evolve(self, frame=self.frame.drop(*TAG_FIELDS, "_first_day", strict=False))
+
+    def __add__(self, other: Events) -> Events:
+        """Both, of different people."""
+        return Events(
+            pl.concat([self.frame, other.frame]),
+            self.stored + other.stored,
+            self.superseded + other.superseded,
+            self.shredded + other.shredded,
+            self.held + other.held,
+            self.shredded_refs | other.shredded_refs,
+            self.peak_bytes + other.peak_bytes,
+        )
 
 
 class Replay:
@@ -116,6 +136,7 @@ class Replay:
         refs: Sequence[bytes] | None = None,
         ref_range: HandleRange | None = None,
         settled: bool = True,
+        tagged: bool = True,
     ) -> Events:
         """Events of one type out of data files, all at once; `frames` for more than fits into memory.
 
@@ -123,6 +144,8 @@ class Replay:
             refs: only these subjects.
             ref_range: only handles in [from, to); `to` None is open-ended. One bucket is one range.
             settled: whether to apply the duplicate rule.
+            tagged: whether the frame is for somebody who settles again. Otherwise people whom L1 left nothing
+                to settle are read without looking at it.
 
         Raises:
             UnknownEventType: not registered.
@@ -130,7 +153,25 @@ class Replay:
         """
         known = self._reader.read(read)
         chosen = Selection(read.event_type, read.facet, refs, ref_range, read.days, arrival=read.arrival)
-        rows = ordered_rows(self._table, files, chosen, known.columns)
+        if tagged:
+            rows = ordered_rows(self._table, files, chosen, known.columns)
+            return self._events(files, known, chosen, rows, settled)
+        if not settled or read.days is not None or read.event_type == DEAD_LETTER:
+            rows = ordered_rows(self._table, files, chosen, known.columns)
+            return self._events(files, known, chosen, rows, settled).untagged()
+        rows = some_rows(self._table, files, chosen, (*known.columns, "generation"))
+        is_plain = is_settled(rows)
+        plain = self._reader.open(rows.filter(is_plain).with_row_index("_n"), known, tagged=False)
+        found = _events(plain, plain.frame, plain.frame.height)
+        if is_plain.all():
+            return found
+        others = in_ingest_order(rows.filter(~is_plain))
+        return found + self._events(files, known, chosen, others, settled).untagged()
+
+    def _events(
+        self, files: Sequence[DataFile], known: Read, chosen: Selection, rows: pl.DataFrame, settled: bool
+    ) -> Events:
+        read = known.wanted
         opened = self._reader.open(rows, known)
         frame = opened.frame
         if read.days is None:
@@ -172,10 +213,11 @@ class Replay:
         total, done = sum(cell.events for cell in cells), 0
         for cell in self._fitting(files, [wanted], cells, pace):
             alone = cell.events > pace.most_events
+            span = _within(cell, ref_range)
             pieces = (
-                self._person(files, known, wanted, cell, pace)
+                (one.untagged() for one in self._person(files, known, wanted, cell, pace))
                 if alone
-                else iter((self.events(files, read, refs=refs, ref_range=_within(cell, ref_range)),))
+                else iter((self.events(files, read, refs=refs, ref_range=span, tagged=False),))
             )
             for piece in pieces:
                 pace.note(piece.stored, piece.peak_bytes)

@@ -23,7 +23,8 @@ from lake.selection import block_rows
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 
-L1_ROW_GROUP: Final = 16_384
+L1_ROW_GROUP: Final = 4_096
+"""Blocks. Whoever reads a range of people reads whole row groups, and throws away what is not of them."""
 
 
 class Rewriter:

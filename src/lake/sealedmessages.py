@@ -36,6 +36,7 @@ _FIELDS: Final[Mapping[str, type]] = {
     "occurred_to": int,
     "open": bytes,
     "sealed": bytes,
+    "tags": bytes,
 }
 _TYPES: Final[dict[str, pl.DataType]] = {
     "block_id": pl.Binary(),
@@ -50,6 +51,7 @@ _TYPES: Final[dict[str, pl.DataType]] = {
     "occurred_to": pl.Date(),
     "open": pl.Binary(),
     "sealed": pl.Binary(),
+    "tags": pl.Binary(),
     "source_from": pl.Int64(),
     "source_to": pl.Int64(),
 }

@@ -26,7 +26,7 @@ Days = tuple[date, date]
 HandleRange = tuple[bytes, bytes | None]
 """Handles in [from, to); `to` None is open-ended."""
 INGEST_ORDER: Final = ("ingested_at", "source", "source_from", "block_id")
-OPEN_COLUMNS: Final = ("subject_ref", "schema_version", "event_count", "open", *INGEST_ORDER)
+OPEN_COLUMNS: Final = ("subject_ref", "schema_version", "event_count", "open", "tags", *INGEST_ORDER)
 """What events without their personal part are made of."""
 PERSONAL_COLUMNS: Final = (*OPEN_COLUMNS, "sealed")
 _INGESTED_FIELD_ID: Final = 9
@@ -176,11 +176,24 @@ def ordered_rows(
     Raises:
         StorageFailed: the store cannot be read.
     """
+    return in_ingest_order(some_rows(table, files, wanted, columns))
+
+
+def in_ingest_order(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows (with `INGEST_ORDER`) in that order, and their place `_n` in it."""
+    return rows.sort(INGEST_ORDER).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_n"))
+
+
+def some_rows(
+    table: IcebergTable, files: Sequence[DataFile], wanted: Selection, columns: Sequence[str]
+) -> pl.DataFrame:
+    """These columns of the rows, in no order.
+
+    Raises:
+        StorageFailed: the store cannot be read.
+    """
     scan = selected(table, files, wanted, columns)
-    if scan is None:
-        return pl.DataFrame(schema={name: _BLOCK_TYPES[name] for name in (*columns, "_n")})
-    rows = collected(scan).sort(INGEST_ORDER)
-    return rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_n"))
+    return collected(scan) if scan is not None else pl.DataFrame(schema={n: _BLOCK_TYPES[n] for n in columns})
 
 
 def block_rows(
@@ -201,8 +214,7 @@ def block_rows(
         wanted = Selection(read.event_type, read.facet, refs, ref_range, read.days, arrival=read.arrival)
     if set(columns) == set(BLOCK_COLUMNS):
         return ordered_rows(table, files, wanted, BLOCK_COLUMNS)
-    scan = selected(table, files, wanted, columns)
-    return collected(scan) if scan is not None else pl.DataFrame(schema={n: _BLOCK_TYPES[n] for n in columns})
+    return some_rows(table, files, wanted, columns)
 
 
 def _overlap(
@@ -250,5 +262,5 @@ _BLOCK_TYPES: Final[dict[str, pl.DataType]] = {
     "source_to": pl.Int64(),
     "open": pl.Binary(),
     "sealed": pl.Binary(),
-    "_n": pl.Int64(),
+    "tags": pl.Binary(),
 }

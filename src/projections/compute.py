@@ -20,7 +20,7 @@ from projections.definition import SUBJECT, Fold, View
 BUCKET: Final = "_bucket"
 TAG_SCHEMA: Final = {
     BUCKET: pl.UInt32(),
-    "_tag": pl.Binary(),
+    "_tag": pl.UInt64(),
     "first_day": pl.Date(),
     "best_rev": pl.Int64(),
 }

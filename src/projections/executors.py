@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from lake import sharing_cores
 from projections.compute import Partial
 from projections.derive import Deriver, DeriveTask
 
@@ -50,6 +51,7 @@ class ProcessPool:
         context = multiprocessing.get_context("spawn")
         with (
             self._opener() as open_deriver,
+            sharing_cores(self._workers),
             ProcessPoolExecutor(self._workers, context, _start, (open_deriver,)) as pool,
         ):
             yield from pool.map(_run, tasks)

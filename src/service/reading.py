@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from attrs import frozen
 from pyiceberg.manifest import DataFile
 
-from lake import EpochMoved, EventRead, Pace, Replay, build_tag
+from lake import EpochMoved, EventRead, Pace, Replay, build_tag, sharing_cores
 from lake.replay import EVERYBODY, Progress
 from lake.selection import HandleRange
 from service.agent import build_lease
@@ -195,6 +195,7 @@ def _copy_by_workers(
     try:
         with (
             _opener(runtime) as opener,
+            sharing_cores(workers),
             ProcessPoolExecutor(workers, context, _start, (opener,)) as pool,
         ):
             for number, events in enumerate(pool.map(write, spans, parts)):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from keys import EnvelopeError, EnvelopeFault, FieldContext, MalformedEnvelope, WrongKey, agentwire
 from keys import envelope as cse1
+from keys.frames import MAX_CONTENT_BYTES
 from tests.keys.twokeys import sealed_for_two
 from tests.vectors.decoder import decode
 from tests.vectors.generate import (
@@ -89,7 +90,7 @@ def seal(
 
 def test_a_body_too_large_to_be_opened_compressed_is_sealed_as_it_is() -> None:
     """What was sealed opens, whatever its size; a byte less is compressed."""
-    for size, is_compressed in ((cse1.MAX_PLAINTEXT_BYTES, True), (cse1.MAX_PLAINTEXT_BYTES + 1, False)):
+    for size, is_compressed in ((MAX_CONTENT_BYTES, True), (MAX_CONTENT_BYTES + 1, False)):
         body = bytes(size)
         sealed = seal(body, compressor=zstandard.ZstdCompressor(level=1))
         assert bool(cse1.parse(sealed).flags & cse1.FLAG_ZSTD) == is_compressed
@@ -216,3 +217,26 @@ def test_padding_costs_at_most_an_eighth_and_hides_the_length(length: int) -> No
 def test_a_subkey_shows_nothing() -> None:
     """In no repr."""
     assert repr(KEY) == "Subkey(…)"
+
+
+@given(st.lists(st.sampled_from(["good", "short", "magic", "suite", "flags", "empty"]), max_size=4))
+def test_many_heads_are_parsed_as_each_alone(kinds: list[str]) -> None:
+    """Also which error it is."""
+    good = seal(b"body")
+    odd = {
+        "good": good,
+        "short": good[:80],
+        "magic": b"\0" + good[1:],
+        "suite": good[:1] + b"\x09" + good[2:],
+        "flags": good[:2] + b"\x80" + good[3:],
+        "empty": b"",
+    }
+    envelopes = [odd[kind] for kind in kinds]
+    if set(kinds) <= {"good"}:
+        assert cse1.parse_many(envelopes) == [cse1.parse(envelope) for envelope in envelopes]
+        return
+    with pytest.raises(MalformedEnvelope) as one:
+        [cse1.parse(envelope) for envelope in envelopes]
+    with pytest.raises(MalformedEnvelope) as many:
+        cse1.parse_many(envelopes)
+    assert many.value.fault is one.value.fault

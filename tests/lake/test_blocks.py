@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lake import EventRead
-from lake.blocks import event_tags
+from lake.blocks import event_tags, pack_tags, unpack_tags
 from lake.cloudevents import joined, parse_cloud_events
+from lake.errors import CorruptBlock
 from service.runtime import Runtime
 from tests.lake.siphash import siphash
 from tests.world import paid, shred_before_tagging
@@ -31,9 +35,17 @@ def test_a_tag_is_siphash_of_source_and_id_however_many_events_a_person_has(
     ids = [data.draw(st.text(max_size=20)) for _ in range(sum(counts))]
     frame = pl.DataFrame({"source": ["app"] * len(ids), "event_id": ids})
     owners = [key for key, count in zip(keys, counts, strict=True) for _ in range(count)]
-    assert event_tags(frame, keys, counts).to_list() == [
-        siphash(f"app\0{one}".encode(), key[:16]) for key, one in zip(owners, ids, strict=True)
-    ]
+    expected = [siphash(f"app\0{one}".encode(), key[:16]) for key, one in zip(owners, ids, strict=True)]
+    cuts = np.cumsum([0, *counts])
+    packed = pack_tags(event_tags(frame, keys, counts), cuts)
+    assert packed.to_list() == [b"".join(expected[a:b]) for a, b in pairwise(cuts)]
+    assert unpack_tags(packed, np.diff(cuts)).to_list() == [int.from_bytes(one, "little") for one in expected]
+
+
+@pytest.mark.parametrize("packed", [b"", bytes(8), bytes(15), bytes(24), None])
+def test_a_block_with_more_or_fewer_tags_than_events_is_refused(packed: bytes | None) -> None:
+    with pytest.raises(CorruptBlock):
+        unpack_tags(pl.Series([bytes(8), packed], dtype=pl.Binary), np.array([1, 2]))
 
 
 def test_lines_that_were_parsed_later_stand_in_their_place(world: Runtime) -> None:

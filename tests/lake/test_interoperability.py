@@ -26,7 +26,7 @@ from tests.servers import CHOSEN, Stores
 from tests.world import START, erase, paid, send
 
 ROOT = Path(__file__).parents[2]
-BODIES = ("open", "sealed")
+BODIES = ("open", "sealed", "tags")
 COLUMNS = tuple(one.name for one in EVENTS_SCHEMA.fields if one.name not in BODIES)
 SQL_NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
 
