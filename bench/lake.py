@@ -50,6 +50,8 @@ PEOPLE: Final = 100_000
 PARTITIONS: Final = 8
 RUNS: Final = 3
 _LOOK_SECONDS: Final = 0.02
+_REBALANCE_DELAY_MS: Final = 3000
+"""Kafka's own default, with which the members of a new group begin together, ours and the sink's."""
 
 
 def run() -> list[Figure]:
@@ -78,7 +80,7 @@ def run() -> list[Figure]:
 
 @contextmanager
 def _broker(folder: Path) -> Iterator[str]:
-    server = Kafka(folder)
+    server = Kafka(folder, rebalance_delay_ms=_REBALANCE_DELAY_MS)
     try:
         yield server.start()["KAFKA_BOOTSTRAP"]
     finally:

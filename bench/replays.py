@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +42,7 @@ _PIECE_BYTES: Final = 128 * 1024 * 1024
 _CORES: Final = len(os.sched_getaffinity(0))
 _FIFTH: Final = (b"", b"\x33\x33")
 _RANGES: Final = [(bytes([at]), bytes([at + 8]) if at < 248 else None) for at in range(0, 256, 8)]
+_WIDE_RANGES: Final = [(low, high) for (low, _), (_, high) in zip(_RANGES[::4], _RANGES[3::4], strict=True)]
 _PERSONAL: Final = EventRead("Clicked", ("page", "query", "occurred_at", "milliseconds"))
 _BY_PERSON: Final = EventRead("Clicked", ("query", "milliseconds", "occurred_on"))
 _CLEAR: Final = EventRead("Clicked", ("page", "milliseconds", "occurred_on"))
@@ -49,8 +50,6 @@ _ALL: Final = EventRead(
     "Clicked", ("subject", "source", "event_id", "occurred_at", "page", "milliseconds", "query", "address")
 )
 _DAY: Final = pl.col("occurred_at").dt.date().alias("day")
-_PERSON: Final = pl.col("subject_ref").bin.reinterpret(dtype=pl.Int128, endianness="big")
-"""A handle as a number, which groups faster."""
 _CLEAR_MEASURES: Final = (pl.len(), pl.col("milliseconds").sum())
 _MEASURES: Final = (pl.len(), pl.col("milliseconds").sum(), pl.col("query").str.len_bytes().sum())
 
@@ -147,14 +146,17 @@ def _groups(runtime: Runtime, plain: Path) -> list[Figure]:
     folder.mkdir()
     with _readers(runtime.home, folder) as pool:
 
-        def ours(work: Callable[[HandleRange, Path], Path]) -> pl.DataFrame:
-            places = [folder / f"{at}.arrow" for at in range(len(_RANGES))]
-            return pl.concat([pl.read_ipc(one) for one in pool.map(work, _RANGES, places)])
+        def ours(
+            work: Callable[[HandleRange, Path], Path], ranges: Sequence[HandleRange] = _RANGES
+        ) -> pl.LazyFrame:
+            places = [folder / f"{at}.arrow" for at in range(len(ranges))]
+            return pl.scan_ipc(list(pool.map(work, ranges, places)))
 
         def pages() -> pl.DataFrame:
-            return ours(_by_page).group_by("page", "occurred_on").agg(pl.selectors.numeric().sum())
+            found = ours(_by_page, _WIDE_RANGES).group_by("page", "occurred_on")
+            return found.agg(pl.selectors.numeric().sum()).collect()
 
-        people = ours(_by_person)
+        people = ours(_by_person).collect()
         assert _totals(people) == _totals(personal())
         assert _totals(pages()) == _totals(anonymous())
         took = _together(
@@ -182,7 +184,7 @@ def _groups(runtime: Runtime, plain: Path) -> list[Figure]:
 
 @contextmanager
 def _readers(home: Path, folder: Path) -> Iterator[ProcessPoolExecutor]:
-    """Processes that read this lake, a core each, started and warm; they leave what they find as mapped files."""
+    """Processes that read this lake, a core each, started and warm; they leave what they find as Arrow files."""
     context = multiprocessing.get_context("spawn")
     with sharing_cores(_CORES), ProcessPoolExecutor(_CORES, context, _start, (home,)) as pool:
         list(pool.map(_by_page, _RANGES[:_CORES], [folder / f"{at}.arrow" for at in range(_CORES)]))
@@ -204,14 +206,14 @@ def _start(home: Path) -> None:
 def _by_person(people: HandleRange, to: Path) -> Path:
     assert _reader is not None
     found = _reader.events(_files, _BY_PERSON, ref_range=people, tagged=False).frame
-    found.group_by(_PERSON, "occurred_on").agg(_MEASURES).write_ipc(to)
+    found.group_by("subject_ref", "occurred_on").agg(_MEASURES).write_ipc(to)
     return to
 
 
 def _by_page(people: HandleRange, to: Path) -> Path:
     assert _reader is not None
     found = _reader.events(_files, _CLEAR, ref_range=people, tagged=False).frame
-    found.group_by("page", "occurred_on").agg(_CLEAR_MEASURES).write_ipc(to)
+    found.lazy().group_by("page", "occurred_on").agg(_CLEAR_MEASURES).collect().write_ipc(to)
     return to
 
 

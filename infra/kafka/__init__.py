@@ -95,7 +95,7 @@ class Broker:
             "transaction.state.log.num.partitions": 8,
             "share.coordinator.state.topic.replication.factor": copies,
             "share.coordinator.state.topic.min.isr": 1,
-            "group.initial.rebalance.delay.ms": 0,
+            "group.initial.rebalance.delay.ms": self._facts.get("rebalance_delay_ms", 0),
             "log.cleaner.dedupe.buffer.size": 4 * 1024 * 1024,  # its default is half of a small heap
             "log.cleaner.backoff.ms": 1000,  # a test of a compacted topic need not wait a quarter of a minute
             "broker.session.timeout.ms": 3000,  # a killed broker's return is noticed sooner
@@ -131,10 +131,14 @@ class Kafka:
         data: the folder of all servers.
         brokers: how many a new folder is made with.
         secure: whether a new folder also gets a listener with TLS and a log-in.
+        rebalance_delay_ms: how long a new group waits for further members; Kafka's own default is 3000.
     """
 
-    def __init__(self, data: Path, brokers: int = 1, secure: bool = False) -> None:
+    def __init__(
+        self, data: Path, brokers: int = 1, secure: bool = False, rebalance_delay_ms: int = 0
+    ) -> None:
         self._secure = secure
+        self._rebalance_delay_ms = rebalance_delay_ms
         self.folder = data / NAME
         self._facts = self.folder / "facts.json"
         self._count = brokers
@@ -204,6 +208,7 @@ class Kafka:
             "outside": ports[2 * count :],
             "password": secrets.token_hex(16) if self._secure else "",
             "heap_mb": 512 if count == 1 else 256,
+            "rebalance_delay_ms": self._rebalance_delay_ms,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         self._facts.touch(mode=0o600)

@@ -6,20 +6,21 @@ of a few thousand stay in the processor's caches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from attrs import define, field, frozen
 
 from keys.quiet import no_collections
 from lake.cloudevents import Parsed, joined
-from lake.messages import Message
+from lake.messages import Messages
 
 Partition = tuple[str, int]
 """Topic and number."""
-Parse = Callable[[str, int, int, Sequence[Message]], Parsed]
+Parse = Callable[[str, int, int, Messages], Parsed]
 """`MessageFormat.parse`."""
-PIECE_EVENTS: Final = 10_000
+PIECE_EVENTS: Final = 20_000
 _EVENT_BYTES: Final = 200  # what an event costs beyond its value
 
 
@@ -57,7 +58,7 @@ class Pending:
     start: int
     end: int
     parsed_end: int
-    messages: list[Message] = field(factory=list, repr=False)
+    messages: Messages = field(factory=Messages, repr=False)
     pieces: list[Parsed] = field(factory=list, repr=False)
     count: int = 0
     size_bytes: int = 0
@@ -93,20 +94,19 @@ class Backlog:
         """Every partition of ours."""
         return self._pending
 
-    def add(self, partition: Partition, messages: Sequence[Message], now: float) -> None:
+    def add(self, partition: Partition, messages: Messages, now: float) -> None:
         """Messages in the order of their offsets; what was read before is dropped."""
         pending = self._pending.get(partition)
         if pending is None:
             return  # revoked while they were on their way
-        if messages and messages[0].offset < pending.end:
-            messages = [one for one in messages if one.offset >= pending.end]
+        messages = messages.part(bisect_left(messages.offsets, pending.end))
         if not messages:
             return
         pending.messages.extend(messages)
-        pending.end = messages[-1].offset + 1
+        pending.end = messages.offsets[-1] + 1
         pending.at_end = False
         pending.count += len(messages)
-        pending.size_bytes += sum([len(one.value or b"") for one in messages]) + _EVENT_BYTES * len(messages)
+        pending.size_bytes += messages.size_bytes() + _EVENT_BYTES * len(messages)
         if self._since is None:
             self._since = now
 
@@ -182,7 +182,7 @@ class Backlog:
         with no_collections():
             parsed = self._parse(pending.source, pending.parsed_end, pending.end, pending.messages)
         pending.pieces.append(parsed)
-        pending.parsed_end, pending.messages = pending.end, []
+        pending.parsed_end, pending.messages = pending.end, Messages()
 
     def _look(self) -> None:
         if self.is_empty():

@@ -189,7 +189,7 @@ class KafkaIngest:
             if error is None:
                 self._backlog.add(partition, messages, self._clock())
             elif error.code() == KafkaError._PARTITION_EOF:
-                self._backlog.reached_end(partition, messages[0].offset, self._clock())
+                self._backlog.reached_end(partition, messages.offsets[0], self._clock())
             else:
                 self._mend(error, partition)
         if self._failure is not None:

@@ -8,11 +8,12 @@ markers leave empty.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Final, NamedTuple, Protocol
 
 import orjson
-from attrs import evolve
+from attrs import define, evolve, field
 
 from lake.cloudevents import Parsed, parse_cloud_events
 from lake.mapped import cells_of, map_rows
@@ -23,18 +24,68 @@ _PREFIX: Final = "ce_"
 _WHOLE_NUMBERS: Final = ("revision", "schemaversion")
 
 
+Headers = Sequence[tuple[str, bytes | None]]
+
+
 class Message(NamedTuple):
     """A message of one partition."""
 
     offset: int
     value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]] | None = None
+    headers: Headers | None = None
+
+
+@define
+class Messages:
+    """Messages of one partition, a column each: most of what is done with them is done with all at once.
+
+    Attributes:
+        headers: None where no message has any.
+    """
+
+    offsets: list[int] = field(factory=list)
+    values: list[bytes | None] = field(factory=list, repr=False)
+    headers: list[Headers | None] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, messages: Iterable[Message]) -> Messages:
+        """Out of single ones."""
+        rows = list(messages)
+        headers = [one.headers for one in rows]
+        return cls(
+            [one.offset for one in rows], [one.value for one in rows], headers if any(headers) else None
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __iter__(self) -> Iterator[Message]:
+        return map(Message, self.offsets, self.values, self.headers or repeat(None))
+
+    def part(self, start: int, end: int | None = None) -> Messages:
+        """Some that are next to each other, by their places."""
+        some = slice(start, end)
+        headers = None if self.headers is None else self.headers[some]
+        return Messages(self.offsets[some], self.values[some], headers)
+
+    def extend(self, other: Messages) -> None:
+        """Appends others."""
+        if self.headers is not None or other.headers is not None:
+            self.headers = [None] * len(self) if self.headers is None else self.headers
+            self.headers += [None] * len(other) if other.headers is None else other.headers
+        self.offsets += other.offsets
+        self.values += other.values
+
+    def size_bytes(self) -> int:
+        """Of the values."""
+        values = self.values if None not in self.values else [one or b"" for one in self.values]
+        return sum(map(len, values))  # type: ignore[arg-type]
 
 
 class MessageFormat(Protocol):
     """Reads messages of one partition."""
 
-    def parse(self, source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
+    def parse(self, source: str, start: int, end: int, messages: Messages) -> Parsed:
         """Offsets [start, end) of a source; those without a message are blank."""
         ...
 
@@ -45,11 +96,11 @@ class CloudEventMessages:
     def __init__(self, types: TypeRegistry) -> None:
         self._types = types
 
-    def parse(self, source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
-        lines = [
-            (one.offset, structured(one) if one.headers or one.value is None else one.value)
-            for one in messages
-        ]
+    def parse(self, source: str, start: int, end: int, messages: Messages) -> Parsed:
+        values = messages.values
+        if messages.headers is not None or None in values:
+            values = [structured(one) for one in messages]
+        lines: list[tuple[int, bytes]] = list(zip(messages.offsets, values, strict=True))  # type: ignore[arg-type]
         parsed = parse_cloud_events(lines, self._types, start, end)
         return evolve(parsed, blank=parsed.blank + end - start - len(messages))
 
@@ -63,7 +114,7 @@ class MappedMessages:
     def __init__(self, mapping: Mapping) -> None:
         self._mapping = mapping
 
-    def parse(self, source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
+    def parse(self, source: str, start: int, end: int, messages: Messages) -> Parsed:
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
         rows = [
             (one.offset, one.value, cells_of(self._mapping, one.value))

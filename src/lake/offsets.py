@@ -133,8 +133,8 @@ class SettledList:
 
 
 def source_number(name: str) -> int:
-    """The number that rows carry in place of a source's name."""
-    return zlib.crc32(name.encode()) & 0x7FFFFFFF
+    """The number that rows carry in place of a source's name; never 0, which blocks of L1 carry."""
+    return zlib.crc32(name.encode()) & 0x7FFFFFFF or 1
 
 
 def accounts_of(summary: Summary) -> dict[str, Account]:

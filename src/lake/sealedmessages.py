@@ -17,7 +17,7 @@ from lake.blocks import BLOCK_COLUMNS, open_blocks
 from lake.cloudevents import Parsed, Rejected
 from lake.errors import CorruptBlock, UnknownEventType
 from lake.eventtypes import Facet
-from lake.messages import Message
+from lake.messages import Messages
 from lake.typeregistry import TypeRegistry
 from lake.validate import Flaw
 
@@ -101,7 +101,7 @@ class SealedMessages:
         self._types = types
         self._table_uuid = table_uuid
 
-    def parse(self, source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
+    def parse(self, source: str, start: int, end: int, messages: Messages) -> Parsed:
         """See `MessageFormat.parse`."""
         rows: list[dict[str, Any]] = []
         raws: dict[int, bytes] = {}

@@ -32,7 +32,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from lake.cloudevents import Parsed, Rejected
 from lake.errors import RegistryRefused, RegistryUnavailable
-from lake.messages import Message, MessageFormat, attributes_of
+from lake.messages import Message, MessageFormat, Messages, attributes_of
 from lake.validate import Flaw, subject_flaw
 
 _PREFIX_BYTES: Final = 5
@@ -118,7 +118,7 @@ class FramedMessages:
         self._registry = registry
         self._inner = inner
 
-    def parse(self, source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
+    def parse(self, source: str, start: int, end: int, messages: Messages) -> Parsed:
         """See `MessageFormat.parse`. Letters hold the value as it was, or a CloudEvent with its attributes.
 
         Raises:
@@ -130,11 +130,11 @@ class FramedMessages:
             _letter(one, flaw) for one, flaw in zip(framed, found, strict=True) if isinstance(flaw, Flaw)
         ]
         bare = {one.offset: one.value or b"" for one in framed if not attributes_of(one)}
-        read = [
+        read = Messages.of(
             one._replace(value=json)
             for one, json in zip(framed, found, strict=True)
             if not isinstance(json, Flaw)
-        ]
+        )
         parsed = self._inner.parse(source, start, end, read)
         rejected = [*unread, *(evolve(one, raw=bare.get(one.line, one.raw)) for one in parsed.rejected)]
         return evolve(

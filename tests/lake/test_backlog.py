@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from lake.backlog import PIECE_EVENTS, Backlog, CommitRule
 from lake.cloudevents import Parsed, Rejected
 from lake.errors import RegistryUnavailable
-from lake.messages import Message
+from lake.messages import Message, Messages
 from lake.validate import Flaw
 
 A, B = ("topic", 0), ("topic", 1)
@@ -28,7 +27,7 @@ HAPPENINGS = st.lists(
 )
 
 
-def parse(source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
+def parse(source: str, start: int, end: int, messages: Messages) -> Parsed:
     """Every message as a letter, so that it can be seen what was parsed."""
     assert all(start <= one.offset < end for one in messages)
     letters = tuple(Rejected(one.offset, Flaw("seen"), one.value or b"") for one in messages)
@@ -59,11 +58,11 @@ def test_what_is_committed_has_no_gap_and_no_overlap(happenings: list[tuple[Any,
         place = (A, B)[more[0]] if more else A
         if what == "read":
             hole = 2 if more[2] else 0
-            backlog.add(place, [message(broker[place] + hole + n) for n in range(more[1])], 0.0)
+            backlog.add(place, Messages.of([message(broker[place] + hole + n) for n in range(more[1])]), 0.0)
             broker[place] += hole + more[1]
         elif what == "again":
             first = max(0, broker[place] - more[1])
-            backlog.add(place, [message(n) for n in range(first, broker[place])], 0.0)
+            backlog.add(place, Messages.of([message(n) for n in range(first, broker[place])]), 0.0)
         elif what == "end":
             broker[place] += more[1]
             backlog.reached_end(place, broker[place], 0.0)
@@ -90,7 +89,7 @@ def filled(rule: CommitRule, count: int, size: int = 10) -> Backlog:
     """A backlog with messages that were read at second 10."""
     backlog = Backlog(rule, parse)
     backlog.own(A, "a", 0)
-    backlog.add(A, [message(n, size) for n in range(count)], 10.0)
+    backlog.add(A, Messages.of([message(n, size) for n in range(count)]), 10.0)
     return backlog
 
 
@@ -105,7 +104,7 @@ def test_a_commit_is_due_by_time_events_bytes_or_at_the_end() -> None:
     caught_up.reached_end(A, 5, 10.1)
     assert not caught_up.is_due(10.4)
     assert caught_up.is_due(10.5)
-    caught_up.add(A, [message(5)], 10.45)
+    caught_up.add(A, Messages.of([message(5)]), 10.45)
     assert not caught_up.is_due(10.5)
     assert not Backlog(rule, parse).is_due(1e9)
 
@@ -114,7 +113,7 @@ def test_time_counts_from_the_first_message_that_waits() -> None:
     """A steady stream does not put the commit off."""
     backlog = filled(CommitRule(seconds=2.0), 1)
     for at in range(1, 20):
-        backlog.add(A, [message(at)], 10.0 + at / 10)
+        backlog.add(A, Messages.of([message(at)]), 10.0 + at / 10)
     assert backlog.is_due(12.0)
 
 
@@ -131,7 +130,7 @@ def test_what_comes_for_a_partition_that_was_taken_away_is_dropped() -> None:
     """It is the next owner's."""
     backlog = filled(CommitRule(), 3)
     backlog.disown([A])
-    backlog.add(A, [message(3)], 10.0)
+    backlog.add(A, Messages.of([message(3)]), 10.0)
     assert (backlog.ready(), backlog.events(), backlog.is_due(1e9)) == ([], 0, False)
 
 
@@ -149,10 +148,10 @@ def test_pieces_are_parsed_while_more_is_read_and_join_to_what_one_parse_gives()
     backlog = filled(CommitRule(), PIECE_EVENTS - 1)
     backlog.parse_pieces()
     assert len(backlog.owned()[A].messages) == PIECE_EVENTS - 1
-    backlog.add(A, [message(PIECE_EVENTS - 1), message(PIECE_EVENTS + 5)], 10.0)
+    backlog.add(A, Messages.of([message(PIECE_EVENTS - 1), message(PIECE_EVENTS + 5)]), 10.0)
     backlog.parse_pieces()
-    assert backlog.owned()[A].messages == []
-    backlog.add(A, [message(PIECE_EVENTS + 6)], 10.0)
+    assert backlog.owned()[A].messages == Messages()
+    backlog.add(A, Messages.of([message(PIECE_EVENTS + 6)]), 10.0)
     ((_, parsed),) = backlog.ready()
     assert (parsed.start, parsed.end) == (0, PIECE_EVENTS + 7)
     assert offsets_of(parsed) == [*range(PIECE_EVENTS), PIECE_EVENTS + 5, PIECE_EVENTS + 6]
@@ -165,14 +164,14 @@ def test_what_could_not_be_parsed_yet_is_parsed_the_next_time() -> None:
     """A registry may be away; nothing is lost by that."""
     away = [True]
 
-    def sometimes(source: str, start: int, end: int, messages: Sequence[Message]) -> Parsed:
+    def sometimes(source: str, start: int, end: int, messages: Messages) -> Parsed:
         if away:
             raise RegistryUnavailable("away")
         return parse(source, start, end, messages)
 
     backlog = Backlog(CommitRule(), sometimes)
     backlog.own(A, "a", 0)
-    backlog.add(A, [message(n) for n in range(PIECE_EVENTS)], 10.0)
+    backlog.add(A, Messages.of([message(n) for n in range(PIECE_EVENTS)]), 10.0)
     for failing in (backlog.parse_pieces, backlog.ready):
         with pytest.raises(RegistryUnavailable):
             failing()

@@ -19,7 +19,7 @@ from keys import SubjectId
 from lake import EventRead, dead_letters, privacy_lint, verify
 from lake.errors import TopicUnavailable
 from lake.kafkaoutlet import KafkaOutlet
-from lake.messages import Message
+from lake.messages import Message, Messages
 from lake.republish import PLACE, Republisher, Wanted
 from lake.sealedmessages import MAGIC, SealedMessages, decode_blocks, encode_blocks
 from lake.sealingproducer import SealingProducer
@@ -241,7 +241,7 @@ def test_a_changed_open_part_is_found_at_ingest(world: Runtime) -> None:
     assert days["occurred_from"] > 0
     taken[2] = encode_blocks(uuid_of(world), found)
     parsed = SealedMessages(world.lake.types, uuid_of(world)).parse(
-        "s", 0, 5, [Message(at, value) for at, value in enumerate(taken)]
+        "s", 0, 5, Messages.of(Message(at, value) for at, value in enumerate(taken))
     )
     assert [(one.line, one.flaw.reason) for one in parsed.rejected] == [(2, "malformed")]
     assert parsed.sealed is not None
