@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ from bench.accepted import accepted
 from bench.asof import as_of
 from bench.clicks import CLICKED, clicked, person_of
 from bench.files import files
-from bench.measure import Figure, at_least, at_most, peak_mib, seconds
+from bench.measure import Figure, at_least, at_most, peak_mib
 from bench.peers import connectsink
 from bench.replays import replays
 from bench.tables import commits, steady
@@ -106,9 +107,8 @@ def _kafka(folder: Path, bootstrap: str) -> list[Figure]:
     peaks: list[float] = []
     for at in range(RUNS):
         with _lake(folder / f"lake-{at}", bootstrap) as runtime:
-            ours.append(EVENTS / seconds(lambda: _consume(bootstrap, runtime, runtime.lake.ingestor())))
-            plain = PlainAppend(folder / f"plain-{at}")
-            theirs.append(EVENTS / seconds(lambda: _consume(bootstrap, runtime, plain)))
+            ours.append(EVENTS / _consume(bootstrap, runtime, runtime.lake.ingestor()))
+            theirs.append(EVENTS / _consume(bootstrap, runtime, PlainAppend(folder / f"plain-{at}")))
         with _lake(folder / f"crew-{at}", bootstrap) as runtime:
             two.append(EVENTS / _crew(bootstrap, runtime, peaks))
         for name in ("lake", "plain", "crew"):
@@ -148,8 +148,9 @@ def _lake(home: Path, bootstrap: str) -> Iterator[Runtime]:
         yield runtime
 
 
-def _consume(bootstrap: str, runtime: Runtime, ingestor: Any) -> None:
-    subscription = Subscription(bootstrap, ("clicks",), f"bench-{id(ingestor)}")
+def _consume(bootstrap: str, runtime: Runtime, ingestor: Any) -> float:
+    """Seconds from the consumer's place in the topic to the last commit."""
+    subscription = Subscription(bootstrap, ("clicks",), f"bench-{uuid.uuid4().hex}")
     consumer = KafkaIngest(
         subscription,
         CloudEventMessages(runtime.lake.types),
@@ -157,30 +158,41 @@ def _consume(bootstrap: str, runtime: Runtime, ingestor: Any) -> None:
         runtime.lake.topics.note,
         CommitRule(),
     )
-    consumer.run(until_caught_up=True)
+    with _placing(bootstrap, subscription.group) as placed:
+        consumer.run(until_caught_up=True)
+        ended = time.time()
+    return ended - placed.get()
 
 
 def _crew(bootstrap: str, runtime: Runtime, peaks: list[float]) -> float:
     """Seconds from the first consumer's place in the topic to the last commit; as of the sink, without the start."""
-    group, placed = runtime.settings.kafka.group, queue.Queue[float]()
-    watch = threading.Thread(target=lambda: placed.put(_placed(bootstrap, group)))
-    watch.start()
+    assert runtime.settings.kafka is not None
 
     def look(_: object) -> None:  # after every commit
         for one in multiprocessing.active_children():
             with suppress(OSError, ValueError):  # it has ended meanwhile
                 peaks.append(peak_mib(one.pid or 0))
 
-    run_workers(
-        runtime.home,
-        2,
-        until_caught_up=True,
-        accept_gaps=False,
-        should_stop=lambda: False,
-        show=look,
-    )
-    watch.join()
+    with _placing(bootstrap, runtime.settings.kafka.group) as placed:
+        run_workers(
+            runtime.home,
+            2,
+            until_caught_up=True,
+            accept_gaps=False,
+            should_stop=lambda: False,
+            show=look,
+        )
     return runtime.lake.events.history()[0].timestamp_ms / 1000 - placed.get()
+
+
+@contextmanager
+def _placing(bootstrap: str, group: str) -> Iterator[queue.Queue[float]]:
+    """Gives the time at which a group's first member has its place."""
+    found = queue.Queue[float]()
+    watch = threading.Thread(target=lambda: found.put(_placed(bootstrap, group)))
+    watch.start()
+    yield found
+    watch.join()
 
 
 def _placed(bootstrap: str, group: str) -> float:

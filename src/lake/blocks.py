@@ -25,8 +25,7 @@ from lake.bodyreader import unpack
 from lake.errors import CorruptBlock
 from lake.events import sealing_context
 from lake.eventtypes import OPEN_HEAD, SEALED_HEAD, TAG_FIELDS, EventType, Facet
-from lake.siphash import HASH_BYTES as TAG_BYTES
-from lake.siphash import KEY_BYTES, siphashes
+from lake.siphash import HASH_BYTES, KEY_BYTES, siphashes
 
 MAX_BLOCK_EVENTS: Final = 4096
 BUCKET_PREFIX_BYTES: Final = 2
@@ -92,7 +91,7 @@ def event_tags(frame: pl.DataFrame, tag_keys: Sequence[bytes], counts: Sequence[
 def pack_tags(tags: pl.Series, cuts: Any) -> pl.Series:
     """The tags of consecutive blocks as Binary, little endian; cuts as for `pack`."""
     numbers = np.ascontiguousarray(tags.to_numpy(), dtype="<u8")
-    buffers = [None, pa.py_buffer(np.asarray(cuts, dtype=np.int64) * TAG_BYTES), pa.py_buffer(numbers)]
+    buffers = [None, pa.py_buffer(np.asarray(cuts, dtype=np.int64) * HASH_BYTES), pa.py_buffer(numbers)]
     array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(cuts) - 1, buffers)
     return pl.Series("tags", pl.from_arrow(array), dtype=pl.Binary)
 
@@ -105,7 +104,7 @@ def unpack_tags(packed: pl.Series, counts: Any) -> pl.Series:
     """
     array = packed.rechunk().to_arrow()
     bounds = text_bounds(array)
-    if packed.null_count() or (np.diff(bounds) != TAG_BYTES * counts).any():
+    if packed.null_count() or (np.diff(bounds) != HASH_BYTES * counts).any():
         raise CorruptBlock("a block has more or fewer tags than events")
     joined = memoryview(array.buffers()[2] or b"")[bounds[0] : bounds[-1]]
     return pl.Series("_tag", np.frombuffer(joined, dtype="<u8"), dtype=pl.UInt64)
