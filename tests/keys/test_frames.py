@@ -59,6 +59,17 @@ def test_what_follows_one_frame_among_many_is_noticed() -> None:
         assert refused.value.fault is EnvelopeFault.ZSTD_TRAILING
 
 
+def test_a_frame_that_does_not_decompress_among_many_says_what_it_says_alone() -> None:
+    """Its head is as usual; what lies in its block is not."""
+    usual = framed(SMALL)
+    broken = [usual[:at] + bytes([usual[at] ^ 0xFF]) + usual[at + 1 :] for at in range(10, len(usual))]
+    refused = [one for one in broken if outcome(lambda one=one: [content(one, DECOMPRESSOR)]) != [SMALL]]
+    found = [outcome(lambda one=one: contents([usual, one], DECOMPRESSOR)) for one in refused]
+    assert EnvelopeFault.ZSTD_FRAME in found
+    for one, told in zip(refused, found, strict=True):
+        assert told == outcome(lambda one=one: [content(frame, DECOMPRESSOR) for frame in (usual, one)])
+
+
 def test_usual_frames_are_taken_together_and_others_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     alone: list[bytes] = []
     monkeypatch.setattr(frames, "content", lambda frame, by: alone.append(frame) or content(frame, by))

@@ -166,9 +166,11 @@ def test_a_day_that_no_calendar_has_and_a_text_that_is_none_are_refused() -> Non
     (body,) = pack(pl.DataFrame({"whole": [2**40]}), np.array([0, 1]))
     with pytest.raises(CorruptBlock):
         unpack([body], np.array([1]), {"whole": pl.Date()}, ["whole"])
-    (body,) = pack(pl.DataFrame({"raw": [b"\xff\xfe"]}), np.array([0, 1]))
-    with pytest.raises(CorruptBlock):
-        unpack([body], np.array([1]), {"raw": pl.String()}, ["raw"])
+    for odd in (b"\xff\xfe", b"seven!!\xff", b"twelve!!!!!\xff", b"longer than twelve \xff"):
+        for others in ([], [b"short"], [b"also longer than twelve"]):
+            (body,) = pack(pl.DataFrame({"raw": [*others, odd]}), np.array([0, 1 + len(others)]))
+            with pytest.raises(CorruptBlock):
+                unpack([body], np.array([1 + len(others)]), {"raw": pl.String()}, ["raw"])
 
 
 def test_a_column_of_another_type_is_refused() -> None:
