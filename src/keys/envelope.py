@@ -31,7 +31,7 @@ from attrs import frozen
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV, ChaCha20Poly1305
 
-from keys.errors import EnvelopeFault, MalformedEnvelope, TamperedEnvelope, WrongKey
+from keys.errors import EnvelopeFault, TamperedEnvelope, WrongKey, malformed
 from keys.frames import MAX_CONTENT_BYTES, Body, as_bytes, contents
 from keys.mac import hmac_sha512
 
@@ -261,15 +261,15 @@ def parse(envelope: bytes) -> Header:
         MalformedEnvelope: too short, foreign magic, unknown suite or unknown flags.
     """
     if len(envelope) < HEADER_BYTES + TAG_BYTES:
-        raise _malformed(EnvelopeFault.LENGTH, f"{len(envelope)} bytes are too few for an envelope")
+        raise malformed(EnvelopeFault.LENGTH, f"{len(envelope)} bytes are too few for an envelope")
     head = _HEAD.unpack_from(envelope)
     magic, suite, flags = head[:3]
     if magic != MAGIC:
-        raise _malformed(EnvelopeFault.MAGIC, "the first byte is not that of a CSE1 envelope")
+        raise malformed(EnvelopeFault.MAGIC, "the first byte is not that of a CSE1 envelope")
     if suite not in AEADS:
-        raise _malformed(EnvelopeFault.SUITE, f"cipher suite {suite} is not known")
+        raise malformed(EnvelopeFault.SUITE, f"cipher suite {suite} is not known")
     if flags & ~_FLAGS:
-        raise _malformed(EnvelopeFault.FLAGS, f"flags 0x{flags:02x} hold bits that are not defined")
+        raise malformed(EnvelopeFault.FLAGS, f"flags 0x{flags:02x} hold bits that are not defined")
     return _new_tuple(Header, head[1:])
 
 
@@ -341,7 +341,7 @@ def open_many(
         if flags & FLAG_PADDED:
             body = body.rstrip(b"\x00")
             if not body.endswith(b"\x80"):
-                raise _malformed(EnvelopeFault.PADDING, "the padding has no end mark")
+                raise malformed(EnvelopeFault.PADDING, "the padding has no end mark")
             body = body[:-1]
         if flags & FLAG_ZSTD:
             frames.append(body)
@@ -353,7 +353,3 @@ def open_many(
     for at, content in zip(framed, opened, strict=True):
         bodies[at] = content
     return bodies
-
-
-def _malformed(fault: EnvelopeFault, message: str) -> MalformedEnvelope:
-    return MalformedEnvelope(message, fault=fault)

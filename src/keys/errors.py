@@ -84,6 +84,11 @@ class MalformedEnvelope(EnvelopeError):
     """The bytes are not a CSE1 envelope, or the opened body is not what its flags promise."""
 
 
+def malformed(fault: EnvelopeFault, message: str) -> MalformedEnvelope:
+    """The error of a fault, the fault first: one line where it is raised."""
+    return MalformedEnvelope(message, fault=fault)
+
+
 class WrongKey(EnvelopeError):
     """The commitment does not match: the envelope was sealed under another key or context."""
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import zstandard
 
-from keys.errors import EnvelopeFault, MalformedEnvelope
+from keys.errors import EnvelopeFault, malformed
 
 MAX_CONTENT_BYTES: Final = 64 * 1024 * 1024
 """A frame that claims more is not opened."""
@@ -72,18 +72,18 @@ def content(frame: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
     try:
         size = zstandard.frame_content_size(frame)
     except zstandard.ZstdError:
-        raise _malformed(EnvelopeFault.ZSTD_FRAME, "the opened body is no zstd frame") from None
+        raise malformed(EnvelopeFault.ZSTD_FRAME, "the opened body is no zstd frame") from None
     if size < 0:
-        raise _malformed(EnvelopeFault.ZSTD_SIZE_ABSENT, "a compressed body does not state its size")
+        raise malformed(EnvelopeFault.ZSTD_SIZE_ABSENT, "a compressed body does not state its size")
     if size == 0:  # nobody compresses nothing, and the library would not look at what follows
-        raise _malformed(EnvelopeFault.ZSTD_SIZE_ZERO, "a compressed body states that it is empty")
+        raise malformed(EnvelopeFault.ZSTD_SIZE_ZERO, "a compressed body states that it is empty")
     if size > MAX_CONTENT_BYTES:
         most = f"a compressed body may have at most {MAX_CONTENT_BYTES} bytes"
-        raise _malformed(EnvelopeFault.ZSTD_SIZE_OVER, most)
+        raise malformed(EnvelopeFault.ZSTD_SIZE_OVER, most)
     try:
         return decompressor.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError:
-        raise _malformed(*_why_not(frame, decompressor)) from None
+        raise malformed(*_why_not(frame, decompressor)) from None
 
 
 def _why_not(frame: bytes, decompressor: zstandard.ZstdDecompressor) -> tuple[EnvelopeFault, str]:
@@ -92,7 +92,3 @@ def _why_not(frame: bytes, decompressor: zstandard.ZstdDecompressor) -> tuple[En
     except zstandard.ZstdError:
         return EnvelopeFault.ZSTD_FRAME, "the opened body does not decompress"
     return EnvelopeFault.ZSTD_TRAILING, "something follows the compressed body"
-
-
-def _malformed(fault: EnvelopeFault, message: str) -> MalformedEnvelope:
-    return MalformedEnvelope(message, fault=fault)

@@ -160,15 +160,15 @@ class ResidentKeys:
         """
         infos = {suite: context.derivation_info(suite) for suite in cse1.CIPHERS.values()}
         found: list[Subkey | Shredded | Held] = []
-        last: tuple[Dek, int, bytes] | None = None
+        last: tuple[bytes, int, bytes] | None = None
         for ref, dek, header in zip(refs, self._found(refs, context.purpose), headers, strict=True):
             suite, _, generation, salt, _, _ = header
             if dek is None or dek.held or dek.generation != generation:
-                found.append(self._unusual(dek, ref, context.purpose, header, infos[suite]))
+                found.append(self._unusual(dek, ref, context, header))
                 continue
-            this = dek, suite, salt
-            if this != last:
-                subkey, last = cse1.derive(dek.key, infos[suite], salt, suite, generation), this
+            place = ref, suite, salt
+            if place != last:
+                subkey, last = cse1.derive(dek.key, infos[suite], salt, suite, generation), place
             found.append(subkey)
         return found
 
@@ -220,14 +220,15 @@ class ResidentKeys:
         return Shredded(fence.request_id, fence.epoch)
 
     def _unusual(
-        self, dek: Dek | None, ref: bytes, purpose: str, header: cse1.Header, info: bytes
+        self, dek: Dek | None, ref: bytes, context: FieldContext, header: cse1.Header
     ) -> Shredded | Held:
-        """Where there is no key, or not the one that a header names."""
+        """Where there is no key, or not the one that a header names. Raises as `opening` does."""
+        purpose = context.purpose
         if dek is None:
             return self._shredded(self._absent(ref, purpose), ref, purpose, header.generation)
         if dek.held:
             return Held()
-        subkey = cse1.derive(dek.key, info, header.salt, header.suite)
+        subkey = cse1.derive(dek.key, context.derivation_info(header.suite), header.salt, header.suite)
         if hmac.compare_digest(header.commitment, subkey.commitment):
             raise TamperedEnvelope(
                 "the generation in the envelope was changed", fault=EnvelopeFault.GENERATION_CHANGED

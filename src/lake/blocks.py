@@ -29,6 +29,8 @@ from lake.siphash import HASH_BYTES, KEY_BYTES, siphashes
 
 MAX_BLOCK_EVENTS: Final = 4096
 BUCKET_PREFIX_BYTES: Final = 2
+L1_SOURCE: Final = 0
+"""In place of a source's number, on blocks that a rewrite sealed again."""
 PERSONAL_HEAD: Final = ("subject", "source", "event_id", "occurred_at", "position")
 _GONE: Final = frozenset({Shredded, Held})
 _HEADS: Final = dict(zip(SEALED_HEAD, PERSONAL_HEAD, strict=True))

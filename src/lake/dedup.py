@@ -11,7 +11,7 @@ from datetime import date
 
 import polars as pl
 
-from lake.blocks import bucket_of
+from lake.blocks import BUCKET_PREFIX_BYTES, L1_SOURCE, bucket_of
 
 
 def settle(events: pl.DataFrame, window_days: int) -> pl.DataFrame:
@@ -63,8 +63,8 @@ def is_settled(rows: pl.DataFrame) -> pl.Series:
     Args:
         rows: all of a selection; `subject_ref`, `generation`, `source`, `schema_version`.
     """
-    own = (pl.col("source") == 0) & (pl.col("generation") > 0)
-    bucket = bucket_of(pl.col("subject_ref"), 16)
+    own = (pl.col("source") == L1_SOURCE) & (pl.col("generation") > 0)
+    bucket = bucket_of(pl.col("subject_ref"), 8 * BUCKET_PREFIX_BYTES)
     alone = own & pl.col("subject_ref").is_unique()
     flat = rows.select(alone=alone.all(), versions=pl.col("schema_version").n_unique())
     if flat.item(0, "alone") and flat.item(0, "versions") <= 1:

@@ -93,7 +93,7 @@ class EventReader:
         return Read(wanted, chain, personal)
 
     def open(self, rows: pl.DataFrame, read: Read, tagged: bool = True) -> OpenedEvents:
-        """The events of rows (`Read.columns` and `_n`) in ingest order.
+        """The events of rows (`Read.columns` and `_n`) in ingest order; `tagged` as for `open_blocks`.
 
         Raises:
             EnvelopeError, KeysError: see `keys.Opener.open`; never where a person was erased.

@@ -153,12 +153,11 @@ class Replay:
         """
         known = self._reader.read(read)
         chosen = Selection(read.event_type, read.facet, refs, ref_range, read.days, arrival=read.arrival)
-        if tagged:
+        # Letters that a redaction sealed again look like blocks of L1, and nobody has settled them.
+        if tagged or not settled or read.days is not None or read.event_type == DEAD_LETTER:
             rows = ordered_rows(self._table, files, chosen, known.columns)
-            return self._events(files, known, chosen, rows, settled)
-        if not settled or read.days is not None or read.event_type == DEAD_LETTER:
-            rows = ordered_rows(self._table, files, chosen, known.columns)
-            return self._events(files, known, chosen, rows, settled).untagged()
+            whole = self._from_rows(files, known, chosen, rows, settled)
+            return whole if tagged else whole.untagged()
         rows = some_rows(self._table, files, chosen, (*known.columns, "generation"))
         is_plain = is_settled(rows)
         plain = self._reader.open(rows.filter(is_plain).with_row_index("_n"), known, tagged=False)
@@ -166,9 +165,9 @@ class Replay:
         if is_plain.all():
             return found
         others = in_ingest_order(rows.filter(~is_plain))
-        return found + self._events(files, known, chosen, others, settled).untagged()
+        return found + self._from_rows(files, known, chosen, others, settled).untagged()
 
-    def _events(
+    def _from_rows(
         self, files: Sequence[DataFile], known: Read, chosen: Selection, rows: pl.DataFrame, settled: bool
     ) -> Events:
         read = known.wanted

@@ -11,7 +11,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table.metadata import TableMetadata
 
 from keys import Keyring
-from lake.blocks import PERSONAL_HEAD, Opened, in_block_order, open_blocks, seal_events
+from lake.blocks import L1_SOURCE, PERSONAL_HEAD, Opened, in_block_order, open_blocks, seal_events
 from lake.errors import EpochMoved
 from lake.events import BODY_COLUMNS, RANDOM_COLUMNS, day_partition
 from lake.eventtypes import EventType, Facet
@@ -111,5 +111,5 @@ class Rewriter:
             session=self._keyring.session(),
             table_uuid=self._uuid,
             ingested_at=earliest,
-            source=0,
+            source=L1_SOURCE,
         )

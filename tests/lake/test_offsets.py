@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 
+from lake.blocks import L1_SOURCE
 from lake.errors import EpochMoved, Fenced
-from lake.offsets import AlreadyLanded, Range, ingest_summary, offsets_of, ranges_of
+from lake.offsets import AlreadyLanded, Range, ingest_summary, offsets_of, ranges_of, source_number
 
 
 def span(start: int, end: int, source: str = "file:a") -> Range:
@@ -57,3 +60,9 @@ def test_other_sources_keep_their_place() -> None:
     """Offsets of untouched sources are carried on from the newest head."""
     history = landed(span(0, 10), span(0, 4, "file:b"))
     assert offsets_of(history[0]) == {"file:a": 10, "file:b": 4}
+
+
+def test_no_source_has_the_number_of_what_was_sealed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks with that number are taken as settled."""
+    monkeypatch.setattr(zlib, "crc32", lambda name: 0x80000000)
+    assert source_number("file:0") != L1_SOURCE

@@ -148,6 +148,28 @@ def test_whoever_does_not_settle_again_gets_the_same_events(
             assert getattr(found, counted) == getattr(expected, counted)
 
 
+@pytest.mark.parametrize("tagged", [True, False])
+@pytest.mark.parametrize("compacted", [True, False])
+def test_a_person_on_hold_is_not_counted_as_erased_and_others_keep_their_own_values(
+    world: Runtime, compacted: bool, tagged: bool
+) -> None:
+    people = ["ann", "bob", "cid", "dan"]
+    send(world, [paid(who, n, event_id=f"{who} {n}", note=who) for who in people for n in range(3)])
+    if compacted:
+        compact_all(world)
+    held = world.keyring.ref_of(SubjectId("bob"))
+    assert held is not None
+    world.keyring.hold(held, True)
+    gone = world.keyring.ref_of(SubjectId("cid"))
+    shred(world, "cid")
+    found = read(world, PERSONAL, tagged=tagged)
+    assert (found.held, found.shredded, found.shredded_refs) == (3, 3, {gone})
+    living = found.frame.filter(pl.col("event_id").is_not_null())
+    assert sorted(living["note"].unique()) == ["ann", "dan"]
+    assert (living["event_id"] == living["note"] + " " + living["cents"].cast(pl.String)).all()
+    assert found.frame.filter(pl.col("event_id").is_null())["note"].null_count() == 6
+
+
 def test_files_of_other_days_are_not_opened(slow_world: Runtime, clock: Clock) -> None:
     """They are told by their bounds: one that is gone from the disk is not missed."""
     for day in range(0, 60, 20):
