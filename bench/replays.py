@@ -25,12 +25,13 @@ from pyiceberg.manifest import DataFile
 from bench.clicks import CLICKED, clicked
 from bench.measure import Figure, at_least, at_most, median_seconds, seconds
 from keys import Opener, SubjectId
-from lake import EventRead, HttpBatch, Replay, Upkeep, block_rows
+from lake import EventRead, HttpBatch, Replay, Upkeep
 from lake.bodyreader import unpack
 from lake.events import sealing_context
 from lake.eventtypes import PRIMARY
 from lake.processes import sharing_cores
-from lake.selection import HandleRange
+from lake.runs import open_events
+from lake.selection import OPEN_COLUMNS, SEALED_COLUMNS, HandleRange, Selection, stored_blocks
 from service.runtime import Runtime, initialise, open_replay, open_runtime
 
 EVENTS: Final = int(os.environ.get("BENCH_REPLAY_EVENTS", "10000000"))
@@ -223,18 +224,20 @@ def _codec_alone(runtime: Runtime) -> Callable[[], object]:
     The opener knows the people's keys already, as the replay's does after its first run.
     """
     table = runtime.lake.events
-    rows = block_rows(table, table.files(), _PERSONAL, ref_range=_FIFTH)
     event_type = runtime.lake.types.get("Clicked")
+    wanted = Selection("Clicked", PRIMARY, ref_range=_FIFTH)
+    blocks = stored_blocks(table, table.files(), wanted, (*OPEN_COLUMNS, *SEALED_COLUMNS))
+    rows = blocks.rows
     context = sealing_context(table.metadata().table_uuid.bytes, event_type, PRIMARY)
     refs, ids, sealed = (rows[c].to_list() for c in ("subject_ref", "block_id", "sealed"))
-    opens, counts = rows["open"], rows["event_count"].to_numpy()
+    counts = rows["event_count"].to_numpy()
     opener: Opener = runtime.keyring.opener()
     clear_names = ["_day", "page", "milliseconds"]
 
     def run() -> None:
         bodies: Any = opener.open(context, refs, ids, sealed)
         unpack(bodies, counts, event_type.sealed_schema(PRIMARY), ["_time", "query"])
-        unpack(opens, counts, event_type.open_schema, clear_names)
+        open_events(rows, blocks.runs, event_type.open_schema, clear_names)
 
     return run
 

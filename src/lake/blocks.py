@@ -21,14 +21,15 @@ from attrs import frozen
 from keys import Held, Opener, SealSession, Shredded
 from keys.quiet import no_collections
 from lake.bodies import pack, text_bounds
-from lake.bodyreader import unpack
+from lake.bodyreader import repeated, unpack
 from lake.errors import CorruptBlock
 from lake.events import sealing_context
 from lake.eventtypes import OPEN_HEAD, SEALED_HEAD, TAG_FIELDS, EventType, Facet
+from lake.runs import NO_RUNS, PREFIX_BYTES, Runs, open_events, prefix_of
 from lake.siphash import HASH_BYTES, KEY_BYTES, siphashes
 
 MAX_BLOCK_EVENTS: Final = 4096
-BUCKET_PREFIX_BYTES: Final = 2
+BUCKET_PREFIX_BYTES: Final = PREFIX_BYTES
 L1_SOURCE: Final = 0
 """In place of a source's number, on blocks that a rewrite sealed again."""
 PERSONAL_HEAD: Final = ("subject", "source", "event_id", "occurred_at", "position")
@@ -217,6 +218,7 @@ def open_blocks(
     opener: Opener | None,
     table_uuid: bytes,
     tagged: bool = True,
+    runs: Runs = NO_RUNS,
 ) -> Opened:
     """The events of block rows, in the order of rows and of records inside.
 
@@ -226,6 +228,7 @@ def open_blocks(
         personal: whether to open the sealed part.
         opener: needed where `personal`.
         tagged: whether `_tag` and `_rev` are decoded.
+        runs: of those rows that are of a run; the others have bodies of their own.
 
     Raises:
         EnvelopeError, KeysError: see `keys.Opener.open`.
@@ -235,12 +238,11 @@ def open_blocks(
     head = [name for name in OPEN_HEAD if tagged or name not in TAG_FIELDS]
     tags = [unpack_tags(rows.get_column("tags"), counts)] if tagged else []
     open_fields = [f.name for f in event_type.fields if f.anonymous and f.name in fields]
-    base = unpack(rows.get_column("open"), counts, event_type.open_schema, [*head, *open_fields])
-    block_of = pl.Series(np.repeat(np.arange(rows.height, dtype=np.uint32), counts))
+    base = open_events(rows, runs, event_type.open_schema, [*head, *open_fields])
     frame = base.rename({"_day": "occurred_on"}).with_columns(
-        rows.get_column("subject_ref").gather(block_of),
-        rows.get_column("ingested_at").dt.date().gather(block_of).alias("ingest_day"),
-        rows.get_column("_n").gather(block_of).alias("_order"),
+        repeated(rows.get_column("subject_ref"), counts),
+        repeated(rows.get_column("ingested_at").dt.date(), counts).alias("ingest_day"),
+        repeated(rows.get_column("_n"), counts).alias("_order"),
         pl.lit(False).alias("shredded"),
         *tags,
     )
@@ -248,13 +250,12 @@ def open_blocks(
         return Opened(frame, 0, 0, frozenset())
     assert opener is not None
     with no_collections():
-        return _with_personal(frame, rows, block_of, event_type, facet, fields, opener, table_uuid)
+        return _with_personal(frame, rows, event_type, facet, fields, opener, table_uuid)
 
 
 def _with_personal(
     frame: pl.DataFrame,
     rows: pl.DataFrame,
-    block_of: pl.Series,
     event_type: EventType,
     facet: Facet,
     fields: Sequence[str],
@@ -284,7 +285,7 @@ def _with_personal(
         sealed = sealed.with_columns(pl.from_epoch("occurred_at", "us").dt.replace_time_zone("UTC"))
     if alive.all():
         return Opened(frame.hstack(sealed.get_columns()), 0, 0, frozenset())
-    gone = pl.Series(~alive).gather(block_of)
+    gone = pl.Series(np.repeat(~alive, counts))
     living = frame.filter(~gone).hstack(sealed.get_columns())
     dead = frame.filter(gone).with_columns(shredded=pl.lit(True))
     together = pl.concat([living, dead], how="diagonal").sort("_order", maintain_order=True)
@@ -296,8 +297,7 @@ def _with_personal(
 
 def bucket_of(refs: pl.Expr, bits: int) -> pl.Expr:
     """Bucket number of handles: their leading bits, as UInt32."""
-    number = refs.bin.slice(0, BUCKET_PREFIX_BYTES).bin.reinterpret(dtype=pl.UInt16, endianness="big")
-    return (number // (1 << (16 - bits))).cast(pl.UInt32)
+    return (prefix_of(refs) // (1 << (16 - bits))).cast(pl.UInt32)
 
 
 def severed_refs(refs: Sequence[bytes], random_bytes: Callable[[int], bytes] = os.urandom) -> list[bytes]:

@@ -6,6 +6,7 @@ blocks; Python is touched once per field, neither per block nor per event. `lake
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -20,14 +21,18 @@ from lake.errors import CorruptBlock
 Array = np.ndarray[Any, np.dtype[Any]]
 Schema = dict[str, pl.DataType]
 
-WIDTHS: Final = np.array([0, 1, 2, 4, 8, 0, 0, 0], dtype=np.int64)  # bytes per value, by code
+WIDTHS: Final = np.array([0, 1, 2, 4, 8, 0, 0, 2], dtype=np.int64)  # bytes per value, by code
 ONE_VALUE: Final = 5
 UUIDS: Final = 6
+NUMBERED: Final = 7
 SOME_NULL: Final = 1
 ALL_NULL: Final = 2
 SIZE_BYTES: Final = 4
 SLACK_BYTES: Final = 16  # behind the last body, so that twelve bytes can be had at any place in it
-_STORES: Final = ("", "<u1", "<u2", "<u4", "<u8")
+NUMBERED_FROM: Final = 256
+"""Events in a body from which on it is tried whether its texts repeat."""
+_MOST_NUMBERED: Final = 1 << 16
+_STORES: Final = ("", "<u1", "<u2", "<u4", "<u8", "", "", "<u2")
 _LIMITS: Final = np.array([1, 1 << 8, 1 << 16, 1 << 32], dtype=np.uint64)
 _BASE_LIMITS: Final = np.array([1 << 7, 1 << 15, 1 << 31], dtype=np.uint64)
 _HIGHEST: Final = np.iinfo(np.int64).max
@@ -40,22 +45,32 @@ class Blocks:
     Attributes:
         counts: events of each block; none is 0.
         starts: its first event.
-        of: the block of each event.
-        within: its place in that block.
     """
 
     counts: Array
     starts: Array
-    of: Array
-    within: Array
 
     @classmethod
     def counted(cls, counts: Array) -> Blocks:
         """Blocks of so many events each."""
         counts = np.asarray(counts, dtype=np.int64)
-        starts = np.cumsum(counts) - counts
-        of = np.repeat(np.arange(len(counts)), counts)
-        return cls(counts, starts, of, np.arange(len(of)) - starts[of])
+        return cls(counts, np.cumsum(counts) - counts)
+
+    @property
+    def events(self) -> int:
+        """Of all blocks."""
+        return int(self.starts[-1] + self.counts[-1]) if len(self.counts) else 0
+
+    @cached_property
+    def of(self) -> Array:
+        """The block of each event."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    @cached_property
+    def within(self) -> Array:
+        """The place of each event in its block."""
+        places: Array = np.arange(self.events) - np.repeat(self.starts, self.counts)
+        return places
 
 
 @frozen(eq=False)
@@ -139,7 +154,7 @@ def _write(
     for code in np.unique(field.base_codes[field.base_codes > 0]):
         chosen = field.base_codes == code
         _every(out, _STORES[code])[at_base[chosen]] = field.bases[chosen].view(np.uint64)
-    stored = field.codes[(field.codes > 0) & (field.codes < ONE_VALUE)]
+    stored = field.codes[WIDTHS[field.codes] > 0]
     for code in np.unique(stored):
         places = at_values[blocks.of] + WIDTHS[code] * blocks.within
         if len(stored) == len(field.codes) and (stored == code).all():
@@ -150,8 +165,9 @@ def _write(
 
 
 def is_sized(codes: Array) -> Array:
-    """Whether a text's values have lengths of their own, so that their sum is stored too."""
-    return (codes > 0) & (codes < ONE_VALUE)
+    """Whether the bytes that a text's values take together are stored too."""
+    sized: Array = (codes > 0) & (codes != ONE_VALUE) & (codes != UUIDS)
+    return sized
 
 
 def bitmap_bytes(nulls: Array, counts: Array) -> Array:
@@ -204,23 +220,45 @@ def _text(column: pl.Series, present: Array | None, blocks: Blocks) -> _Field:
     if (ends - begins).max() >= 1 << 8 * SIZE_BYTES:
         raise CorruptBlock(f"the values of `{column.name}` in one block take more than four gigabytes")
     packed = uuidtext.parse(data[bounds[0] : bounds[-1]], lengths) if present is None else None
+    offsets = field.offsets
     if packed is not None and packed.size < int((ends - begins).sum()):
         codes = np.full_like(codes, UUIDS)
         bases = np.zeros_like(bases)
         data, begins = packed.reshape(-1), uuidtext.BYTES * blocks.starts
         ends = begins + uuidtext.BYTES * blocks.counts
+    else:
+        bases, offsets, behind, size = bases.copy(), offsets.copy(), [data], len(data)
+        for at in np.flatnonzero((blocks.counts >= NUMBERED_FROM) & (codes < ONE_VALUE)):
+            first, count = int(blocks.starts[at]), int(blocks.counts[at])
+            distinct, numbers = _numbered(plain.slice(first, count))
+            plainly = ends[at] - begins[at] + WIDTHS[codes[at]] * count
+            if numbers.max() < _MOST_NUMBERED and len(distinct) + WIDTHS[NUMBERED] * count < plainly:
+                codes[at], bases[at] = NUMBERED, numbers.max() + 1
+                offsets[first : first + count] = numbers
+                behind.append(distinct)
+                begins[at], ends[at] = size, size + len(distinct)
+                size += len(distinct)
+        data = np.concatenate(behind) if len(behind) > 1 else data
     return _Field(
         codes,
         _base_codes(bases),
         nulls,
         bases,
-        field.offsets,
+        offsets,
         present,
         ends - begins,
         _slices(data, np.stack([begins, ends], axis=1).reshape(-1)).take(
             pa.array(np.arange(0, 2 * len(begins), 2))
         ),
     )
+
+
+def _numbered(values: pa.LargeBinaryArray) -> tuple[Array, Array]:
+    """(lengths and bytes of the distinct values, in the order they first come; the number of each value)."""
+    coded = values.dictionary_encode()
+    lengths = np.diff(text_bounds(coded.dictionary)).astype("<u4")
+    text = np.frombuffer(coded.dictionary.buffers()[2] or b"", dtype=np.uint8)[: int(lengths.sum())]
+    return np.concatenate([lengths.view(np.uint8), text]), coded.indices.to_numpy()
 
 
 def text_bounds(array: pa.LargeBinaryArray) -> Array:

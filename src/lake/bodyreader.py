@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import attrs
@@ -15,6 +16,7 @@ from keys import Body
 from lake import uuidtext
 from lake.bodies import (
     ALL_NULL,
+    NUMBERED,
     ONE_VALUE,
     SIZE_BYTES,
     SLACK_BYTES,
@@ -33,6 +35,8 @@ from lake.errors import CorruptBlock
 _LAST_WIDTH: Final = 4
 _WIDEST: Final = 8
 _STORES: Final = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+_LENGTH_BYTES: Final = 4
+_VIEW: Final = np.dtype("V16")
 _INLINE: Final = 12  # bytes of a text that lie in an Arrow view itself, behind its length
 _HEAD_MASKS: Final = np.array([(2 ** (8 * min(n, 4)) - 1) << 32 for n in range(13)], dtype=np.uint64)
 _REST_MASKS: Final = np.array([2 ** (8 * max(n - 4, 0)) - 1 for n in range(13)], dtype=np.uint64)
@@ -42,6 +46,8 @@ _SIGN_SHIFTS: Final = np.array([0, 56, 48, 32, 0, 0, 0, 0], dtype=np.int64)
 _LONGEST: Final = 2**31
 MOST_BYTES: Final = 2**30  # read at once; views into them have offsets of 32 bits
 MOST_EVENTS: Final = 2**16  # read at once; columns of so many stay in the processor's cache
+_LARGE: Final = 1024  # events in a body; what is counted for each body is little then,
+_MORE: Final = 4  # and so many times as many events are read at once
 
 
 @frozen(eq=False)
@@ -76,11 +82,14 @@ def unpack(
     """
     if len(counts) == 0:
         return pl.DataFrame(schema={name: schema[name] for name in columns})
-    if len(counts) > 1 and counts.sum() > MOST_EVENTS:
-        return _halves(bodies, counts, schema, columns)
+    ends = np.cumsum(counts)
+    most = MOST_EVENTS if ends[-1] < _LARGE * len(counts) else _MORE * MOST_EVENTS
+    if len(counts) > 1 and ends[-1] > most:
+        starts = np.flatnonzero(np.diff((ends - 1) // most, prepend=-1))
+        return _in_parts(bodies, counts, [*starts, len(counts)], schema, columns)
     data, bounds = _joined(bodies)
     if len(counts) > 1 and bounds[-1] > MOST_BYTES:
-        return _halves(bodies, counts, schema, columns)
+        return _in_parts(bodies, counts, [0, len(counts) // 2, len(counts)], schema, columns)
     blocks = Blocks.counted(counts)
     words: Array = np.ndarray((len(data) - 7,), "<u8", data.data, strides=(1,))
     places = _places(data, words, bounds, blocks, schema)
@@ -90,12 +99,15 @@ def unpack(
         raise CorruptBlock("a body does not hold what its schema says") from error
 
 
-def _halves(
-    bodies: pl.Series | Sequence[Body], counts: Array, schema: Schema, columns: Sequence[str]
+def _in_parts(
+    bodies: pl.Series | Sequence[Body],
+    counts: Array,
+    cuts: Sequence[int],
+    schema: Schema,
+    columns: Sequence[str],
 ) -> pl.DataFrame:
-    half = len(counts) // 2
-    parts = ((bodies[:half], counts[:half]), (bodies[half:], counts[half:]))
-    return pl.concat([unpack(some, of_some, schema, columns) for some, of_some in parts])
+    parts = [unpack(bodies[a:b], counts[a:b], schema, columns) for a, b in pairwise(cuts) if a < b]
+    return pl.concat(parts)
 
 
 def _joined(bodies: pl.Series | Sequence[Body]) -> tuple[Array, Array]:
@@ -123,7 +135,7 @@ def _places(data: Array, words: Array, bounds: Array, blocks: Blocks, schema: Sc
         heads = data[firsts + number]
         codes, base_codes, nulls = heads & 7, heads >> 3 & 7, heads >> 6
         is_text = kind in (pl.String, pl.Binary)
-        most = UUIDS if is_text else _LAST_WIDTH
+        most = NUMBERED if is_text else _LAST_WIDTH
         if codes.max() > most or base_codes.max() > _LAST_WIDTH or nulls.max() > ALL_NULL:
             raise CorruptBlock("a body's head says what no writer writes")
         sized = is_sized(codes)
@@ -180,7 +192,7 @@ def _present(place: _Place, data: Array, blocks: Blocks) -> Array:
 
 def _numbers(place: _Place, data: Array, blocks: Blocks) -> Array:
     """int64 per event: the block's base and the event's offset to it, modulo 2^64."""
-    values = np.empty(len(blocks.of), dtype=np.int64)
+    values = np.empty(blocks.events, dtype=np.int64)
     for chosen, count, width in _alike(blocks.counts, WIDTHS[place.codes]):
         some = np.repeat(place.bases[chosen], count)
         if width:
@@ -216,24 +228,22 @@ def _put(values: Array, places: Array, count: int, some: Array) -> None:
 
 
 def _texts(place: _Place, data: Array, blocks: Blocks) -> pl.Series:
-    """Binary, or String for UUIDs, per event."""
-    uuids = place.codes == UUIDS
-    if uuids.all():
-        return _uuids(place, data, blocks)
-    if not uuids.any():
-        return _plain_texts(place, data, blocks)
-    others = ~uuids
-    events = np.concatenate([np.flatnonzero(chosen[blocks.of]) for chosen in (uuids, others)])
-    parts = [
-        _uuids(place.of(uuids), data, Blocks.counted(blocks.counts[uuids])).cast(pl.Binary),
-        _plain_texts(place.of(others), data, Blocks.counted(blocks.counts[others])).cast(pl.Binary),
-    ]
-    return pl.concat(parts)[np.argsort(events)]
+    """Binary or String per event."""
+    kinds = np.where(place.codes >= UUIDS, place.codes, 0)
+    if (kinds == kinds[0]).all():
+        return _READERS[int(kinds[0])](place, data, blocks)
+    events, parts = [], []
+    for kind in np.unique(kinds):
+        chosen = kinds == kind
+        events.append(np.flatnonzero(chosen[blocks.of]))
+        some = _READERS[int(kind)](place.of(chosen), data, Blocks.counted(blocks.counts[chosen]))
+        parts.append(some.cast(pl.Binary))
+    return pl.concat(parts)[np.argsort(np.concatenate(events))]
 
 
 def _uuids(place: _Place, data: Array, blocks: Blocks) -> pl.Series:
     assert place.at_data is not None
-    packed = np.empty(len(blocks.of), dtype=f"V{uuidtext.BYTES}")
+    packed = np.empty(blocks.events, dtype=f"V{uuidtext.BYTES}")
     for chosen, count, _ in _alike(blocks.counts, np.zeros_like(blocks.counts)):
         runs = _runs(data, place.at_data[chosen], count * uuidtext.BYTES)
         _put(packed, blocks.starts[chosen], count, runs)
@@ -254,7 +264,42 @@ def _plain_texts(place: _Place, data: Array, blocks: Blocks) -> pl.Series:
     views, is_ascii = _views(data, begins, lengths)
     if once.any():
         views = np.repeat(views, np.repeat(np.where(once, blocks.counts, 1), stored.counts), axis=0)
-    kind = pa.string_view() if is_ascii else pa.binary_view()
+    return _viewed(views, data, is_ascii)
+
+
+def _numbered_texts(place: _Place, data: Array, blocks: Blocks) -> pl.Series:
+    """Views into the distinct values of each body; whether these are texts is looked at once."""
+    assert place.totals is not None
+    assert place.at_data is not None
+    numbers = _numbers(attrs.evolve(place, bases=np.zeros_like(place.bases)), data, blocks)
+    views = np.empty(blocks.events, dtype=_VIEW)
+    are_texts = True
+    for start, count, distinct, at, total in zip(
+        blocks.starts, blocks.counts, place.bases, place.at_data, place.totals, strict=True
+    ):
+        head = _LENGTH_BYTES * int(distinct)
+        some = numbers[start : start + count]
+        if head > total or some.max() >= distinct:
+            raise CorruptBlock("a body has fewer texts than it says, or numbers of others")
+        lengths = np.frombuffer(data, "<u4", int(distinct), int(at)).astype(np.int64)
+        if lengths.sum() != total - head:
+            raise CorruptBlock("a body's texts are longer or shorter than it says")
+        found, is_ascii = _views(data, at + head + np.cumsum(lengths) - lengths, lengths)
+        views[start : start + count] = found.view(_VIEW).reshape(-1)[some]
+        are_texts = are_texts and (is_ascii or _is_text(found, data))
+    return _viewed(views, data, are_texts)
+
+
+def _is_text(views: Array, data: Array) -> bool:
+    try:
+        _viewed(views, data, False).cast(pl.String)
+    except pl.exceptions.PolarsError:
+        return False
+    return True
+
+
+def _viewed(views: Array, data: Array, are_texts: bool) -> pl.Series:
+    kind = pa.string_view() if are_texts else pa.binary_view()
     array = pa.Array.from_buffers(kind, len(views), [None, pa.py_buffer(views), pa.py_buffer(data)])
     return pl.Series("text", pl.from_arrow(array))
 
@@ -279,3 +324,26 @@ def _views(data: Array, begins: Array, lengths: Array) -> tuple[Array, bool]:
     is_ascii = all_short and not np.bitwise_or.reduce(heads | second) & _NOT_ASCII
     found[:, 0] = heads | lengths.view(np.uint64)
     return found, is_ascii
+
+
+def repeated(values: pl.Series, counts: Array) -> pl.Series:
+    """Each value so many times: an Arrow view for each of bytes, which stay where they are.
+
+    Args:
+        values: numbers, dates or Binary.
+    """
+    if values.null_count():
+        return values.gather(np.repeat(np.arange(len(values)), counts))
+    if values.dtype != pl.Binary:
+        again = np.repeat(values.to_physical().to_numpy(), counts)
+        return pl.Series(values.name, again).cast(values.dtype)
+    array = values.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
+    _, views, *data = array.buffers()
+    every = np.frombuffer(views, dtype=_VIEW)[array.offset : array.offset + len(array)]
+    again = np.repeat(every, counts)
+    found = pa.Array.from_buffers(array.type, len(again), [None, pa.py_buffer(again), *data])
+    return pl.Series(values.name, pl.from_arrow(found))
+
+
+_READERS: Final = {0: _plain_texts, UUIDS: _uuids, NUMBERED: _numbered_texts}
+"""By the code of the offsets; 0 stands for those that are one width or one value."""

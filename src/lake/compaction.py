@@ -145,7 +145,7 @@ class Compactor(Rewriter):
     def _divide(self, day: date, work: Rewrite, epoch: int) -> _Done:
         """Files by leading bits of the handles instead of by time; opens nothing."""
         files = [file for file, _ in work.files]
-        rows = block_rows(self._table, files, None)
+        rows = self._rows(files)
         parts = rows.select(*BLOCK_COLUMNS, bucket_of(pl.col("subject_ref"), work.bits).alias("_part"))
         what = together(Level.DIVIDED, work.files)
         fresh = [
@@ -158,7 +158,7 @@ class Compactor(Rewriter):
 
     def _sort(self, day: date, work: Rewrite, epoch: int) -> _Done:
         files = [file for file, _ in work.files]
-        before = block_rows(self._table, files, None)
+        before = self._rows(files)
         _check_blocks(before.height, files)
         rewritten = self._rewrite(before)
         check_conservation(before, rewritten.rows, rewritten.superseded)

@@ -33,6 +33,7 @@ def write_data_file(
     prefix: str,
     random: Collection[str],
     bodies: Collection[str],
+    footers: Collection[str],
     row_group_rows: int,
 ) -> DataFile:
     """See `IcebergTable.write_file`."""
@@ -51,7 +52,7 @@ def write_data_file(
                 arrow_schema,
                 compression={n: "NONE" if n in random else "ZSTD" for n in arrow_schema.names},
                 use_dictionary=coded,
-                write_statistics=kept,
+                write_statistics=[*kept, *footers],
                 store_schema=False,
             )
             writer.write_table(arrow, row_group_size=row_group_rows)

@@ -12,7 +12,8 @@ from keys import Opener
 from lake.blocks import Opened, open_blocks
 from lake.errors import UnknownEventType
 from lake.eventtypes import TAG_FIELDS, EventType
-from lake.selection import OPEN_COLUMNS, PERSONAL_COLUMNS, EventRead
+from lake.runs import Runs
+from lake.selection import OPEN_COLUMNS, SEALED_COLUMNS, TAG_COLUMNS, EventRead
 from lake.typeregistry import TypeRegistry
 from lake.upcast import bring_forward, needed_fields
 
@@ -43,7 +44,15 @@ class Read:
     @property
     def columns(self) -> tuple[str, ...]:
         """The block columns that it takes."""
-        return PERSONAL_COLUMNS if self.personal else OPEN_COLUMNS
+        return self._with_sealed(*OPEN_COLUMNS, *TAG_COLUMNS)
+
+    @property
+    def settled_columns(self) -> tuple[str, ...]:
+        """Those that it takes where nothing is left to settle, and that tell whether it is so."""
+        return self._with_sealed(*OPEN_COLUMNS, "generation", "source")
+
+    def _with_sealed(self, *columns: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*columns, *(SEALED_COLUMNS if self.personal else ()))))
 
     def tags_alone(self) -> Read:
         """The same events without any field: what the duplicate rule looks at."""
@@ -92,7 +101,7 @@ class EventReader:
             self._opener.catch_up()
         return Read(wanted, chain, personal)
 
-    def open(self, rows: pl.DataFrame, read: Read, tagged: bool = True) -> OpenedEvents:
+    def open(self, rows: pl.DataFrame, runs: Runs, read: Read, tagged: bool = True) -> OpenedEvents:
         """The events of rows (`Read.columns` and `_n`) in ingest order; `tagged` as for `open_blocks`.
 
         Raises:
@@ -112,6 +121,7 @@ class EventReader:
                 opener=self._opener if read.personal else None,
                 table_uuid=self._table_uuid,
                 tagged=tagged,
+                runs=runs,
             )
             parts.append(evolve(opened, frame=bring_forward(opened.frame, path, wanted.fields, wanted.facet)))
         frames = [conform(part.frame, read.newest, wanted.fields, tagged) for part in parts]
@@ -123,8 +133,14 @@ class EventReader:
             sum(part.shredded_events for part in parts),
             sum(part.held_events for part in parts),
             frozenset().union(*(part.shredded_refs for part in parts)),
-            round(_ROW_COPIES * rows.estimated_size() + _FRAME_COPIES * frame.estimated_size()),
+            round(_ROW_COPIES * _own_bytes(rows) + _FRAME_COPIES * frame.estimated_size()),
         )
+
+
+def _own_bytes(rows: pl.DataFrame) -> int:
+    """Of rows without the bodies of runs, which do not grow with the rows that are asked for."""
+    bodies = rows.filter(pl.col("run").is_null()).get_column("open")
+    return round(rows.drop("open").estimated_size()) + int(bodies.bin.size().sum())
 
 
 def conform(frame: pl.DataFrame, newest: EventType, fields: Sequence[str], tagged: bool) -> pl.DataFrame:

@@ -44,6 +44,10 @@ _COLUMNS: Final = (
     ("open", BinaryType(), False),
     ("sealed", BinaryType(), False),
     ("tags", BinaryType(), False),
+    ("run", LongType(), False),
+    ("run_from", IntegerType(), False),
+    ("run_to", IntegerType(), False),
+    ("run_at", IntegerType(), False),
 )
 EVENTS_SCHEMA: Final = Schema(
     *(NestedField(at, name, kind, required) for at, (name, kind, required) in enumerate(_COLUMNS, start=1))
@@ -53,6 +57,8 @@ EVENTS_SPEC: Final = PartitionSpec(
 )
 RANDOM_COLUMNS: Final = ("block_id", "sealed", "tags")
 BODY_COLUMNS: Final = ("open",)
+FOOTER_COLUMNS: Final = ("run_from", "run_to")
+"""Whose bounds stand in the footers of files and not in manifests: they tell row groups apart."""
 METRIC_COLUMNS: Final = (
     "subject_ref",
     "ingested_at",

@@ -17,6 +17,7 @@ from lake.cloudevents import Parsed, Rejected
 from lake.errors import EpochMoved, Fenced
 from lake.events import BODY_COLUMNS, RANDOM_COLUMNS, day_partition
 from lake.offsets import AlreadyLanded, Range, offsets_of
+from lake.runs import alone
 from lake.sealer import Sealer
 from lake.settled import SourceBook
 from lake.sources import DEFAULT_BATCH_EVENTS, Source
@@ -212,7 +213,7 @@ class Ingestor:
         files: tuple[DataFile, ...] = ()
         blocks_made = sum(part.height for part in blocks)
         if blocks_made:
-            rows = pl.concat(blocks)
+            rows = alone(pl.concat(blocks))
             partition, folder = day_partition(at.date())
             written = self._table.write_file(
                 rows, partition=partition, folder=folder, random=RANDOM_COLUMNS, bodies=BODY_COLUMNS

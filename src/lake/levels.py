@@ -60,6 +60,11 @@ def origin(file: DataFile, sequence: int) -> Origin:
     return Origin(Level(found[1]), int(found[2]), int(found[3]))
 
 
+def is_sorted(file: DataFile) -> bool:
+    """Whether L1 wrote it."""
+    return origin(file, 0).level is Level.SORTED
+
+
 def together(level: Level, files: Iterable[Sequenced]) -> Origin:
     """What becomes of files that are rewritten as one."""
     origins = [origin(*one) for one in files]

@@ -18,7 +18,14 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 
 from lake.clearforms import is_object, is_tag, property_findings, summary_findings
-from lake.events import EVENTS_PROPERTIES, EVENTS_SCHEMA, EVENTS_SPEC, EVENTS_TABLE, METRIC_COLUMNS
+from lake.events import (
+    EVENTS_PROPERTIES,
+    EVENTS_SCHEMA,
+    EVENTS_SPEC,
+    EVENTS_TABLE,
+    FOOTER_COLUMNS,
+    METRIC_COLUMNS,
+)
 from lake.lakehouse import Lake
 from lake.objects import storage_errors
 from lake.table import IcebergTable, summary_of
@@ -29,15 +36,21 @@ _DAY_BYTES = 4
 
 @frozen
 class _Rules:
-    """What a table may say: its own properties, columns with statistics, and whether days part it."""
+    """What a table may say: its own properties, columns with bounds, and whether days part it.
+
+    Attributes:
+        metrics: columns with bounds in manifests and in footers.
+        footers: those with bounds in footers alone.
+    """
 
     properties: Mapping[str, str]
     metrics: Collection[str]
+    footers: Collection[str]
     by_day: bool
 
 
-_EVENTS = _Rules(EVENTS_PROPERTIES, METRIC_COLUMNS, True)
-_VIEWS = _Rules({}, (), False)
+_EVENTS = _Rules(EVENTS_PROPERTIES, METRIC_COLUMNS, FOOTER_COLUMNS, True)
+_VIEWS = _Rules({}, (), (), False)
 
 
 def privacy_lint(lake: Lake) -> list[str]:
@@ -128,7 +141,7 @@ def _footer_findings(table: Table, rules: _Rules, file: DataFile) -> Iterator[st
         for at in range(footer.num_columns):
             chunk = footer.row_group(group).column(at)
             told = chunk.is_stats_set or chunk.has_column_index
-            if told and chunk.path_in_schema not in rules.metrics:
+            if told and chunk.path_in_schema not in {*rules.metrics, *rules.footers}:
                 yield "statistics of a column in a footer"
 
 

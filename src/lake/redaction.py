@@ -17,12 +17,12 @@ from lake.housekeeping import Housekeeping
 from lake.lakehouse import Lake
 from lake.levels import Level, together
 from lake.merging import day_of
-from lake.objects import collected, scan_parquet
+from lake.objects import scan_parquet
 from lake.rewriting import Rewriter
 from lake.sealer import letter_bytes
-from lake.selection import EventRead, block_rows
+from lake.selection import WHOLE_COLUMNS, Selection, some_rows, stored_in, whole_rows
 
-_LETTERS: Final = EventRead(DEAD_LETTER, ())
+_LETTERS: Final = Selection(DEAD_LETTER, PRIMARY)
 _IN_FLIGHT_SECONDS: Final = 2.0
 
 
@@ -61,7 +61,7 @@ class LetterRedaction(Rewriter):
         while True:
             epoch = self._keyring.catch_up()
             live = self._live(day)
-            letters = block_rows(self._table, [file for file, _ in live], _LETTERS)
+            letters = self._rows([file for file, _ in live], _LETTERS)
             if letters.height == 0:
                 return 0
             found = self._open_group(letters, self._types.get(DEAD_LETTER), PRIMARY).frame
@@ -74,7 +74,7 @@ class LetterRedaction(Rewriter):
             with_them = nobody.filter(pl.col("subject_ref").is_in(old))
             live = self._holding(live, old)  # the others stay: a day may be large
             files = [file for file, _ in live]
-            rows = block_rows(self._table, files, None)
+            rows = self._rows(files)
             rest = with_them.join(doomed.select("_tag"), on="_tag", how="anti")
             kept = rows.filter(~pl.col("subject_ref").is_in(old))
             parts = [kept.select(BLOCK_COLUMNS)]
@@ -96,8 +96,7 @@ class LetterRedaction(Rewriter):
 
         Found from the table itself, so that a killed redaction is finished by its repetition.
         """
-        live = set(block_rows(self._table, self._table.files(), _LETTERS)["subject_ref"].to_list())
-        return self._of_nobody(block_rows(self._table, self._table.kept_files(), _LETTERS), live)
+        return self._of_nobody(self._rows(self._table.kept_files(), _LETTERS), self._in_head())
 
     def _abandoned_keys(self, in_use: Collection[bytes]) -> list[bytes]:
         """Handles of nobody's letters in files that no snapshot refers to.
@@ -119,11 +118,13 @@ class LetterRedaction(Rewriter):
         ]
         if not locations:
             return []
-        scan = scan_parquet(locations, self._table.load().io.properties).select(BLOCK_COLUMNS)
-        rows = collected(scan.filter(pl.col("event_type") == DEAD_LETTER))
-        placed = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_n"))
-        live = set(block_rows(self._table, self._table.files(), _LETTERS)["subject_ref"].to_list())
-        return self._of_nobody(placed, live | set(in_use))
+        scan = scan_parquet(locations, self._table.load().io.properties)
+        letters = whole_rows(stored_in(scan, _LETTERS, WHOLE_COLUMNS), self._types.open_schema)
+        return self._of_nobody(letters, self._in_head() | set(in_use))
+
+    def _in_head(self) -> set[bytes]:
+        letters = some_rows(self._table, self._table.files(), _LETTERS, ("subject_ref",))
+        return set(letters["subject_ref"].to_list())
 
     def _of_nobody(self, rows: pl.DataFrame, kept: Collection[bytes]) -> list[bytes]:
         """Handles with a living key, not among those kept, that sealed letters of nobody."""

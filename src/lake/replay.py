@@ -19,6 +19,7 @@ from lake.errors import SnapshotGone
 from lake.eventreader import EventReader, OpenedEvents, Read
 from lake.eventtypes import DEAD_LETTER, TAG_FIELDS
 from lake.increments import added_between
+from lake.levels import is_sorted
 from lake.objects import collected
 from lake.pieces import Cell, Pace, cuts, packed
 from lake.selection import (
@@ -27,11 +28,12 @@ from lake.selection import (
     EventRead,
     HandleRange,
     Selection,
+    StoredBlocks,
     block_rows,
     in_ingest_order,
     ordered_rows,
     selected,
-    some_rows,
+    stored_blocks,
 )
 from lake.table import IcebergTable
 from lake.typeregistry import TypeRegistry
@@ -155,23 +157,36 @@ class Replay:
         chosen = Selection(read.event_type, read.facet, refs, ref_range, read.days, arrival=read.arrival)
         # Letters that a redaction sealed again look like blocks of L1, and nobody has settled them.
         if tagged or not settled or read.days is not None or read.event_type == DEAD_LETTER:
-            rows = ordered_rows(self._table, files, chosen, known.columns)
-            whole = self._from_rows(files, known, chosen, rows, settled)
+            blocks = stored_blocks(self._table, files, chosen, known.columns)
+            whole = self._from_blocks(files, known, chosen, blocks, settled)
             return whole if tagged else whole.untagged()
-        rows = some_rows(self._table, files, chosen, (*known.columns, "generation"))
-        is_plain = is_settled(rows)
-        plain = self._reader.open(rows.filter(is_plain).with_row_index("_n"), known, tagged=False)
+        blocks, is_plain = self._settled_already(files, known, chosen)
+        rows = blocks.rows.filter(is_plain).with_row_index("_n")
+        plain = self._reader.open(rows, blocks.runs, known, tagged=False)
         found = _events(plain, plain.frame, plain.frame.height)
         if is_plain.all():
             return found
-        others = in_ingest_order(rows.filter(~is_plain))
-        return found + self._from_rows(files, known, chosen, others, settled).untagged()
+        others = evolve(blocks, rows=blocks.rows.filter(~is_plain))
+        return found + self._from_blocks(files, known, chosen, others, settled).untagged()
 
-    def _from_rows(
-        self, files: Sequence[DataFile], known: Read, chosen: Selection, rows: pl.DataFrame, settled: bool
+    def _settled_already(
+        self, files: Sequence[DataFile], known: Read, chosen: Selection
+    ) -> tuple[StoredBlocks, pl.Series]:
+        """(blocks, which of them need not be settled); with what settles them where some need it."""
+        columns = known.settled_columns
+        if all(is_sorted(file) for file in files):
+            blocks = stored_blocks(self._table, files, chosen, columns)
+            is_plain = is_settled(blocks.rows)
+            if is_plain.all():
+                return blocks, is_plain
+        blocks = stored_blocks(self._table, files, chosen, list({*columns, *known.columns}))
+        return blocks, is_settled(blocks.rows)
+
+    def _from_blocks(
+        self, files: Sequence[DataFile], known: Read, chosen: Selection, blocks: StoredBlocks, settled: bool
     ) -> Events:
-        read = known.wanted
-        opened = self._reader.open(rows, known)
+        read, rows = known.wanted, in_ingest_order(blocks.rows)
+        opened = self._reader.open(rows, blocks.runs, known)
         frame = opened.frame
         if read.days is None:
             kept = settle(frame, known.newest.dedup_window_days) if settled else frame
@@ -199,8 +214,8 @@ class Replay:
         duplicate rule looks at (some 150 bytes an event) is then held for all of that person's events.
 
         Args:
-            memory_bytes: that the blocks and events of a piece may take, at the peak of reading it. What
-                Polars takes to look for them comes on top: a few row groups, whoever is looked for.
+            memory_bytes: that the blocks and events of a piece may take, at the peak of reading it. What it
+                takes to look for them comes on top: a few row groups and runs, whoever is looked for.
 
         Raises:
             see `events`.
@@ -289,14 +304,15 @@ class Replay:
             if span == looked:
                 break
             elsewhere = evolve(chosen, days=None, apart_from=chosen.days, ingest_days=span)
-            rows = ordered_rows(self._table, files, elsewhere, known.tags_alone().columns)
+            blocks = stored_blocks(self._table, files, elsewhere, known.tags_alone().columns)
+            rows = in_ingest_order(blocks.rows)
             joint = pl.concat([places, rows.select(places.columns)]).with_row_index("_at")
             joint = joint.sort(INGEST_ORDER, maintain_order=True).with_columns(
                 pl.int_range(pl.len(), dtype=pl.Int64).alias("_joint")
             )
             joint = joint.sort("_at")
             rows = rows.with_columns(joint["_joint"].slice(places.height).alias("_n"))
-            rivals = self._reader.open(rows, known.tags_alone()).frame
+            rivals = self._reader.open(rows, blocks.runs, known.tags_alone()).frame
             rivals = rivals.filter(pl.col("_tag").is_in(tags.implode()))
             met = pl.concat([met.select("ingest_day"), rivals.select("ingest_day")])
             looked = span
@@ -355,9 +371,7 @@ class Replay:
         bounds = cuts(blocks.get_column("event_count").to_list(), pace.most_events)
         spans = [blocks.slice(a, b - a) for a, b in pairwise(bounds)]
         tags = [
-            self._reader.open(
-                self._rows_of(files, mine, some, known.tags_alone()), known.tags_alone()
-            ).frame.select("_tag", "_rev", "ingest_day")
+            self._opened(files, mine, some, known.tags_alone()).frame.select("_tag", "_rev", "ingest_day")
             for some in spans
         ]
         winners = settle(pl.concat(tags).with_row_index("_at"), known.newest.dedup_window_days).select(
@@ -369,7 +383,7 @@ class Replay:
         for some, size in zip(spans, sizes, strict=True):
             begin, end = winners.get_column("_at").search_sorted(pl.Series([start, start + size])).to_list()
             won = winners.slice(begin, end - begin)
-            opened = self._reader.open(self._rows_of(files, mine, some, known), known)
+            opened = self._opened(files, mine, some, known)
             kept = opened.frame[won.get_column("_at") - start].with_columns(won.get_column("_first_day"))
             start += size
             stored = opened.frame
@@ -377,13 +391,14 @@ class Replay:
                 kept, stored = _of_days(kept, wanted.days), _of_days(stored, wanted.days)
             yield _events(opened, kept, stored.height)
 
-    def _rows_of(
+    def _opened(
         self, files: Sequence[DataFile], mine: Selection, blocks: pl.DataFrame, read: Read
-    ) -> pl.DataFrame:
+    ) -> OpenedEvents:
         days = blocks.get_column("ingested_at").dt.date()
         span: Days = (days.min(), days.max())  # type: ignore[assignment]
         chosen = evolve(mine, block_ids=blocks.get_column("block_id").to_list(), ingest_days=span)
-        return ordered_rows(self._table, files, chosen, read.columns)
+        found = stored_blocks(self._table, files, chosen, read.columns)
+        return self._reader.open(in_ingest_order(found.rows), found.runs, read)
 
 
 def _events(opened: OpenedEvents, kept: pl.DataFrame, stored: int) -> Events:

@@ -29,7 +29,7 @@ from lake.objects import collected
 from lake.openedevents import OpenedEvents
 from lake.replay import DEFAULT_MEMORY_BYTES
 from lake.sealedmessages import encode_blocks
-from lake.selection import Arrival, EventRead, block_rows
+from lake.selection import WHOLE_COLUMNS, Arrival, Selection, stored_blocks, whole_rows
 
 PLACE: Final = "shredlake-place"
 _SECOND: Final = 1.0
@@ -232,8 +232,9 @@ class Republisher:
         """Stored blocks as they are; those of erased people have no sealed part any more, or a dead one."""
         uuid = self._lake.events.metadata().table_uuid.bytes
         for facet in event_type.facets:
-            read = EventRead(event_type.name, (), facet, arrival=arrival)
-            rows = block_rows(self._lake.events, files, read)
+            wanted = Selection(event_type.name, facet, arrival=arrival)
+            found = stored_blocks(self._lake.events, files, wanted, WHOLE_COLUMNS)
+            rows = whole_rows(found, self._lake.types.open_schema)
             for block in rows.iter_rows(named=True):
                 if block["sealed"] is None:
                     yield None

@@ -13,13 +13,14 @@ from pyiceberg.table.metadata import TableMetadata
 from keys import Keyring
 from lake.blocks import L1_SOURCE, PERSONAL_HEAD, Opened, in_block_order, open_blocks, seal_events
 from lake.errors import EpochMoved
-from lake.events import BODY_COLUMNS, RANDOM_COLUMNS, day_partition
+from lake.events import BODY_COLUMNS, FOOTER_COLUMNS, RANDOM_COLUMNS, day_partition
 from lake.eventtypes import EventType, Facet
 from lake.lakehouse import Lake
 from lake.levels import Origin, Sequenced
 from lake.merging import day_of
 from lake.offsets import upkeep_summary
-from lake.selection import block_rows
+from lake.runs import alone, in_runs
+from lake.selection import WHOLE_COLUMNS, Selection, block_rows, stored_blocks, whole_rows
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 
@@ -47,10 +48,19 @@ class Rewriter:
             if block_rows(self._table, [one[0]], None, refs, columns=("subject_ref",)).height
         ]
 
+    def _rows(self, files: Sequence[DataFile], wanted: Selection = Selection()) -> pl.DataFrame:
+        """Whole rows of these files. Raises as `stored_blocks` and `whole_rows`."""
+        blocks = stored_blocks(self._table, files, wanted, WHOLE_COLUMNS)
+        return whole_rows(blocks, self._types.open_schema)
+
     def _write(self, day: date, rows: pl.DataFrame, what: Origin, arrange: bool = True) -> DataFile:
+        """A file of these blocks; `arrange` sorts them, and lays their open parts together in runs."""
         partition, folder = day_partition(day)
         if arrange:
-            rows = rows.sort("event_type", "facet", "subject_ref", "block_id")
+            ordered = rows.sort("event_type", "facet", "subject_ref", "block_id")
+            rows = in_runs(ordered, self._types.open_schema)
+        else:
+            rows = alone(rows)
         return self._table.write_file(
             rows,
             partition=partition,
@@ -58,6 +68,7 @@ class Rewriter:
             prefix=what.prefix,
             random=RANDOM_COLUMNS,
             bodies=BODY_COLUMNS,
+            footers=FOOTER_COLUMNS,
             row_group_rows=L1_ROW_GROUP,
         )
 

@@ -7,8 +7,10 @@ because nobody asked for them. The last matters most: `sealed` is five sixths of
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import reduce
+from operator import and_
 from typing import Final
 
 import polars as pl
@@ -19,6 +21,7 @@ from lake.blocks import BLOCK_COLUMNS, PERSONAL_HEAD
 from lake.events import SUBJECT_REF_FIELD_ID
 from lake.eventtypes import PRIMARY, EventType, Facet
 from lake.objects import collected
+from lake.runs import NO_RUNS, Runs, SchemaOf, out_of_runs
 from lake.table import IcebergTable
 
 Days = tuple[date, date]
@@ -26,13 +29,28 @@ Days = tuple[date, date]
 HandleRange = tuple[bytes, bytes | None]
 """Handles in [from, to); `to` None is open-ended."""
 INGEST_ORDER: Final = ("ingested_at", "source", "source_from", "block_id")
-OPEN_COLUMNS: Final = ("subject_ref", "schema_version", "event_count", "open", "tags", *INGEST_ORDER)
+OPEN_COLUMNS: Final = (
+    "subject_ref",
+    "schema_version",
+    "event_count",
+    "ingested_at",
+    "open",
+    "run",
+    "run_at",
+)
 """What events without their personal part are made of."""
-PERSONAL_COLUMNS: Final = (*OPEN_COLUMNS, "sealed")
+TAG_COLUMNS: Final = ("tags", "source", "source_from", "block_id")
+"""What the duplicate rule looks at besides, the ingest order included."""
+WHOLE_COLUMNS: Final = (*BLOCK_COLUMNS, "run", "run_at")
+CLOSED_COLUMNS: Final = tuple(name for name in BLOCK_COLUMNS if name != "open")
+SEALED_COLUMNS: Final = ("sealed", "block_id")
+"""What their personal part is made of."""
 _INGESTED_FIELD_ID: Final = 9
 _FROM_FIELD_ID: Final = 10
 _TO_FIELD_ID: Final = 11
 _EPOCH: Final = date(1970, 1, 1)
+_PEOPLE_APART: Final = 64
+"""Runs of more people than these are looked for all the way from the first to the last of them."""
 
 
 @frozen
@@ -50,18 +68,17 @@ class Arrival:
     since: datetime | None = None
     until: datetime | None = None
 
-    def narrow(self, scan: pl.LazyFrame) -> pl.LazyFrame:
-        """Blocks with such an event; there may be others of the same commit in them."""
+    def wanted(self) -> Iterator[pl.Expr]:
+        """What blocks with such an event have; there may be others of the same commit in them."""
         if self.source is not None:
             first, end = self.lines
-            scan = scan.filter(
-                pl.col("source") == self.source, pl.col("source_from") < end, pl.col("source_to") > first
-            )
+            yield pl.col("source") == self.source
+            yield pl.col("source_from") < end
+            yield pl.col("source_to") > first
         if self.since is not None:
-            scan = scan.filter(pl.col("ingested_at") >= pl.lit(self.since))
+            yield pl.col("ingested_at") >= pl.lit(self.since)
         if self.until is not None:
-            scan = scan.filter(pl.col("ingested_at") < pl.lit(self.until))
-        return scan
+            yield pl.col("ingested_at") < pl.lit(self.until)
 
     def has_line(self, line: int | None) -> bool:
         """Whether an event of such a block is among those asked for; one that does not tell any more is."""
@@ -135,43 +152,79 @@ class Selection:
             return _overlap(file, _INGESTED_FIELD_ID, _INGESTED_FIELD_ID, first, last)
         return True
 
-    def narrow(self, scan: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows of such blocks."""
+    def wanted(self) -> pl.Expr:
+        """Whether a row is of such a block."""
+        return _all([*self._of_kind(), *self._of_people(), *self._others()])
+
+    def wanted_or_first(self) -> pl.Expr:
+        """Whether it is, or the first block of a run that may hold such a block."""
+        firsts = [pl.col("run_at") == 0, *self._runs_of_people()]
+        return _all(self._of_kind()) & (_all([*self._of_people(), *self._others()]) | _all(firsts))
+
+    def _of_kind(self) -> Iterator[pl.Expr]:
         if self.event_type is not None:
-            scan = scan.filter(pl.col("event_type") == self.event_type)
+            yield pl.col("event_type") == self.event_type
         if self.facet is not None:
-            scan = scan.filter(pl.col("facet") == str(self.facet))
+            yield pl.col("facet") == str(self.facet)
+
+    def _of_people(self) -> Iterator[pl.Expr]:
         if self.refs is not None:
-            scan = scan.filter(pl.col("subject_ref").is_in(list(self.refs)))
+            yield pl.col("subject_ref").is_in(list(self.refs))
         if self.ref_range is not None:
-            scan = scan.filter(pl.col("subject_ref") >= pl.lit(self.ref_range[0], pl.Binary))
+            yield pl.col("subject_ref") >= pl.lit(self.ref_range[0], pl.Binary)
             if self.ref_range[1] is not None:
-                scan = scan.filter(pl.col("subject_ref") < pl.lit(self.ref_range[1], pl.Binary))
+                yield pl.col("subject_ref") < pl.lit(self.ref_range[1], pl.Binary)
+
+    def _runs_of_people(self) -> Iterator[pl.Expr]:
+        """Runs that reach over the leading bits of their handles."""
+        if self.refs is not None:
+            known = sorted({_prefix(ref) for ref in self.refs})
+            near = [(at, at) for at in known] if len(known) <= _PEOPLE_APART else [(known[0], known[-1])]
+            yield pl.any_horizontal(
+                [(pl.col("run_from") <= high) & (pl.col("run_to") >= low) for low, high in near] or [False]
+            )
+        if self.ref_range is not None:
+            yield pl.col("run_to") >= _prefix(self.ref_range[0])
+            if self.ref_range[1] is not None:
+                yield pl.col("run_from") <= _prefix(self.ref_range[1])
+
+    def _others(self) -> Iterator[pl.Expr]:
         if self.days is not None:
-            scan = scan.filter(pl.col("occurred_to") >= self.days[0], pl.col("occurred_from") <= self.days[1])
+            yield pl.col("occurred_to") >= self.days[0]
+            yield pl.col("occurred_from") <= self.days[1]
         if self.apart_from is not None:
             first_day, last_day = self.apart_from
-            scan = scan.filter((pl.col("occurred_to") < first_day) | (pl.col("occurred_from") > last_day))
+            yield (pl.col("occurred_to") < first_day) | (pl.col("occurred_from") > last_day)
         if self.ingest_days is not None:
             first, after = (pl.lit(_midnight(day)) for day in _half_open(self.ingest_days))
-            scan = scan.filter(pl.col("ingested_at") >= first, pl.col("ingested_at") < after)
+            yield pl.col("ingested_at") >= first
+            yield pl.col("ingested_at") < after
         if self.block_ids is not None:
-            scan = scan.filter(pl.col("block_id").is_in(list(self.block_ids)))
-        return scan if self.arrival is None else self.arrival.narrow(scan)
+            yield pl.col("block_id").is_in(list(self.block_ids))
+        if self.arrival is not None:
+            yield from self.arrival.wanted()
+
+
+@frozen
+class StoredBlocks:
+    """Block rows as they are stored, and the bodies of the runs that they are of."""
+
+    rows: pl.DataFrame
+    runs: Runs
 
 
 def selected(
     table: IcebergTable, files: Sequence[DataFile], wanted: Selection, columns: Sequence[str]
 ) -> pl.LazyFrame | None:
-    """These columns of the rows, in no order; None where no file can hold one."""
+    """These columns of the rows, `open` not among them, in no order; None where no file can hold one."""
     chosen = [file for file in files if wanted.may_be_in(file)]
-    return wanted.narrow(table.scan(chosen)).select(columns) if chosen else None
+    return table.scan(chosen).filter(wanted.wanted()).select(columns) if chosen else None
 
 
 def ordered_rows(
     table: IcebergTable, files: Sequence[DataFile], wanted: Selection, columns: Sequence[str]
 ) -> pl.DataFrame:
-    """These columns (`INGEST_ORDER` among them) of the rows in ingest order, and their place `_n` in it.
+    """These columns (`INGEST_ORDER` among them, not `open`) in ingest order, and the rows' place `_n` in it.
 
     Raises:
         StorageFailed: the store cannot be read.
@@ -187,13 +240,45 @@ def in_ingest_order(rows: pl.DataFrame) -> pl.DataFrame:
 def some_rows(
     table: IcebergTable, files: Sequence[DataFile], wanted: Selection, columns: Sequence[str]
 ) -> pl.DataFrame:
-    """These columns of the rows, in no order.
+    """These columns (not `open`) of the rows, in no order.
 
     Raises:
         StorageFailed: the store cannot be read.
     """
     scan = selected(table, files, wanted, columns)
-    return collected(scan) if scan is not None else pl.DataFrame(schema={n: _BLOCK_TYPES[n] for n in columns})
+    return collected(scan) if scan is not None else _no_rows(columns)
+
+
+def stored_blocks(
+    table: IcebergTable, files: Sequence[DataFile], wanted: Selection, columns: Sequence[str]
+) -> StoredBlocks:
+    """These columns of the rows (`open`, `run` and `run_at` among them), in no order, and their runs.
+
+    Raises:
+        StorageFailed: the store cannot be read.
+        CorruptBlock: see `lake.runs.Runs.among`.
+    """
+    chosen = [file for file in files if wanted.may_be_in(file)]
+    if not chosen:
+        return StoredBlocks(_no_rows(columns), NO_RUNS)
+    return stored_in(table.scan(chosen), wanted, columns)
+
+
+def stored_in(scan: pl.LazyFrame, wanted: Selection, columns: Sequence[str]) -> StoredBlocks:
+    """The same of a scan of data files. Raises as `stored_blocks`."""
+    found = scan.filter(wanted.wanted_or_first()).select(*columns, wanted.wanted().alias("_wanted"))
+    rows = collected(found)
+    runs = Runs.among(rows)
+    return StoredBlocks(rows.filter("_wanted").drop("_wanted"), runs)
+
+
+def whole_rows(blocks: StoredBlocks, schema_of: SchemaOf) -> pl.DataFrame:
+    """Rows (of `WHOLE_COLUMNS`) in ingest order, each with a body of its own, and their place `_n`.
+
+    Raises:
+        CorruptBlock: a body does not hold what it should.
+    """
+    return in_ingest_order(out_of_runs(blocks.rows, blocks.runs, schema_of))
 
 
 def block_rows(
@@ -202,9 +287,9 @@ def block_rows(
     read: EventRead | None,
     refs: Sequence[bytes] | None = None,
     ref_range: HandleRange | None = None,
-    columns: Sequence[str] = BLOCK_COLUMNS,
+    columns: Sequence[str] = CLOSED_COLUMNS,
 ) -> pl.DataFrame:
-    """Whole block rows in ingest order with their place `_n`, or some columns of them in no order.
+    """Block rows without their open part, in ingest order with their place `_n`; or some columns in no order.
 
     Raises:
         StorageFailed: the store cannot be read.
@@ -212,8 +297,8 @@ def block_rows(
     wanted = Selection(refs=refs, ref_range=ref_range)
     if read is not None:
         wanted = Selection(read.event_type, read.facet, refs, ref_range, read.days, arrival=read.arrival)
-    if set(columns) == set(BLOCK_COLUMNS):
-        return ordered_rows(table, files, wanted, BLOCK_COLUMNS)
+    if set(columns) == set(CLOSED_COLUMNS):
+        return ordered_rows(table, files, wanted, CLOSED_COLUMNS)
     return some_rows(table, files, wanted, columns)
 
 
@@ -231,6 +316,19 @@ def _bound(stored: bytes, like: bytes | int) -> bytes | int:
     if isinstance(like, bytes):
         return stored
     return int(struct.unpack("<i" if len(stored) == 4 else "<q", stored)[0])
+
+
+def _no_rows(columns: Sequence[str]) -> pl.DataFrame:
+    return pl.DataFrame(schema={name: _BLOCK_TYPES[name] for name in columns})
+
+
+def _all(conditions: Iterable[pl.Expr]) -> pl.Expr:
+    return reduce(and_, conditions, pl.lit(True))
+
+
+def _prefix(ref: bytes) -> int:
+    """The leading sixteen bits of a handle, or of a bound of handles."""
+    return int.from_bytes(ref[:2].ljust(2, b"\0"), "big")
 
 
 def _ordinal(day: date) -> int:
@@ -263,4 +361,8 @@ _BLOCK_TYPES: Final[dict[str, pl.DataType]] = {
     "open": pl.Binary(),
     "sealed": pl.Binary(),
     "tags": pl.Binary(),
+    "run": pl.Int64(),
+    "run_from": pl.Int32(),
+    "run_to": pl.Int32(),
+    "run_at": pl.Int32(),
 }

@@ -177,6 +177,7 @@ class IcebergTable:
         prefix: str = "",
         random: Collection[str] = (),
         bodies: Collection[str] = (),
+        footers: Collection[str] = (),
         row_group_rows: int = 65_536,
     ) -> DataFile:
         """Writes one Parquet file of the table's schema; it is not part of the table before a commit.
@@ -186,6 +187,7 @@ class IcebergTable:
             prefix: what the file's name begins with.
             random: columns stored as they are; they hold ciphertext and the like.
             bodies: columns stored without a dictionary, because hardly a value comes twice.
+            footers: columns whose bounds stand in the file alone, beside those that have metrics.
 
         Raises:
             StorageFailed: the store refused; nothing of the file is left.
@@ -199,6 +201,7 @@ class IcebergTable:
             prefix=prefix,
             random=random,
             bodies=bodies,
+            footers=footers,
             row_group_rows=row_group_rows,
         )
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 
+from lake.bodies import Schema
 from lake.compatibility import problems
 from lake.errors import SchemaError, UnknownEventType
 from lake.eventtypes import DEAD_LETTER, EventType, is_type_name, parse_event_type
@@ -76,6 +77,10 @@ class TypeRegistry:
                 raise UnknownEventType(f"event type `{name}` version {version} is not registered")
             self._cache[name, version] = parse_event_type(orjson.loads(path.read_bytes()))
         return self._cache[name, version]
+
+    def open_schema(self, name: str, version: int) -> Schema:
+        """Of a version's open parts. Raises as `get`."""
+        return self.get(name, version).open_schema
 
     def versions(self, name: str) -> list[int]:
         """Registered versions, ascending."""

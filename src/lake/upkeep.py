@@ -95,7 +95,7 @@ class Upkeep(Compactor):
             group = groups[0]
             files = [file for file, _ in group]
             epoch = self._keyring.epoch()
-            rows = block_rows(self._table, files, None)
+            rows = self._rows(files)
             fresh = self._write(day, rows.select(BLOCK_COLUMNS), together(Level.MERGED, group), arrange=False)
             if fresh.record_count != sum(file.record_count for file in files):
                 raise ConservationBroken("a merge would have changed the number of blocks")
@@ -119,7 +119,7 @@ class Upkeep(Compactor):
             epoch = self._keyring.catch_up()
             live = self._holding(self._live(day), refs)
             files = [file for file, _ in live]
-            rows = block_rows(self._table, files, None)
+            rows = self._rows(files)
             mine = rows.filter(pl.col("subject_ref").is_in(list(refs)) & pl.col("sealed").is_not_null())
             dead: list[bytes] = []
             for (name, version, facet), group in mine.group_by("event_type", "schema_version", "facet"):

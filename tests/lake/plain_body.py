@@ -7,20 +7,20 @@ import uuid
 from datetime import date, timedelta
 from typing import Any
 
-WIDTHS = (0, 1, 2, 4, 8)
+WIDTHS = (0, 1, 2, 4, 8, 0, 0, 2)
 
 
 def read_body(body: bytes, events: int, schema: dict[str, str]) -> dict[str, list[Any]]:
     """Field → its values. Kinds: string, bytes, integer, date, boolean, number."""
     at = len(schema)
     columns: dict[str, list[Any]] = {}
-    texts: list[tuple[str, int, list[bool], list[int], int]] = []
+    texts: list[tuple[str, int, list[bool], list[int], int, int]] = []
     for number, (name, kind) in enumerate(schema.items()):
         head = body[number]
         code, base_code, nulls = head & 7, head >> 3 & 7, head >> 6
         is_text = kind in ("string", "bytes")
         total = 0
-        if is_text and 1 <= code <= 4:
+        if is_text and code in (1, 2, 3, 4, 7):
             total = int.from_bytes(body[at : at + 4], "little")
             at += 4
         present = [nulls == 0] * events
@@ -29,19 +29,29 @@ def read_body(body: bytes, events: int, schema: dict[str, str]) -> dict[str, lis
             at += (events + 7) // 8
         base = int.from_bytes(body[at : at + WIDTHS[base_code]], "little", signed=True)
         at += WIDTHS[base_code]
-        width = WIDTHS[code] if code <= 4 else 0
+        width = WIDTHS[code]
         numbers = []
+        first = 0 if code == 7 else base
         for _ in range(events):
-            number = (base + int.from_bytes(body[at : at + width], "little")) % 2**64
+            number = (first + int.from_bytes(body[at : at + width], "little")) % 2**64
             numbers.append(number - 2**64 if number >= 2**63 else number)
             at += width
         if is_text:
-            texts.append((name, code, present, numbers, total))
+            texts.append((name, code, present, numbers, total, base))
         columns[name] = [_value(kind, n) if here else None for n, here in zip(numbers, present, strict=True)]
-    for name, code, present, lengths, total in texts:
+    for name, code, present, lengths, total, base in texts:
         before, values = at, []
+        distinct = []
+        if code == 7:
+            sizes = struct.unpack(f"<{base}I", body[at : at + 4 * base])
+            at += 4 * base
+            for size in sizes:
+                distinct.append(body[at : at + size])
+                at += size
         for event in range(events):
-            if code == 5:
+            if code == 7:
+                values.append(distinct[lengths[event]])
+            elif code == 5:
                 values.append(body[at : at + lengths[0]])
             elif code == 6:
                 values.append(str(uuid.UUID(bytes=body[at : at + 16])).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lake import bodies as written
 from lake import bodyreader
 from lake.bodies import pack
 from lake.bodyreader import unpack
@@ -38,13 +40,14 @@ KINDS = {
 ids = st.uuids().map(str) | st.sampled_from(
     ["", str(uuid.UUID(int=7)).upper(), str(uuid.UUID(int=7)), "é" * 18]
 )
+often = st.sampled_from(["a page that is asked for again", "é" * 9, ""])
 records = st.lists(
     st.fixed_dictionaries(
         {
-            "text": st.none() | st.text(max_size=3) | st.text(max_size=400),
+            "text": st.none() | st.text(max_size=3) | st.text(max_size=400) | often,
             "whole": st.none() | st.integers(0, 300) | st.integers(-(2**63), 2**63 - 1),
             "real": st.none() | st.floats(allow_nan=False) | st.just(0.5),
-            "raw": st.none() | st.binary(max_size=300),
+            "raw": st.none() | st.binary(max_size=300) | often.map(str.encode) | st.just(b"\xff" * 40),
             "flag": st.none() | st.booleans(),
             "day": st.none() | st.dates(),
             "id": st.none() | ids,
@@ -54,6 +57,14 @@ records = st.lists(
     max_size=40,
 )
 only_uuids = st.lists(st.uuids().map(str), min_size=1, max_size=20)
+
+
+@pytest.fixture(autouse=True, scope="module", params=[written.NUMBERED_FROM, 2])
+def _numbered_from(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small bodies number the texts that repeat as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(written, "NUMBERED_FROM", request.param)
+        yield
 
 
 def cuts_of(count: int, data: st.DataObject) -> Any:
@@ -123,6 +134,43 @@ def test_more_bodies_than_can_be_read_at_once_are_read_in_parts(
         assert unpack(given_as, np.diff(cuts), dict(frame.schema), ["n", "who"]).equals(
             frame.select("n", "who")
         )
+
+
+def test_texts_that_come_again_and_again_are_stored_once_in_large_bodies() -> None:
+    pages = [f"/shop/{n * n % 50} é" if n % 3 else f"/a longer one/{n % 20}" for n in range(2000)]
+    frame = pl.DataFrame({"page": pages, "n": range(2000)}, schema={"page": pl.String(), "n": pl.Int64()})
+    cuts = np.array([0, 1200, 1210, 2000])
+    bodies = pack(frame, cuts)
+    assert [body[0] & 7 for body in bodies.to_list()][::2] == [7, 7]
+    assert bodies.bin.size().sum() < 2000 * 5
+    assert unpack(bodies, np.diff(cuts), dict(frame.schema), ["n", "page"]).equals(frame.select("n", "page"))
+    for body, start, end in zip(bodies.to_list(), cuts[:-1], cuts[1:], strict=True):
+        read = read_body(body, end - start, {"page": "string", "n": "integer"})
+        assert read == frame[start:end].to_dict(as_series=False)
+
+
+def test_numbers_of_texts_that_a_body_does_not_hold_are_refused() -> None:
+    schema: dict[str, pl.DataType] = {"page": pl.String()}
+    pages = pl.DataFrame({"page": [f"/page/{n % 5}" for n in range(300)]})
+    (body,) = pack(pages, np.array([0, 300]))
+    assert body[0] == 7 | 1 << 3
+    distinct, first_number, first_length = 5, 6, 6 + 600
+    assert body[distinct] == 5
+    for place, wrong in ((first_number, 5), (distinct, 4), (distinct, 120), (distinct, 0), (first_length, 9)):
+        broken = bytearray(body)
+        broken[place] = wrong
+        with pytest.raises(CorruptBlock):
+            unpack([bytes(broken)], np.array([300]), schema, ["page"])
+
+
+@pytest.mark.parametrize("odd", [b"\xff\xfe", b"longer than twelve \xff"])
+def test_a_numbered_text_that_is_none_is_refused_and_such_bytes_are_not(odd: bytes) -> None:
+    frame = pl.DataFrame({"raw": [odd, b"another one of some length", b"seven!!"] * 200})
+    (body,) = pack(frame, np.array([0, 600]))
+    assert body[0] & 7 == 7
+    with pytest.raises(CorruptBlock):
+        unpack([body], np.array([600]), {"raw": pl.String()}, ["raw"])
+    assert unpack([body], np.array([600]), {"raw": pl.Binary()}, ["raw"]).equals(frame)
 
 
 def test_uuids_take_sixteen_bytes_and_what_repeats_is_stored_once() -> None:

@@ -16,7 +16,7 @@ import pytest
 from pyiceberg.manifest import DataFile
 
 from keys import SubjectId
-from lake import EventRead, Events, Housekeeping, SnapshotGone, StorageFailed, Upkeep
+from lake import EventRead, Events, Housekeeping, SnapshotGone, StorageFailed, Upkeep, runs
 from lake.blocks import MAX_BLOCK_EVENTS
 from lake.objects import local_path
 from service.runtime import Runtime
@@ -28,6 +28,12 @@ PERSONAL = EventRead("Paid", ("cents", "event_id", "note"))
 WHAT_COUNTS = ["subject_ref", "_tag", "_rev", "occurred_on", "ingest_day", "shredded", "cents", "event_id"]
 MIB = 1024 * 1024
 SLACK = 40 * MIB  # allocators keep some of what was given back, and libraries' code is read when used
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even a few people's blocks are of several runs."""
+    monkeypatch.setattr(runs, "RUN_EVENTS", 5)
 
 
 def live(runtime: Runtime) -> list[DataFile]:
@@ -102,6 +108,7 @@ def _history(runtime: Runtime, clock: Clock, seed: int) -> None:
         clock.forward(days=choose.choice((0, 1, 1, 2)))
 
 
+@pytest.mark.usefixtures("short_runs")
 @pytest.mark.parametrize("seed", range(4))
 def test_events_of_days_are_those_of_the_whole_read_on_these_days(
     slow_world: Runtime, clock: Clock, seed: int
@@ -124,6 +131,7 @@ def test_events_of_days_are_those_of_the_whole_read_on_these_days(
             assert found.stored == found.frame.height + found.superseded
 
 
+@pytest.mark.usefixtures("short_runs")
 @pytest.mark.parametrize("compacted", ["nothing", "the first days", "everything"])
 @pytest.mark.parametrize("seed", range(3))
 def test_whoever_does_not_settle_again_gets_the_same_events(
@@ -201,6 +209,7 @@ def _people(runtime: Runtime) -> None:
         send(runtime, [*hot, paid("hot", 1, event_id="again", revision=number)], key=f"hot {number}")
 
 
+@pytest.mark.usefixtures("short_runs")
 @pytest.mark.parametrize("compacted", [False, True])
 def test_pieces_are_the_whole_and_a_person_comes_together(world: Runtime, compacted: bool) -> None:
     """Whatever the bound: the same events; only who does not fit alone comes in several pieces."""
