@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from keys import agentwire as wire
 from keys import envelope as cse1
+from keys.aead import SUITE_AES_GCM
 from keys.caches import Caches, MaskedKey, Provisioned
 from keys.envelope import FieldContext, Subkey
 from keys.errors import AgentDenied, AgentUnavailable, KeysError, LeaseExpired, SubjectErased
@@ -179,7 +180,7 @@ class IngestKeys:
         return bytes(self._link.call("begin_session")["salt"])
 
     def sealing(
-        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = cse1.SUITE_AES_GCM
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = SUITE_AES_GCM
     ) -> dict[bytes, Subkey | Shredded]:
         """See `keys.sealing.SealKeys`. Raises `SealSessionLost` after the agent was restarted."""
         with no_collections():

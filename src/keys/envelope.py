@@ -24,26 +24,30 @@ import itertools
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from hmac import compare_digest
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn
 
 import zstandard
 from attrs import frozen
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV, ChaCha20Poly1305
 
+from keys.aead import (
+    AEADS,
+    NONCE_BYTES,
+    SUITE_AES_GCM,
+    SUITE_AES_GCM_SIV,
+    SUITE_CHACHA20,
+    TAG_BYTES,
+    Cipher,
+    cipher,
+)
 from keys.errors import EnvelopeFault, TamperedEnvelope, WrongKey, malformed
 from keys.frames import MAX_CONTENT_BYTES, Body, as_bytes, contents
-from keys.mac import hmac_sha512
+from keys.mac import hmac_sha512s
 
 MAGIC: Final = 0xE1
-SUITE_AES_GCM: Final = 1
-SUITE_AES_GCM_SIV: Final = 2
-SUITE_CHACHA20: Final = 3
 FLAG_ZSTD: Final = 0x01
 FLAG_PADDED: Final = 0x02
-NONCE_BYTES: Final = 12
 SALT_BYTES: Final = 16
-TAG_BYTES: Final = 16
 HEADER_BYTES: Final = 65
 COMPRESS_ABOVE_BYTES: Final = 512
 _HEAD: Final = struct.Struct(">BBBH16s32s12s")
@@ -54,21 +58,6 @@ _LENGTH: Final = struct.Struct(">H")
 _FLAGS: Final = FLAG_ZSTD | FLAG_PADDED
 _new_tuple: Final = tuple.__new__
 """Makes a NamedTuple of a tuple: a third of the time, where millions are made."""
-
-
-class Aead(Protocol):
-    """The shape of `cryptography`'s AEAD objects."""
-
-    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
-    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
-
-
-AEADS: Final[dict[int, Callable[[bytes], Aead]]] = {
-    SUITE_AES_GCM: AESGCM,
-    SUITE_AES_GCM_SIV: AESGCMSIV,
-    SUITE_CHACHA20: ChaCha20Poly1305,
-}
-"""By the numbers of the cipher suites, each made of a key of 32 bytes."""
 
 
 CIPHERS: Final = {
@@ -153,12 +142,19 @@ def prefixed(*parts: bytes) -> bytes:
 
 def derive(dek: bytes, info: bytes, salt: bytes, suite: int = SUITE_AES_GCM, generation: int = 0) -> Subkey:
     """The subkey of a 32-byte DEK for `FieldContext.derivation_info` and a 16-byte salt."""
-    okm = hmac_sha512(dek, info + salt)
-    return _new_tuple(Subkey, (okm[:32], okm[32:], suite, generation))
+    (subkey,) = derive_many([dek], info, salt, suite, [generation])
+    return subkey
+
+
+def derive_many(
+    deks: Sequence[bytes], info: bytes, salt: bytes, suite: int, generations: Iterable[int]
+) -> list[Subkey]:
+    """The subkey of each DEK, for one salt."""
+    return subkeys_of(b"".join(hmac_sha512s(deks, info + salt)), generations, suite)
 
 
 def subkeys_of(packed: bytes, generations: Iterable[int], suite: int) -> list[Subkey]:
-    """Subkeys out of their 64 bytes each, as `hmac_sha512` gives them, one behind the other."""
+    """Subkeys out of their 64 bytes each, as `hmac_sha512s` gives them, one behind the other."""
     halves = [packed[at : at + 32] for at in range(0, len(packed), 32)]
     parts = zip(halves[::2], halves[1::2], itertools.repeat(suite), generations, strict=False)
     return [_new_tuple(Subkey, part) for part in parts]
@@ -225,10 +221,10 @@ def seal_many(
         nonces: 12 random and fresh bytes of each, one behind the other.
         choose: gives the compressor for a body of so many bytes; None compresses nothing.
     """
-    new_aead = AEADS[suite]
+    encrypt = cipher(suite).encrypt
     parts: dict[tuple[int, int, int, int], tuple[bytes, bytes, bytes]] = {}
     sealed: list[bytes] = []
-    last, at = None, 0
+    at = 0
     for subkey, ref, block_id, body in rows:
         key, commitment, _, generation = subkey
         flags = 0
@@ -239,8 +235,6 @@ def seal_many(
         if pad:
             flags |= FLAG_PADDED
             body = (body + b"\x80").ljust(padme_length(len(body) + 1), b"\x00")
-        if subkey is not last:
-            aead, last = new_aead(key), subkey
         shared = flags, generation, len(ref), len(block_id)
         part = parts.get(shared)
         if part is None:  # what blocks of the same generation share is put together once
@@ -249,7 +243,7 @@ def seal_many(
         first, before, between = part
         nonce = nonces[at : at + NONCE_BYTES]
         at += NONCE_BYTES
-        ciphertext = aead.encrypt(nonce, body, before + ref + between + block_id)
+        ciphertext = encrypt(key, nonce, body, before + ref + between + block_id)
         sealed.append(first + commitment + nonce + ciphertext)
     return sealed
 
@@ -321,19 +315,19 @@ def open_many(
     bodies: list[Body] = []
     frames: list[bytes] = []
     framed: list[int] = []
-    last = kind = None
+    openers: dict[int, Cipher] = {}
+    kind = None
     for subkey, header, ref, block_id, envelope in rows:
         _, flags, generation, _, commitment, nonce = header
         key, own_commitment, suite, _ = subkey
         if not compare_digest(commitment, own_commitment):
             raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)
-        if subkey is not last:
-            aead, last = AEADS[suite](key), subkey
+        opener = openers.get(suite) or openers.setdefault(suite, cipher(suite))
         shared = flags, generation, len(ref), len(block_id)
         if shared != kind:
             kind, (before, between) = shared, _bound_parts(prefix, *shared)
         try:
-            body = aead.decrypt(nonce, envelope[HEADER_BYTES:], before + ref + between + block_id)
+            body = opener.decrypt(key, nonce, envelope[HEADER_BYTES:], before + ref + between + block_id)
         except InvalidTag:
             raise TamperedEnvelope(
                 "the envelope or the row around it was changed", fault=EnvelopeFault.TAG

@@ -7,7 +7,7 @@ what OpenSSL's own HMAC takes for short messages is setting up its context. The 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256, sha512
 from typing import Final, NoReturn
 
@@ -17,12 +17,14 @@ _SHA256_BLOCK: Final = 64
 _SHA512_BLOCK: Final = 128
 
 
-def hmac_sha512(key: bytes, message: bytes) -> bytes:
-    """64 bytes. Raises ValueError where the key has more than 128."""
-    padded = key.ljust(_SHA512_BLOCK, b"\0")
-    if len(padded) > _SHA512_BLOCK:
+def hmac_sha512s(keys: Sequence[bytes], message: bytes) -> list[bytes]:
+    """64 bytes under each key. Raises ValueError where one has more than 128."""
+    if max(map(len, keys), default=0) > _SHA512_BLOCK:
         raise ValueError("a key of HMAC-SHA-512 has at most 128 bytes here")
-    return sha512(padded.translate(_OUTER) + sha512(padded.translate(_INNER) + message).digest()).digest()
+    return [
+        sha512(padded.translate(_OUTER) + sha512(padded.translate(_INNER) + message).digest()).digest()
+        for padded in [key.ljust(_SHA512_BLOCK, b"\0") for key in keys]
+    ]
 
 
 class HmacSha256:

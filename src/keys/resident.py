@@ -10,6 +10,7 @@ from typing import Final
 
 from keys import envelope as cse1
 from keys import tree
+from keys.aead import SUITE_AES_GCM
 from keys.caches import Caches, Dek, MaskedKey, Provisioned, may_keep_page
 from keys.changes import StoreChanges
 from keys.envelope import FieldContext, Subkey
@@ -18,7 +19,7 @@ from keys.fencelog import ALL_PURPOSES, FenceLog
 from keys.gatekeeping import Gatekeeping
 from keys.keytree import KeyTree
 from keys.leases import Lease, LeaseBook, Seen
-from keys.mac import hmac_sha512
+from keys.mac import hmac_sha512s
 from keys.pagestore import PageStore
 from keys.purposes import PurposeNumbers
 from keys.restoregate import foreign_fence_log
@@ -102,7 +103,7 @@ class ResidentKeys:
         return self._random(cse1.SALT_BYTES)
 
     def sealing(
-        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = cse1.SUITE_AES_GCM
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = SUITE_AES_GCM
     ) -> dict[bytes, Subkey | Shredded]:
         """See `keys.sealing.SealKeys`."""
         info = context.derivation_info(suite)
@@ -131,7 +132,8 @@ class ResidentKeys:
         found = self.deks(refs, context.purpose)
         message, blank = context.derivation_info(suite) + salt, bytes(2 * tree.KEY_BYTES)
         ordered = [found[ref] for ref in refs]
-        keys = [blank if isinstance(dek, Shredded) else hmac_sha512(dek.key, message) for dek in ordered]
+        living = iter(hmac_sha512s([dek.key for dek in ordered if isinstance(dek, Dek)], message))
+        keys = [blank if isinstance(dek, Shredded) else next(living) for dek in ordered]
         generations = [0 if isinstance(dek, Shredded) else dek.generation for dek in ordered]
         shredded = {at: dek for at, dek in enumerate(ordered) if isinstance(dek, Shredded)}
         return b"".join(keys), generations, shredded
@@ -158,10 +160,16 @@ class ResidentKeys:
             WrongKey: a header names a generation that the person never had.
             KeyRecordMissing: neither a key nor a fence.
         """
+        deks = self._found(refs, context.purpose)
+        if (usual := _usual(refs, deks, headers)) is not None:
+            suite, salt = usual
+            generations = [dek.generation for dek in deks]  # type: ignore[union-attr]
+            keys = [dek.key for dek in deks]  # type: ignore[union-attr]
+            return [*cse1.derive_many(keys, context.derivation_info(suite), salt, suite, generations)]
         infos = {suite: context.derivation_info(suite) for suite in cse1.CIPHERS.values()}
         found: list[Subkey | Shredded | Held] = []
         last: tuple[bytes, int, bytes] | None = None
-        for ref, dek, header in zip(refs, self._found(refs, context.purpose), headers, strict=True):
+        for ref, dek, header in zip(refs, deks, headers, strict=True):
             suite, _, generation, salt, _, _ = header
             if dek is None or dek.held or dek.generation != generation:
                 found.append(self._unusual(dek, ref, context, header))
@@ -273,7 +281,8 @@ class ResidentKeys:
     def _load(self, refs: Sequence[bytes], suffix: bytes, into: dict[bytes, Dek]) -> None:
         """Reads the pages of these refs; refs without a page stay absent.
 
-        A page's other keys are kept as well while there is room: neighbours were provisioned together.
+        A page's other keys are kept as well while there is room: neighbours were provisioned together. They
+        lie in memory in the order of the handles, as whoever reads sorted files asks for them.
         """
         pages = self._store.page_ids() if len(refs) > _BULK_FROM else []
         if not pages or len(refs) * _BULK_SHARE <= len(pages) * tree.PAGE_RECORDS:
@@ -282,20 +291,22 @@ class ResidentKeys:
         fence_of = self.fences.covering()
         purposes = dict(enumerate(self._purposes.names(), start=1))
         wanted = {ref + suffix for ref in refs}
+        kept, held = [], len(into)
         for _, page in self._tree.open_pages(pages):
-            records = tree.records(page)
-            if not may_keep_page(len(into), len(wanted)):
-                records = (record for record in records if record[: tree.LOCATOR_BYTES] in wanted)
-            for record in records:
-                if fence_of is not None and fence_of(
-                    record[:16],
-                    purposes.get(int.from_bytes(record[16:18], "big"), ALL_PURPOSES),
-                    int.from_bytes(record[18:20], "big"),
-                ):
-                    continue
-                into[record[:18]] = Dek(
-                    record[22:54], int.from_bytes(record[18:20], "big"), record[20] == tree.STATE_HELD
-                )
+            if not may_keep_page(held, len(wanted)):
+                page = b"".join(one for one in tree.records(page) if one[: tree.LOCATOR_BYTES] in wanted)
+            kept.append(page)
+            held += len(page) // tree.RECORD_BYTES
+        for record in tree.records(tree.in_order(b"".join(kept))):
+            if fence_of is not None and fence_of(
+                record[:16],
+                purposes.get(int.from_bytes(record[16:18], "big"), ALL_PURPOSES),
+                int.from_bytes(record[18:20], "big"),
+            ):
+                continue
+            into[record[:18]] = Dek(
+                record[22:54], int.from_bytes(record[18:20], "big"), record[20] == tree.STATE_HELD
+            )
 
     def _look_around(self) -> Seen:
         """What a lease acknowledges; on the way, keys are dropped when a hold came or went elsewhere,
@@ -317,3 +328,16 @@ class ResidentKeys:
     def _evict(self, epoch: int) -> None:
         self.forget_all()
         self._tree.forget_cached()
+
+
+def _usual(
+    refs: Sequence[bytes], deks: Sequence[Dek | None], headers: Sequence[cse1.Header]
+) -> tuple[int, bytes] | None:
+    """(suite, salt) where these are different people's, all alive and sealed by one session."""
+    kinds = {(header[0], header[3]) for header in headers}
+    if len(kinds) != 1 or len(set(refs)) != len(refs):
+        return None
+    for dek, header in zip(deks, headers, strict=True):
+        if dek is None or dek[2] or dek[1] != header[2]:
+            return None
+    return kinds.pop()

@@ -9,6 +9,7 @@ import zstandard
 from attrs import frozen
 
 from keys import envelope as cse1
+from keys.aead import NONCE_BYTES, SUITE_AES_GCM
 from keys.envelope import FieldContext, Subkey
 from keys.errors import SealSessionLost
 from keys.frames import Body, as_bytes
@@ -18,7 +19,7 @@ from keys.subjects import Held, Shredded
 
 MAX_SEALS_PER_SESSION: Final = 2**20
 SESSION_SECONDS: Final = 3600.0
-OPEN_BATCH: Final = 4096
+OPEN_BATCH: Final = 1024
 QUICK_BELOW_BYTES: Final = 4096
 """Smaller bodies are compressed without entropy coding: a tenth larger, sealed and opened two to three times
 as fast, since setting up the tables costs more than they save."""
@@ -33,7 +34,7 @@ class SealRule:
         padded: hides the length of what is sealed, at the cost of at most an eighth of its size (Padmé).
     """
 
-    suite: int = cse1.SUITE_AES_GCM
+    suite: int = SUITE_AES_GCM
     padded: bool = False
 
 
@@ -45,7 +46,7 @@ class SealKeys(Protocol):
         ...
 
     def sealing(
-        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = cse1.SUITE_AES_GCM
+        self, salt: bytes, context: FieldContext, refs: Sequence[bytes], suite: int = SUITE_AES_GCM
     ) -> dict[bytes, Subkey | Shredded]:
         """ref → its subkey for this salt, context and cipher suite, or `Shredded`."""
         ...
@@ -133,7 +134,7 @@ class SealSession:
         living = [row for row in rows if isinstance(row[0], Subkey)]
         sealed = cse1.seal_many(
             living,  # type: ignore[arg-type]  # each has a subkey
-            self._random(cse1.NONCE_BYTES * len(living)),
+            self._random(NONCE_BYTES * len(living)),
             prefix=context.associated_prefix(),
             salt=self._salt,
             suite=suite,

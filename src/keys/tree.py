@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NoReturn
 
+import numpy as np
 from attrs import field, frozen
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -85,6 +86,12 @@ def decode(record: bytes) -> KeyRecord:
 def records(page: bytes) -> Iterator[bytes]:
     """Every record of an opened page, still encoded."""
     return (page[at : at + RECORD_BYTES] for at in range(0, len(page), RECORD_BYTES))
+
+
+def in_order(page: bytes) -> bytes:
+    """Records by the leading bits of their handles."""
+    every = np.frombuffer(page, dtype=[("lead", ">u8"), ("rest", f"V{RECORD_BYTES - 8}")])
+    return every[np.argsort(every["lead"], kind="stable")].tobytes()
 
 
 def split(

@@ -47,7 +47,7 @@ _LONGEST: Final = 2**31
 MOST_BYTES: Final = 2**30  # read at once; views into them have offsets of 32 bits
 MOST_EVENTS: Final = 2**16  # read at once; columns of so many stay in the processor's cache
 _LARGE: Final = 1024  # events in a body; what is counted for each body is little then,
-_MORE: Final = 4  # and so many times as many events are read at once
+_MORE: Final = 16  # and so many times as many events are read at once
 
 
 @frozen(eq=False)
@@ -193,6 +193,14 @@ def _present(place: _Place, data: Array, blocks: Blocks) -> Array:
 def _numbers(place: _Place, data: Array, blocks: Blocks) -> Array:
     """int64 per event: the block's base and the event's offset to it, modulo 2^64."""
     values = np.empty(blocks.events, dtype=np.int64)
+    if blocks.events >= _LARGE * len(blocks.counts):
+        for start, count, width, base, at in zip(
+            blocks.starts, blocks.counts, WIDTHS[place.codes], place.bases, place.at_values, strict=True
+        ):
+            some = values[start : start + count]
+            some[:] = np.frombuffer(data, _STORES[width], count, at) if width else 0
+            some += base
+        return values
     for chosen, count, width in _alike(blocks.counts, WIDTHS[place.codes]):
         some = np.repeat(place.bases[chosen], count)
         if width:
@@ -259,9 +267,7 @@ def _plain_texts(place: _Place, data: Array, blocks: Blocks) -> pl.Series:
     lengths = _numbers(place, data, stored)
     if (np.add.reduceat(lengths, stored.starts) != place.totals).any() or lengths.min() < 0:
         raise CorruptBlock("a body's texts are longer or shorter than it says")
-    begins = np.cumsum(lengths) - lengths
-    begins += np.repeat(place.at_data - begins[stored.starts], stored.counts)
-    views, is_ascii = _views(data, begins, lengths)
+    views, is_ascii = _views(data, _begins(lengths, stored, place.at_data), lengths)
     if once.any():
         views = np.repeat(views, np.repeat(np.where(once, blocks.counts, 1), stored.counts), axis=0)
     return _viewed(views, data, is_ascii)
@@ -271,23 +277,31 @@ def _numbered_texts(place: _Place, data: Array, blocks: Blocks) -> pl.Series:
     """Views into the distinct values of each body; whether these are texts is looked at once."""
     assert place.totals is not None
     assert place.at_data is not None
-    numbers = _numbers(attrs.evolve(place, bases=np.zeros_like(place.bases)), data, blocks)
-    views = np.empty(blocks.events, dtype=_VIEW)
-    are_texts = True
-    for start, count, distinct, at, total in zip(
-        blocks.starts, blocks.counts, place.bases, place.at_data, place.totals, strict=True
+    heads = _LENGTH_BYTES * place.bases
+    if place.bases.min() < 1 or (heads > place.totals).any():
+        raise CorruptBlock("a body has fewer texts than it says")
+    distinct = Blocks.counted(place.bases)
+    firsts = zip(place.bases, place.at_data, strict=True)
+    lengths = np.concatenate([np.frombuffer(data, "<u4", n, at) for n, at in firsts]).astype(np.int64)
+    if (np.add.reduceat(lengths, distinct.starts) != place.totals - heads).any():
+        raise CorruptBlock("a body's texts are longer or shorter than it says")
+    found, is_ascii = _views(data, _begins(lengths, distinct, place.at_data + heads), lengths)
+    once, views = found.view(_VIEW).reshape(-1), np.empty(blocks.events, dtype=_VIEW)
+    for start, count, first, many, at in zip(
+        blocks.starts, blocks.counts, distinct.starts, distinct.counts, place.at_values, strict=True
     ):
-        head = _LENGTH_BYTES * int(distinct)
-        some = numbers[start : start + count]
-        if head > total or some.max() >= distinct:
-            raise CorruptBlock("a body has fewer texts than it says, or numbers of others")
-        lengths = np.frombuffer(data, "<u4", int(distinct), int(at)).astype(np.int64)
-        if lengths.sum() != total - head:
-            raise CorruptBlock("a body's texts are longer or shorter than it says")
-        found, is_ascii = _views(data, at + head + np.cumsum(lengths) - lengths, lengths)
-        views[start : start + count] = found.view(_VIEW).reshape(-1)[some]
-        are_texts = are_texts and (is_ascii or _is_text(found, data))
-    return _viewed(views, data, are_texts)
+        numbers = np.frombuffer(data, "<u2", count, at)
+        if numbers.max() >= many:
+            raise CorruptBlock("a body numbers texts that it does not hold")
+        np.take(once[first : first + many], numbers, out=views[start : start + count], mode="clip")
+    return _viewed(views, data, is_ascii or _is_text(found, data))
+
+
+def _begins(lengths: Array, blocks: Blocks, at_data: Array) -> Array:
+    """Where each text begins, of those that lie one behind the other in each block."""
+    begins: Array = np.cumsum(lengths) - lengths
+    begins += np.repeat(at_data - begins[blocks.starts], blocks.counts)
+    return begins
 
 
 def _is_text(views: Array, data: Array) -> bool:

@@ -19,7 +19,7 @@ from lake.bodies import Array, Schema, pack
 from lake.bodyreader import unpack
 from lake.errors import CorruptBlock
 
-RUN_EVENTS: Final = 16_384
+RUN_EVENTS: Final = 32_768
 """The last block of a run begins before its event of this number."""
 PREFIX_BYTES: Final = 2
 """Leading bytes of a handle that tell where it belongs: its bucket, its run."""

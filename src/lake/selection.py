@@ -252,13 +252,15 @@ def some_rows(
 def stored_blocks(
     table: IcebergTable, files: Sequence[DataFile], wanted: Selection, columns: Sequence[str]
 ) -> StoredBlocks:
-    """These columns of the rows (`open`, `run` and `run_at` among them), in no order, and their runs.
+    """These columns of the rows (`open`, `run` and `run_at` among them), and their runs.
+
+    Rows of sorted files come by their handles, where none holds people of another.
 
     Raises:
         StorageFailed: the store cannot be read.
         CorruptBlock: see `lake.runs.Runs.among`.
     """
-    chosen = [file for file in files if wanted.may_be_in(file)]
+    chosen = sorted((file for file in files if wanted.may_be_in(file)), key=_lowest)
     if not chosen:
         return StoredBlocks(_no_rows(columns), NO_RUNS)
     return stored_in(table.scan(chosen), wanted, columns)
@@ -300,6 +302,10 @@ def block_rows(
     if set(columns) == set(CLOSED_COLUMNS):
         return ordered_rows(table, files, wanted, CLOSED_COLUMNS)
     return some_rows(table, files, wanted, columns)
+
+
+def _lowest(file: DataFile) -> bytes:
+    return (file.lower_bounds or {}).get(SUBJECT_REF_FIELD_ID, b"")
 
 
 def _overlap(

@@ -23,6 +23,7 @@ from keys import (
     Shredded,
     SubjectErased,
     SubjectId,
+    aead,
     envelope,
     open_embedded,
 )
@@ -98,12 +99,12 @@ def test_one_worker_seals_and_another_opens(host: Host) -> None:
 
 def test_a_worker_seals_with_the_cipher_of_its_settings(host: Host) -> None:
     """The agent gives subkeys of every suite that there is, and of no other."""
-    rule = SealRule(envelope.SUITE_CHACHA20, padded=True)
+    rule = SealRule(aead.SUITE_CHACHA20, padded=True)
     ingest = IngestKeys(host.link("ingest"), rule)
     (made,) = ingest.provision([ANN])
     assert isinstance(made, Provisioned)
     sealed = sealed_by(ingest, made.ref)
-    assert envelope.parse(sealed).suite == envelope.SUITE_CHACHA20
+    assert envelope.parse(sealed).suite == aead.SUITE_CHACHA20
     assert host.build().opener().open(context(), [made.ref], [BLOCK], [sealed]) == [WORD]
     link = host.link("ingest")
     salt, place = (

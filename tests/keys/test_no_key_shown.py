@@ -33,6 +33,7 @@ from keys import (
     Provisioned,
     SqlitePageStore,
     SubjectId,
+    aead,
     envelope,
     tree,
 )
@@ -75,7 +76,7 @@ class Witness:
             one[at : at + 32] for one in self.given if len(one) % 32 == 0 for at in range(0, len(one), 32)
         ]
         salts = [one for one in self.given if len(one) == SESSION_SALT]
-        info = context().derivation_info(envelope.SUITE_AES_GCM)
+        info = context().derivation_info(aead.SUITE_AES_GCM)
         derived = [envelope.derive(key, info, salt).key for key in whole for salt in salts]
         return {*whole, *derived, *(blake2b(b"", key=key, person=b"CSE1 event tag")[:32] for key in whole)}
 
@@ -240,7 +241,7 @@ def test_an_error_anywhere_shows_no_key(place: Place, name: str, caplog: pytest.
 def test_a_search_like_this_one_finds_a_key_where_there_is_one(place: Place) -> None:
     """Functions between two ways in do hold keys when they fail: without the scrubbing they would be shown."""
     (record,) = place.keyring.tree.records_of(place.refs[:1])
-    info = context().derivation_info(envelope.SUITE_AES_GCM)
+    info = context().derivation_info(aead.SUITE_AES_GCM)
     found = dict(
         failures(
             lambda: (
@@ -251,7 +252,7 @@ def test_a_search_like_this_one_finds_a_key_where_there_is_one(place: Place) -> 
             lambda: None,
         )
     )
-    for name in ("derive", "hmac_sha512", "page_key"):
+    for name in ("derive", "hmac_sha512s", "page_key"):
         assert shown(found[name], place.witness.keys()), name
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cryptography_vectors
@@ -19,20 +19,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keys import Keyring, envelope, signature_is_valid, tree
+from keys import Keyring, aead, signature_is_valid, tree
 from keys.handles import Handles
-from keys.mac import HmacSha256, hmac_sha512
+from keys.mac import HmacSha256, hmac_sha512s
 from purge.verifier import Refused, _check_signature
 from tests.keys.blake2b import blake2b
 from tests.keys.people import assemble, provision
 
 VECTORS = Path(cryptography_vectors.__file__).parent
 FILES = [
-    (envelope.SUITE_AES_GCM, "ciphers/AES/GCM/gcmDecrypt256.rsp"),
-    (envelope.SUITE_AES_GCM, "ciphers/AES/GCM/gcmEncryptExtIV256.rsp"),
-    (envelope.SUITE_AES_GCM_SIV, "ciphers/AES/GCM-SIV/openssl.txt"),
-    (envelope.SUITE_CHACHA20, "ciphers/ChaCha20Poly1305/openssl.txt"),
-    (envelope.SUITE_CHACHA20, "ciphers/ChaCha20Poly1305/boringssl.txt"),
+    (aead.SUITE_AES_GCM, "ciphers/AES/GCM/gcmDecrypt256.rsp"),
+    (aead.SUITE_AES_GCM, "ciphers/AES/GCM/gcmEncryptExtIV256.rsp"),
+    (aead.SUITE_AES_GCM_SIV, "ciphers/AES/GCM-SIV/openssl.txt"),
+    (aead.SUITE_CHACHA20, "ciphers/ChaCha20Poly1305/openssl.txt"),
+    (aead.SUITE_CHACHA20, "ciphers/ChaCha20Poly1305/boringssl.txt"),
 ]
 NAMES = {"ct": "ciphertext", "pt": "plaintext", "in": "plaintext", "nonce": "iv", "ad": "aad"}
 ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
@@ -52,22 +52,26 @@ def _bytes(value: str) -> bytes:
     return value[1:-1].encode() if value.startswith('"') else bytes.fromhex(value)
 
 
+@pytest.mark.parametrize("make", [aead.cipher, aead.PerKey])
 @pytest.mark.parametrize(("suite", "path"), FILES, ids=lambda v: str(v))
-def test_a_cipher_suite_agrees_with_published_vectors(suite: int, path: str) -> None:
+def test_a_cipher_suite_agrees_with_published_vectors(
+    suite: int, path: str, make: Callable[[int], aead.Cipher]
+) -> None:
     """Opens and seals what fits our sizes; refuses every case that has to be refused, and every changed one."""
     opened = refused = 0
+    one = make(suite)
     for case in cases(path):
         if len(case["key"]) != 32 or len(case["iv"]) != 12 or len(case.get("tag", b"")) != 16:
             continue
-        aead = envelope.AEADS[suite](case["key"])
+        key = case["key"]
         sealed, aad = case["ciphertext"] + case["tag"], case.get("aad", b"")
         if "fail" in case:
             with pytest.raises(InvalidTag):
-                aead.decrypt(case["iv"], sealed, aad)
+                one.decrypt(key, case["iv"], sealed, aad)
             refused += 1
             continue
-        assert aead.decrypt(case["iv"], sealed, aad) == case["plaintext"]
-        assert aead.encrypt(case["iv"], case["plaintext"], aad) == sealed
+        assert one.decrypt(key, case["iv"], sealed, aad) == case["plaintext"]
+        assert one.encrypt(key, case["iv"], case["plaintext"], aad) == sealed
         opened += 1
         for iv, changed, bound in (
             (_flipped(case["iv"], 0), sealed, aad),
@@ -77,9 +81,52 @@ def test_a_cipher_suite_agrees_with_published_vectors(suite: int, path: str) -> 
             (case["iv"], sealed, aad + b"\0"),
         ):
             with pytest.raises(InvalidTag):
-                aead.decrypt(iv, changed, bound)
+                one.decrypt(key, iv, changed, bound)
     assert opened > 0
     assert opened + refused > 1
+
+
+@pytest.mark.skipif(not aead.HAS_SODIUM, reason="this processor has no instructions for AES")
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([bytes(32), b"k" * 32, bytes(range(32))]),
+            st.binary(min_size=12, max_size=12),
+            st.binary(max_size=200) | st.integers(65_500, 70_000).map(bytes),
+            st.binary(max_size=100),
+        ),
+        max_size=6,
+    )
+)
+def test_both_libraries_seal_alike_and_open_each_others(
+    messages: list[tuple[bytes, bytes, bytes, bytes]],
+) -> None:
+    """Of any size, with the key of the message before or with another."""
+    one, other = aead.cipher(aead.SUITE_AES_GCM), aead.PerKey(aead.SUITE_AES_GCM)
+    assert isinstance(one, aead.SodiumGcm)
+    for key, nonce, data, bound in messages:
+        sealed = one.encrypt(key, nonce, data, bound)
+        assert sealed == other.encrypt(key, nonce, data, bound)
+        assert one.decrypt(key, nonce, sealed, bound) == other.decrypt(key, nonce, sealed, bound) == data
+
+
+@pytest.mark.skipif(not aead.HAS_SODIUM, reason="this processor has no instructions for AES")
+def test_keys_and_nonces_of_another_length_and_ciphertexts_without_a_tag_are_refused() -> None:
+    """The library would read on behind them."""
+    one = aead.SodiumGcm()
+    for key, nonce in ((bytes(31), bytes(12)), (bytes(33), bytes(12)), (bytes(32), bytes(11)), (b"", b"")):
+        with pytest.raises(ValueError, match="a key of 32 bytes and a nonce of 12"):
+            one.encrypt(key, nonce, b"data", b"")
+        with pytest.raises(ValueError, match="a key of 32 bytes and a nonce of 12"):
+            one.decrypt(key, nonce, bytes(20), b"")
+    for short in range(16):
+        with pytest.raises(InvalidTag):
+            one.decrypt(bytes(32), bytes(12), bytes(short), b"")
+
+
+def test_where_libsodium_is_not_to_be_had_openssl_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aead, "HAS_SODIUM", False)
+    assert isinstance(aead.cipher(aead.SUITE_AES_GCM), aead.PerKey)
 
 
 def _flipped(raw: bytes, at: int) -> bytes:
@@ -124,17 +171,18 @@ def test_our_hmac_agrees_with_rfc_4231(bits: int) -> None:
     for key, message, digest in found:
         raw, said = bytes.fromhex(key), bytes.fromhex(message)
         if len(raw) <= bits // 4:  # a block of the hash
-            mine = hmac_sha512(raw, said) if bits == 512 else HmacSha256(raw).digest(said)
+            mine = hmac_sha512s([raw], said)[0] if bits == 512 else HmacSha256(raw).digest(said)
             assert mine.hex() == digest
 
 
 @given(st.binary(max_size=128), st.binary(max_size=300))
 def test_our_hmac_is_that_of_the_standard_library(key: bytes, message: bytes) -> None:
     """Of both hashes; a key that would have to be hashed first is refused."""
-    assert hmac_sha512(key, message) == hmac.digest(key, message, "sha512")
+    keys = [key, key[1:], key]
+    assert hmac_sha512s(keys, message) == [hmac.digest(one, message, "sha512") for one in keys]
     assert HmacSha256(key[:64]).digest(message) == hmac.digest(key[:64], message, "sha256")
     with pytest.raises(ValueError, match="at most"):
-        hmac_sha512(bytes(129), message)
+        hmac_sha512s([bytes(3), bytes(129)], message)
     with pytest.raises(ValueError, match="at most"):
         HmacSha256(bytes(65))
 

@@ -43,6 +43,13 @@ def test_a_page_gives_its_records_in_order(found: list[tree.KeyRecord]) -> None:
     assert [tree.decode(record) for record in tree.records(page_of(found))] == found
 
 
+@given(PAGES)
+def test_records_are_put_in_the_order_of_their_handles(found: list[tree.KeyRecord]) -> None:
+    """Nobody is lost; records that begin alike stay as they were."""
+    ordered = [tree.decode(record) for record in tree.records(tree.in_order(page_of(found)))]
+    assert ordered == sorted(found, key=lambda record: record.ref[:8])
+
+
 @given(PAGES, st.data())
 def test_splitting_loses_nobody_else(found: list[tree.KeyRecord], data: st.DataObject) -> None:
     """Kept and removed together are the page; removed are exactly the named."""

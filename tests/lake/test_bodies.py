@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lake import bodies as written
 from lake import bodyreader
 from lake.bodies import pack
-from lake.bodyreader import unpack
+from lake.bodyreader import repeated, unpack
 from lake.errors import CorruptBlock
 from tests.lake.plain_body import read_body
 
@@ -171,6 +171,24 @@ def test_a_numbered_text_that_is_none_is_refused_and_such_bytes_are_not(odd: byt
     with pytest.raises(CorruptBlock):
         unpack([body], np.array([600]), {"raw": pl.String()}, ["raw"])
     assert unpack([body], np.array([600]), {"raw": pl.Binary()}, ["raw"]).equals(frame)
+
+
+@given(
+    st.lists(
+        st.tuples(st.none() | st.binary(max_size=30), st.none() | st.dates(), st.integers(1, 4)), max_size=9
+    ),
+    st.booleans(),
+)
+def test_a_block_s_values_are_repeated_for_its_events(
+    blocks: list[tuple[Any, Any, int]], without_nulls: bool
+) -> None:
+    kept = [one for one in blocks if not without_nulls or None not in one]
+    counts = np.array([count for *_, count in kept], dtype=np.int64)
+    for at, kind in ((0, pl.Binary()), (1, pl.Date())):
+        values = pl.Series("x", [one[at] for one in kept], dtype=kind)
+        expected = pl.Series("x", [one[at] for one in kept for _ in range(one[2])], dtype=kind)
+        assert repeated(values, counts).equals(expected)
+        assert repeated(pl.concat([values[:2], values[2:]], rechunk=False), counts).equals(expected)
 
 
 def test_uuids_take_sixteen_bytes_and_what_repeats_is_stored_once() -> None:

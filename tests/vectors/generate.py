@@ -15,6 +15,7 @@ import zstandard
 
 from keys import FieldContext
 from keys import envelope as cse1
+from keys.aead import AEADS
 
 PATH = Path(__file__).parent / "cse1.json"
 DEK, SALT, NONCE = bytes(range(32)), bytes(range(100, 116)), bytes(range(200, 212))
@@ -63,7 +64,7 @@ def sealed_raw(body: bytes, flags: int, suite: int = 1) -> bytes:
     subkey = cse1.derive(DEK, CONTEXT.derivation_info(suite), SALT, suite)
     bound = cse1.associated_data(CONTEXT.associated_prefix(), flags, 7, REF, BLOCK)
     head = bytes((0xE1, suite, flags, 0, 7)) + SALT + subkey.commitment + NONCE
-    return head + cse1.AEADS[subkey.suite](subkey.key).encrypt(NONCE, body, bound)
+    return head + AEADS[subkey.suite](subkey.key).encrypt(NONCE, body, bound)
 
 
 def block(content: bytes, *, is_last: bool = True, kind: int = RAW, length: int | None = None) -> bytes:
