@@ -31,7 +31,10 @@ class Aead(Protocol):
 
 
 class Cipher(Protocol):
-    """A cipher that is given the key with each message (32 bytes, as a nonce has 12). For one thread."""
+    """A cipher that is given the key with each message: 32 bytes, as a nonce has 12; all of type `bytes`.
+
+    For one thread.
+    """
 
     def encrypt(self, key: bytes, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
         """Ciphertext and tag."""

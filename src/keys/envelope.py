@@ -119,7 +119,7 @@ class Header(NamedTuple):
 class Subkey(NamedTuple):
     """A derived key of one (DEK, context, salt); a tuple because millions are made.
 
-    The cipher object is made at each use: it takes half a microsecond, and kept it takes 2.5 KB.
+    Cipher objects are made at each use: kept they would take 2.5 KB each.
     """
 
     key: bytes
@@ -214,7 +214,7 @@ def seal_many(
     choose: Callable[[int], zstandard.ZstdCompressor] | None = None,
     pad: bool = False,
 ) -> list[bytes]:
-    """Seals each body under its subkey, bound to its ref and block id. One person's best stand together.
+    """Seals each body under its subkey, bound to its ref and block id.
 
     Args:
         rows: (subkey with the generation of its DEK, ref, block id, body).
@@ -302,7 +302,7 @@ def open_many(
     prefix: bytes,
     decompressor: zstandard.ZstdDecompressor,
 ) -> list[Body]:
-    """The body of each envelope. Those under the same key open fastest where they stand together.
+    """The body of each envelope.
 
     Args:
         rows: (subkey, what `parse` says of the envelope, ref, block id, envelope).

@@ -291,13 +291,15 @@ class ResidentKeys:
         fence_of = self.fences.covering()
         purposes = dict(enumerate(self._purposes.names(), start=1))
         wanted = {ref + suffix for ref in refs}
-        kept, held = [], len(into)
+        held, kept = len(into), list[bytes]()
         for _, page in self._tree.open_pages(pages):
             if not may_keep_page(held, len(wanted)):
                 page = b"".join(one for one in tree.records(page) if one[: tree.LOCATOR_BYTES] in wanted)
             kept.append(page)
             held += len(page) // tree.RECORD_BYTES
-        for record in tree.records(tree.in_order(b"".join(kept))):
+        ordered = tree.in_order(b"".join(kept))
+        kept.clear()
+        for record in tree.records(ordered):
             if fence_of is not None and fence_of(
                 record[:16],
                 purposes.get(int.from_bytes(record[16:18], "big"), ALL_PURPOSES),

@@ -1,7 +1,8 @@
 """Block bodies: what the events of a block say, column by column, packed for many blocks at once.
 
 The format is docs/formats/block-body.md. A frame is packed with a few NumPy passes a field over all its
-blocks; Python is touched once per field, neither per block nor per event. `lake.bodyreader` unpacks.
+blocks; Python is touched once per field, and for each block of some hundred events, where texts are numbered.
+`lake.bodyreader` unpacks.
 """
 
 from __future__ import annotations

@@ -45,9 +45,9 @@ _MASKS: Final = np.array([0, 2**8 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1, 0, 0, 0]
 _SIGN_SHIFTS: Final = np.array([0, 56, 48, 32, 0, 0, 0, 0], dtype=np.int64)
 _LONGEST: Final = 2**31
 MOST_BYTES: Final = 2**30  # read at once; views into them have offsets of 32 bits
-MOST_EVENTS: Final = 2**16  # read at once; columns of so many stay in the processor's cache
-_LARGE: Final = 1024  # events in a body; what is counted for each body is little then,
-_MORE: Final = 16  # and so many times as many events are read at once
+MOST_EVENTS: Final = 2**16  # read at once; what is counted for each body and event stays in the cache
+_LARGE: Final = 1024  # events in a body: little is counted for each then,
+_MORE: Final = 16  # and so many times as many are read at once
 
 
 @frozen(eq=False)
@@ -86,7 +86,8 @@ def unpack(
     most = MOST_EVENTS if ends[-1] < _LARGE * len(counts) else _MORE * MOST_EVENTS
     if len(counts) > 1 and ends[-1] > most:
         starts = np.flatnonzero(np.diff((ends - 1) // most, prepend=-1))
-        return _in_parts(bodies, counts, [*starts, len(counts)], schema, columns)
+        cuts = [*starts, len(counts)] if len(starts) > 1 else [0, len(counts) // 2, len(counts)]
+        return _in_parts(bodies, counts, cuts, schema, columns)
     data, bounds = _joined(bodies)
     if len(counts) > 1 and bounds[-1] > MOST_BYTES:
         return _in_parts(bodies, counts, [0, len(counts) // 2, len(counts)], schema, columns)
@@ -106,7 +107,7 @@ def _in_parts(
     schema: Schema,
     columns: Sequence[str],
 ) -> pl.DataFrame:
-    parts = [unpack(bodies[a:b], counts[a:b], schema, columns) for a, b in pairwise(cuts) if a < b]
+    parts = [unpack(bodies[a:b], counts[a:b], schema, columns) for a, b in pairwise(cuts)]
     return pl.concat(parts)
 
 

@@ -34,6 +34,7 @@ def write_data_file(
     random: Collection[str],
     bodies: Collection[str],
     footers: Collection[str],
+    body_codec: str,
     row_group_rows: int,
 ) -> DataFile:
     """See `IcebergTable.write_file`."""
@@ -45,12 +46,13 @@ def write_data_file(
     kept = [names[i] for i, plan in stats_plan.items() if plan.mode.type.value != "none"]
     path = f"{table.location()}/data/{folder}{prefix}{uuid.uuid4().hex}.parquet"
     coded = [n for n in arrow_schema.names if n not in random and n not in bodies]
+    codecs = dict.fromkeys(bodies, body_codec) | dict.fromkeys(random, "NONE")
     with storage_errors(), _whole_or_gone(table, path), effects("write-file"):
         with table.io.new_output(path).create() as sink:
             writer = pq.ParquetWriter(
                 pa.PythonFile(sink, mode="w"),
                 arrow_schema,
-                compression={n: "NONE" if n in random else "ZSTD" for n in arrow_schema.names},
+                compression={n: codecs.get(n, "ZSTD") for n in arrow_schema.names},
                 use_dictionary=coded,
                 write_statistics=[*kept, *footers],
                 store_schema=False,

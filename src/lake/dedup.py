@@ -66,7 +66,8 @@ def is_settled(rows: pl.DataFrame) -> pl.Series:
     own = (pl.col("source") == L1_SOURCE) & (pl.col("generation") > 0)
     one_version = pl.col("schema_version").min() == pl.col("schema_version").max()
     refs = rows.get_column("subject_ref")
-    if rows.select((own.all() & one_version).fill_null(True)).item() and (refs[1:] > refs[:-1]).all():
+    alike = rows.select((own.all() & one_version).fill_null(True)).item()
+    if alike and (refs[1:] > refs[:-1]).all(ignore_nulls=False):
         return pl.repeat(True, rows.height, eager=True)  # as L1 has sorted them
     bucket = bucket_of(pl.col("subject_ref"), 8 * BUCKET_PREFIX_BYTES)
     alone = own & pl.col("subject_ref").is_unique()

@@ -138,7 +138,7 @@ class EventReader:
 
 
 def _own_bytes(rows: pl.DataFrame) -> int:
-    """Of rows without the bodies of runs, which do not grow with the rows that are asked for."""
+    """Of rows without the bodies of runs, which are read whole, however little of them is asked for."""
     bodies = rows.filter(pl.col("run").is_null()).get_column("open")
     return round(rows.drop("open").estimated_size()) + int(bodies.bin.size().sum())
 

@@ -19,7 +19,6 @@ from lake.errors import SnapshotGone
 from lake.eventreader import EventReader, OpenedEvents, Read
 from lake.eventtypes import DEAD_LETTER, TAG_FIELDS
 from lake.increments import added_between
-from lake.levels import is_sorted
 from lake.objects import collected
 from lake.pieces import Cell, Pace, cuts, packed
 from lake.selection import (
@@ -29,6 +28,7 @@ from lake.selection import (
     HandleRange,
     Selection,
     StoredBlocks,
+    are_apart,
     block_rows,
     in_ingest_order,
     ordered_rows,
@@ -160,27 +160,33 @@ class Replay:
             blocks = stored_blocks(self._table, files, chosen, known.columns)
             whole = self._from_blocks(files, known, chosen, blocks, settled)
             return whole if tagged else whole.untagged()
-        blocks, is_plain = self._settled_already(files, known, chosen)
-        rows = blocks.rows.filter(is_plain).with_row_index("_n")
-        plain = self._reader.open(rows, blocks.runs, known, tagged=False)
-        found = _events(plain, plain.frame, plain.frame.height)
-        if is_plain.all():
+        plain, others = self._settled_already(files, known, chosen)
+        opened = self._reader.open(plain.rows.with_row_index("_n"), plain.runs, known, tagged=False)
+        found = _events(opened, opened.frame, opened.frame.height)
+        if others is None:
             return found
-        others = evolve(blocks, rows=blocks.rows.filter(~is_plain))
         return found + self._from_blocks(files, known, chosen, others, settled).untagged()
 
     def _settled_already(
         self, files: Sequence[DataFile], known: Read, chosen: Selection
-    ) -> tuple[StoredBlocks, pl.Series]:
-        """(blocks, which of them need not be settled); with what settles them where some need it."""
-        columns = known.settled_columns
-        if all(is_sorted(file) for file in files):
-            blocks = stored_blocks(self._table, files, chosen, columns)
-            is_plain = is_settled(blocks.rows)
-            if is_plain.all():
-                return blocks, is_plain
-        blocks = stored_blocks(self._table, files, chosen, list({*columns, *known.columns}))
-        return blocks, is_settled(blocks.rows)
+    ) -> tuple[StoredBlocks, StoredBlocks | None]:
+        """(blocks that need not be settled, the others with what settles them).
+
+        Where people have one block each, as in sorted files of a day, tags are read of those alone who turn
+        out to have more to settle.
+        """
+        lean = are_apart([file for file in files if chosen.may_be_in(file)])
+        every = list({*known.settled_columns, *known.columns})
+        blocks = stored_blocks(self._table, files, chosen, known.settled_columns if lean else every)
+        is_plain = is_settled(blocks.rows)
+        if is_plain.all():
+            return blocks, None
+        plain = evolve(blocks, rows=blocks.rows.filter(is_plain))
+        others = evolve(blocks, rows=blocks.rows.filter(~is_plain))
+        if lean:
+            refs = others.rows.get_column("subject_ref").unique().to_list()
+            others = stored_blocks(self._table, files, evolve(chosen, refs=refs), every)
+        return plain, others
 
     def _from_blocks(
         self, files: Sequence[DataFile], known: Read, chosen: Selection, blocks: StoredBlocks, settled: bool
@@ -215,7 +221,8 @@ class Replay:
 
         Args:
             memory_bytes: that the blocks and events of a piece may take, at the peak of reading it. What it
-                takes to look for them comes on top: a few row groups and runs, whoever is looked for.
+                takes to look for them comes on top: a few row groups, and of each file the runs that the
+                piece reaches over, a megabyte each at most.
 
         Raises:
             see `events`.
@@ -366,7 +373,7 @@ class Replay:
         """One person's events, some blocks at a time; settled over all of them beforehand."""
         mine = evolve(wanted, refs=[cell.low], ref_range=None, days=None)
         blocks = ordered_rows(
-            self._table, files, mine, ("event_count", "occurred_from", "occurred_to", *INGEST_ORDER)
+            self._table, files, mine, ("event_count", "occurred_from", "occurred_to", "run", *INGEST_ORDER)
         )
         bounds = cuts(blocks.get_column("event_count").to_list(), pace.most_events)
         spans = [blocks.slice(a, b - a) for a, b in pairwise(bounds)]
@@ -396,7 +403,12 @@ class Replay:
     ) -> OpenedEvents:
         days = blocks.get_column("ingested_at").dt.date()
         span: Days = (days.min(), days.max())  # type: ignore[assignment]
-        chosen = evolve(mine, block_ids=blocks.get_column("block_id").to_list(), ingest_days=span)
+        chosen = evolve(
+            mine,
+            block_ids=blocks.get_column("block_id").to_list(),
+            runs=blocks.get_column("run").drop_nulls().unique().to_list(),
+            ingest_days=span,
+        )
         found = stored_blocks(self._table, files, chosen, read.columns)
         return self._reader.open(in_ingest_order(found.rows), found.runs, read)
 

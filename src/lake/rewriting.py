@@ -28,6 +28,10 @@ L1_ROW_GROUP: Final = 4_096
 """Blocks. Whoever reads a range of people reads whole row groups, and throws away what is not of them."""
 
 
+_SORTED_CODEC: Final = "LZ4"
+"""Of open parts in runs: a third larger than by zstd, and read in a third of the time."""
+
+
 class Rewriter:
     """Base of what rewrites files of `lake.events`."""
 
@@ -69,6 +73,7 @@ class Rewriter:
             random=RANDOM_COLUMNS,
             bodies=BODY_COLUMNS,
             footers=FOOTER_COLUMNS,
+            body_codec=_SORTED_CODEC if arrange else "ZSTD",
             row_group_rows=L1_ROW_GROUP,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -19,11 +20,16 @@ from lake.bodies import Array, Schema, pack
 from lake.bodyreader import unpack
 from lake.errors import CorruptBlock
 
-RUN_EVENTS: Final = 32_768
-"""The last block of a run begins before its event of this number."""
+RUN_EVENTS: Final = 16_384
+RUN_BYTES: Final = 1024 * 1024
+"""A run ends with the block in which it reaches either: whoever reads a person reads the whole body."""
 PREFIX_BYTES: Final = 2
 """Leading bytes of a handle that tell where it belongs: its bucket, its run."""
 _MOST_EVENTS: Final = 1 << 20
+"""In a run; one that claims more is not believed."""
+_AT_ONCE: Final = 1 << 20
+"""Events that are decoded together where few of them are wanted."""
+_SPARSE: Final = 2
 _COUNT_BYTES: Final = 4
 _COLUMNS: Final = {"run": pl.Int64(), "run_from": pl.Int32(), "run_to": pl.Int32(), "run_at": pl.Int32()}
 _GROUP: Final = ("event_type", "schema_version", "facet")
@@ -51,7 +57,7 @@ class Runs:
         Raises:
             CorruptBlock: a run has several first blocks.
         """
-        firsts = rows.filter(pl.col("run_at") == 0)
+        firsts = rows.filter(pl.col("run_at") == 0, pl.col("run").is_not_null())
         numbers = firsts.get_column("run").to_numpy()
         order = np.argsort(numbers, kind="stable")
         ordered = numbers[order]
@@ -65,7 +71,7 @@ class Runs:
         Raises:
             CorruptBlock: there is none of a number.
         """
-        begins = np.flatnonzero(np.diff(numbers, prepend=-1))
+        begins = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
         distinct = numbers[begins]
         of = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(numbers))))
         if len(np.unique(distinct)) < len(distinct):  # the blocks of a run stand apart
@@ -112,15 +118,35 @@ def open_events(rows: pl.DataFrame, runs: Runs, schema: Schema, columns: Sequenc
 def _events_of_runs(
     rows: pl.DataFrame, runs: Runs, schema: Schema, columns: Sequence[str]
 ) -> tuple[pl.DataFrame, Array]:
-    """(all events of the runs of some blocks, where each block's begin)."""
+    """(events of the runs of some blocks, where each block's begin)."""
     bodies, of = runs.of(rows.get_column("run").to_numpy())
     heads = bodies.bin.slice(0, _COUNT_BYTES).bin.reinterpret(dtype=pl.UInt32, endianness="little")
     sizes = heads.fill_null(0).to_numpy().astype(np.int64)
-    at, counts = rows.get_column("run_at").to_numpy(), rows.get_column("event_count").to_numpy()
-    if sizes.min() < 1 or sizes.max() > _MOST_EVENTS or at.min() < 0 or (at + counts > sizes[of]).any():
+    at = rows.get_column("run_at").fill_null(-1).to_numpy().astype(np.int64)
+    counts = rows.get_column("event_count").to_numpy().astype(np.int64)
+    if (
+        sizes.min() < 1
+        or sizes.max() > _MOST_EVENTS
+        or at.min() < 0
+        or (at + counts > sizes[of]).any()
+        or (np.bincount(of, weights=counts) > sizes).any()
+    ):
         raise CorruptBlock("a run has fewer events than its blocks, or more than one can have")
-    events = unpack(bodies.bin.slice(_COUNT_BYTES), sizes, schema, columns)
-    return events, (np.cumsum(sizes) - sizes)[of] + at
+    bodies, starts = bodies.bin.slice(_COUNT_BYTES), np.cumsum(sizes) - sizes
+    if _SPARSE * counts.sum() >= sizes.sum():
+        return unpack(bodies, sizes, schema, columns), starts[of] + at
+    parts, places, done = [], np.empty(rows.height, dtype=np.int64), 0
+    order = np.argsort(of, kind="stable")
+    groups = np.flatnonzero(np.diff(starts // _AT_ONCE, prepend=-1))
+    for first, last in pairwise([*groups, len(sizes)]):
+        mine = order[slice(*np.searchsorted(of[order], (first, last)))]
+        some = unpack(bodies[first:last], sizes[first:last], schema, columns)
+        wanted = np.cumsum(counts[mine]) - counts[mine]
+        shifts = starts[of[mine]] - starts[first] + at[mine] - wanted
+        parts.append(some[np.repeat(shifts, counts[mine]) + np.arange(counts[mine].sum())])
+        places[mine] = done + wanted
+        done += parts[-1].height
+    return pl.concat(parts), places
 
 
 def in_runs(
@@ -137,7 +163,9 @@ def in_runs(
 def _run_of_a_kind(rows: pl.DataFrame, schema: Schema, random_bytes: Callable[[int], bytes]) -> pl.DataFrame:
     counts = rows.get_column("event_count").to_numpy().astype(np.int64)
     starts = np.cumsum(counts) - counts
-    firsts = np.flatnonzero(np.diff(starts // RUN_EVENTS, prepend=-1))
+    sizes = rows.get_column("open").bin.size().to_numpy().astype(np.int64)
+    steps = starts // RUN_EVENTS + (np.cumsum(sizes) - sizes) // RUN_BYTES
+    firsts = np.flatnonzero(np.diff(steps, prepend=-1))
     blocks = np.diff(np.append(firsts, rows.height))
     cuts = np.append(starts[firsts], counts.sum())
     packed = pack(open_events(rows, NO_RUNS, schema, list(schema)), cuts).to_list()

@@ -20,6 +20,7 @@ from pyiceberg.manifest import DataFile
 from lake.blocks import BLOCK_COLUMNS, PERSONAL_HEAD
 from lake.events import SUBJECT_REF_FIELD_ID
 from lake.eventtypes import PRIMARY, EventType, Facet
+from lake.levels import is_sorted
 from lake.objects import collected
 from lake.runs import NO_RUNS, Runs, SchemaOf, out_of_runs
 from lake.table import IcebergTable
@@ -125,6 +126,8 @@ class Selection:
         ingest_days: blocks that were ingested on these days.
         block_ids: only these.
         arrival: blocks that came so.
+        runs: the runs that such blocks are of, where somebody knows them; the first blocks of others are not
+            read then.
     """
 
     event_type: str | None = None
@@ -136,6 +139,7 @@ class Selection:
     ingest_days: Days | None = None
     block_ids: Sequence[bytes] | None = None
     arrival: Arrival | None = None
+    runs: Sequence[int] | None = None
 
     def may_be_in(self, file: DataFile) -> bool:
         """Whether a file's bounds leave room for such a block."""
@@ -159,6 +163,8 @@ class Selection:
     def wanted_or_first(self) -> pl.Expr:
         """Whether it is, or the first block of a run that may hold such a block."""
         firsts = [pl.col("run_at") == 0, *self._runs_of_people()]
+        if self.runs is not None:
+            firsts.append(pl.col("run").is_in(list(self.runs)))
         return _all(self._of_kind()) & (_all([*self._of_people(), *self._others()]) | _all(firsts))
 
     def _of_kind(self) -> Iterator[pl.Expr]:
@@ -302,6 +308,15 @@ def block_rows(
     if set(columns) == set(CLOSED_COLUMNS):
         return ordered_rows(table, files, wanted, CLOSED_COLUMNS)
     return some_rows(table, files, wanted, columns)
+
+
+def are_apart(files: Sequence[DataFile]) -> bool:
+    """Whether L1 wrote these files, and none holds people of another."""
+    ordered = sorted(files, key=_lowest)
+    highest = [(file.upper_bounds or {}).get(SUBJECT_REF_FIELD_ID, b"\xff" * 16) for file in ordered]
+    return all(map(is_sorted, ordered)) and all(
+        high < _lowest(file) for high, file in zip(highest, ordered[1:], strict=False)
+    )
 
 
 def _lowest(file: DataFile) -> bytes:

@@ -178,6 +178,7 @@ class IcebergTable:
         random: Collection[str] = (),
         bodies: Collection[str] = (),
         footers: Collection[str] = (),
+        body_codec: str = "ZSTD",
         row_group_rows: int = 65_536,
     ) -> DataFile:
         """Writes one Parquet file of the table's schema; it is not part of the table before a commit.
@@ -188,6 +189,7 @@ class IcebergTable:
             random: columns stored as they are; they hold ciphertext and the like.
             bodies: columns stored without a dictionary, because hardly a value comes twice.
             footers: columns whose bounds stand in the file alone, beside those that have metrics.
+            body_codec: Parquet's name of how `bodies` are compressed.
 
         Raises:
             StorageFailed: the store refused; nothing of the file is left.
@@ -202,6 +204,7 @@ class IcebergTable:
             random=random,
             bodies=bodies,
             footers=footers,
+            body_codec=body_codec,
             row_group_rows=row_group_rows,
         )
 

@@ -110,7 +110,7 @@ class Upkeep(Compactor):
     def sever(self, day: date, refs: Sequence[bytes]) -> Severed:
         """Takes sealed bytes and handles of these people's dead blocks out of a day's live files.
 
-        Opens nothing of anybody else: the other rows are copied as they are.
+        Opens nothing of anybody else: what is sealed is copied as it is. Open parts are laid into new runs.
 
         Raises:
             ConservationBroken: counts would change; nothing was committed.

@@ -122,13 +122,13 @@ def test_whatever_bytes_are_changed_reading_ends_in_the_one_error_or_in_events(
     assert again.height == frame.height
 
 
+@pytest.mark.parametrize("cuts", [[0, 3, 7, 8, 50], [0, 42, 45, 49, 50], [0, 42, 50]])
 @pytest.mark.parametrize(("limit", "most"), [("MOST_BYTES", 20), ("MOST_EVENTS", 5)])
 def test_more_bodies_than_can_be_read_at_once_are_read_in_parts(
-    monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+    monkeypatch: pytest.MonkeyPatch, limit: str, most: int, cuts: list[int]
 ) -> None:
     frame = pl.DataFrame({"who": [f"somebody {n}" for n in range(50)], "n": range(50)})
-    cuts = np.array([0, 3, 7, 8, 50])
-    bodies = pack(frame, cuts)
+    bodies = pack(frame, np.array(cuts))
     monkeypatch.setattr(bodyreader, limit, most)
     for given_as in (bodies, bodies.to_list()):
         assert unpack(given_as, np.diff(cuts), dict(frame.schema), ["n", "who"]).equals(
@@ -223,9 +223,11 @@ def test_the_example_of_the_page_is_what_is_written() -> None:
 def test_a_body_that_lost_its_end_or_holds_another_number_of_events_is_refused() -> None:
     schema: dict[str, pl.DataType] = {"whole": pl.Int64()}
     (body,) = pack(pl.DataFrame({"whole": [1, 2, 300]}, schema=schema), np.array([0, 3]))
-    for wrong, count in ((body[:-1], 3), (body + b"\0", 3), (body, 4), (b"", 1)):
-        with pytest.raises(CorruptBlock):
-            unpack([wrong], np.array([count]), schema, ["whole"])
+    for wrong, count in ((body[:-1], 3), (body + b"\0", 3), (body, 4), (b"", 1), (body, 2_000_000)):
+        for others in ([], [body]):
+            counts = np.array([count, *(3 for _ in others)])
+            with pytest.raises(CorruptBlock):
+                unpack([wrong, *others], counts, schema, ["whole"])
 
 
 def test_a_day_that_no_calendar_has_and_a_text_that_is_none_are_refused() -> None:

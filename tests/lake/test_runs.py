@@ -38,10 +38,15 @@ _blocks = st.lists(
 )
 
 
-@pytest.fixture(autouse=True, scope="module", params=[3, runs.RUN_EVENTS])
-def _events_of_a_run(request: pytest.FixtureRequest) -> Iterator[None]:
+SMALL = {"RUN_EVENTS": 3, "_AT_ONCE": 8}
+SHORT = {"RUN_BYTES": 30}
+
+
+@pytest.fixture(autouse=True, scope="module", params=[SMALL, SHORT, {}], ids=["small", "short", "usual"])
+def _size_of_a_run(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "RUN_EVENTS", request.param)
+        for name, value in request.param.items():
+            patch.setattr(runs, name, value)
         yield
 
 
@@ -100,7 +105,27 @@ def test_a_reader_written_from_the_page_alone_reads_a_run(blocks: Any) -> None:
         assert (group["run_from"][0], group["run_to"][0]) == (min(prefixes), max(prefixes))
 
 
-def test_a_run_without_its_first_block_or_with_two_or_with_fewer_events_is_refused() -> None:
+def test_a_run_ends_where_it_has_so_many_events_or_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of([(at, 1, [(at, "a" * 10)] * 5) for at in range(40)])
+    size = rows["open"].bin.size()[0]
+    monkeypatch.setattr(runs, "RUN_EVENTS", 40)
+    monkeypatch.setattr(runs, "RUN_BYTES", 2**20)
+    assert in_runs(rows, lambda *_: SCHEMA).filter(run_at=0).height == 5
+    monkeypatch.setattr(runs, "RUN_BYTES", 4 * size)
+    stored = in_runs(rows, lambda *_: SCHEMA)
+    assert stored.filter(run_at=0).height >= 10
+    sized = rows.select("event_count", size=pl.col("open").bin.size()).hstack([stored["run"]])
+    for run in sized.partition_by("run"):
+        assert run["size"][:-1].sum() < 4 * size
+        assert run["event_count"][:-1].sum() < 40
+    assert out_of_runs(stored, Runs.among(stored), lambda *_: SCHEMA).equals(rows)
+
+
+def test_a_run_without_its_first_block_or_with_two_or_with_fewer_events_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "RUN_EVENTS", 100)
+    monkeypatch.setattr(runs, "RUN_BYTES", 1000)
     blocks = [(at, 1, [(at, "a"), (at, "b")]) for at in range(3)]
     stored = in_runs(rows_of(blocks), lambda *_: SCHEMA)
     with pytest.raises(CorruptBlock, match="is missing"):
@@ -111,17 +136,22 @@ def test_a_run_without_its_first_block_or_with_two_or_with_fewer_events_is_refus
     for wrong in (
         {"run_at": 5},
         {"run_at": -1},
+        {"run_at": None},
+        {"run_at": 2**31 - 1},
+        {"event_count": 3},
+        {"event_count": 2**31 - 1},
+        {"run": -1},
+        {"run": 7},
         {"open": b"\0\0\0\0" + body[4:]},
         {"open": b"\xff\xff\xff\xff" + body[4:]},
         {"open": b"\x07\0\0\0" + body[4:]},
         {"open": b"\x06"},
     ):
-        first = stored.slice(2, 1) if "run_at" in wrong else stored.slice(0, 1)
-        changed = first.with_columns(
-            pl.lit(value).cast(stored.schema[name]).alias(name) for name, value in wrong.items()
+        at = 0 if "open" in wrong else 2
+        changed = stored[at : at + 1].with_columns(
+            pl.lit(value, stored.schema[name]).alias(name) for name, value in wrong.items()
         )
-        others = stored.slice(0, 2) if "run_at" in wrong else stored.slice(1)
-        broken = pl.concat([changed, others])
+        broken = pl.concat([changed, stored[:at], stored[at + 1 :]])
         with pytest.raises(CorruptBlock):
             open_events(broken, Runs.among(broken), SCHEMA, COLUMNS)
 
@@ -157,6 +187,7 @@ def test_whoever_is_asked_for_is_found_in_whatever_run(world: Runtime) -> None:
 
 
 def test_only_runs_that_may_hold_somebody_are_read(world: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of those who are known to hold it no other."""
     monkeypatch.setattr(runs, "RUN_EVENTS", 6)
     _many(world, 90)
     scan = world.lake.events.scan(world.lake.events.files())
@@ -166,6 +197,9 @@ def test_only_runs_that_may_hold_somebody_are_read(world: Runtime, monkeypatch: 
     for chosen in (Selection(refs=refs[:1]), Selection(ref_range=(refs[30], refs[32]))):
         found = scan.filter(chosen.wanted_or_first()).collect()
         assert found.height <= 6
+    numbers = scan.select(pl.col("run").unique().sort()).collect()["run"].to_list()
+    one = Selection(block_ids=[b"none"], runs=numbers[:1])
+    assert scan.filter(one.wanted_or_first()).collect()["run"].to_list() == numbers[:1]
 
 
 def test_whoever_is_erased_of_a_run_the_others_say_what_they_said(world: Runtime) -> None:
@@ -181,6 +215,8 @@ def test_whoever_is_erased_of_a_run_the_others_say_what_they_said(world: Runtime
         shred(world, gone)
         assert upkeep.sever(day, [ref]).blocks == 1
         found = world.lake.replay().events(world.lake.events.files(), wanted).frame
+        lean = world.lake.replay().events(world.lake.events.files(), wanted, tagged=False).frame
+        assert _of(lean) == _of(found)
         assert ref not in found["subject_ref"].to_list()
         assert _of(found.join(before, on="subject_ref", how="semi")) == _of(
             before.join(found, on="subject_ref", how="semi")
