@@ -55,6 +55,9 @@ _CLEAR_MEASURES: Final = (pl.len(), pl.col("milliseconds").sum())
 _MEASURES: Final = (pl.len(), pl.col("milliseconds").sum(), pl.col("query").str.len_bytes().sum())
 
 
+_Work = Callable[[HandleRange, Path], Path]
+
+
 def replays(folder: Path) -> list[Figure]:
     """All figures of this module."""
     with _filled(folder / "replay") as runtime:
@@ -145,24 +148,24 @@ def _groups(runtime: Runtime, plain: Path) -> list[Figure]:
 
     folder = plain.parent / "groups"
     folder.mkdir()
+
+    def ours(pool: ProcessPoolExecutor, work: _Work, ranges: Sequence[HandleRange]) -> pl.LazyFrame:
+        places = [folder / f"{at}.arrow" for at in range(len(ranges))]
+        return pl.scan_ipc(list(pool.map(work, ranges, places)))
+
+    # Each in processes of its own: what the one keeps in memory is not in the other's way.
+    with _readers(runtime.home, folder) as pool:
+        people = ours(pool, _by_person, _RANGES).collect()
+        assert _totals(people) == _totals(personal())
+        took = _together(ours=lambda: ours(pool, _by_person, _RANGES), theirs=personal)
     with _readers(runtime.home, folder) as pool:
 
-        def ours(
-            work: Callable[[HandleRange, Path], Path], ranges: Sequence[HandleRange] = _RANGES
-        ) -> pl.LazyFrame:
-            places = [folder / f"{at}.arrow" for at in range(len(ranges))]
-            return pl.scan_ipc(list(pool.map(work, ranges, places)))
-
         def pages() -> pl.DataFrame:
-            found = ours(_by_page, _WIDE_RANGES).group_by("page", "occurred_on")
+            found = ours(pool, _by_page, _WIDE_RANGES).group_by("page", "occurred_on")
             return found.agg(pl.selectors.numeric().sum()).collect()
 
-        people = ours(_by_person).collect()
-        assert _totals(people) == _totals(personal())
         assert _totals(pages()) == _totals(anonymous())
-        took = _together(
-            ours=lambda: ours(_by_person), theirs=personal, our_pages=pages, their_pages=anonymous
-        )
+        took |= _together(our_pages=pages, their_pages=anonymous)
     return [
         Figure(f"{people.height:,} people-days out of L1, by processes", took["ours"].wall, "s"),
         at_most(

@@ -14,11 +14,12 @@ from pyiceberg.table.snapshots import Snapshot
 
 from keys import OpeningKeys
 from lake.blocks import BUCKET_PREFIX_BYTES, bucket_of
-from lake.dedup import is_settled, settle, settle_days
+from lake.dedup import settle, settle_days
 from lake.errors import SnapshotGone
 from lake.eventreader import EventReader, OpenedEvents, Read
 from lake.eventtypes import DEAD_LETTER, TAG_FIELDS
 from lake.increments import added_between
+from lake.leanreads import parted
 from lake.objects import collected
 from lake.pieces import Cell, Pace, cuts, packed
 from lake.selection import (
@@ -28,7 +29,6 @@ from lake.selection import (
     HandleRange,
     Selection,
     StoredBlocks,
-    are_apart,
     block_rows,
     in_ingest_order,
     ordered_rows,
@@ -160,33 +160,12 @@ class Replay:
             blocks = stored_blocks(self._table, files, chosen, known.columns)
             whole = self._from_blocks(files, known, chosen, blocks, settled)
             return whole if tagged else whole.untagged()
-        plain, others = self._settled_already(files, known, chosen)
+        plain, others = parted(self._table, files, known, chosen)
         opened = self._reader.open(plain.rows.with_row_index("_n"), plain.runs, known, tagged=False)
         found = _events(opened, opened.frame, opened.frame.height)
         if others is None:
             return found
         return found + self._from_blocks(files, known, chosen, others, settled).untagged()
-
-    def _settled_already(
-        self, files: Sequence[DataFile], known: Read, chosen: Selection
-    ) -> tuple[StoredBlocks, StoredBlocks | None]:
-        """(blocks that need not be settled, the others with what settles them).
-
-        Where people have one block each, as in sorted files of a day, tags are read of those alone who turn
-        out to have more to settle.
-        """
-        lean = are_apart([file for file in files if chosen.may_be_in(file)])
-        every = list({*known.settled_columns, *known.columns})
-        blocks = stored_blocks(self._table, files, chosen, known.settled_columns if lean else every)
-        is_plain = is_settled(blocks.rows)
-        if is_plain.all():
-            return blocks, None
-        plain = evolve(blocks, rows=blocks.rows.filter(is_plain))
-        others = evolve(blocks, rows=blocks.rows.filter(~is_plain))
-        if lean:
-            refs = others.rows.get_column("subject_ref").unique().to_list()
-            others = stored_blocks(self._table, files, evolve(chosen, refs=refs), every)
-        return plain, others
 
     def _from_blocks(
         self, files: Sequence[DataFile], known: Read, chosen: Selection, blocks: StoredBlocks, settled: bool

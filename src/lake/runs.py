@@ -125,7 +125,8 @@ def _events_of_runs(
     at = rows.get_column("run_at").fill_null(-1).to_numpy().astype(np.int64)
     counts = rows.get_column("event_count").to_numpy().astype(np.int64)
     if (
-        sizes.min() < 1
+        counts.min() < 1
+        or sizes.min() < 1
         or sizes.max() > _MOST_EVENTS
         or at.min() < 0
         or (at + counts > sizes[of]).any()
@@ -193,8 +194,10 @@ def out_of_runs(rows: pl.DataFrame, runs: Runs, schema_of: SchemaOf) -> pl.DataF
     """Stored blocks, each with a body of its own."""
     if rows.get_column("run").null_count() == rows.height:
         return rows.drop(_COLUMNS, strict=False)
-    parts = []
-    for (name, version, _), group in rows.with_row_index("_at").group_by(*_GROUP, maintain_order=True):
+    numbered = rows.with_row_index("_at")
+    in_run = pl.col("run").is_not_null()
+    parts = [numbered.filter(~in_run)]
+    for (name, version, _), group in numbered.filter(in_run).group_by(*_GROUP, maintain_order=True):
         schema = schema_of(str(name), int(str(version)))
         cuts = np.append(0, np.cumsum(group.get_column("event_count").to_numpy()))
         bodies = pack(open_events(group, runs, schema, list(schema)), cuts)

@@ -88,6 +88,9 @@ def test_any_blocks_of_runs_in_any_order_say_what_they_said_alone(blocks: Any, d
         expected = open_events(before, NO_RUNS, SCHEMA, COLUMNS)
         assert open_events(found, bodies, SCHEMA, COLUMNS).equals(expected)
     assert out_of_runs(stored, bodies, lambda *_: SCHEMA).equals(rows)
+    every = range(rows.height)
+    of_both = [alone(rows)[at] if at in strangers else stored[at].select(alone(rows).columns) for at in every]
+    assert out_of_runs(pl.concat(of_both), bodies, lambda *_: SCHEMA).equals(rows)
 
 
 @given(blocks=_blocks)
@@ -139,6 +142,7 @@ def test_a_run_without_its_first_block_or_with_two_or_with_fewer_events_is_refus
         {"run_at": None},
         {"run_at": 2**31 - 1},
         {"event_count": 3},
+        {"event_count": -2},
         {"event_count": 2**31 - 1},
         {"run": -1},
         {"run": 7},
