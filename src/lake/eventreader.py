@@ -9,7 +9,6 @@ import polars as pl
 from attrs import evolve, field, frozen
 
 from keys import Opener
-from keys.quiet import no_collections
 from lake.blocks import Opened, open_blocks
 from lake.errors import UnknownEventType
 from lake.eventtypes import TAG_FIELDS, EventType
@@ -109,10 +108,6 @@ class EventReader:
             EnvelopeError, KeysError: see `keys.Opener.open`; never where a person was erased.
             CorruptBlock: a body does not hold what its columns promise.
         """
-        with no_collections():
-            return self._open(rows, runs, read, tagged)
-
-    def _open(self, rows: pl.DataFrame, runs: Runs, read: Read, tagged: bool) -> OpenedEvents:
         wanted = read.wanted
         parts: list[Opened] = []
         for (version,), group in rows.group_by("schema_version", maintain_order=True):

@@ -11,6 +11,7 @@ import pytest
 
 from keys import (
     AgentDenied,
+    Held,
     OpeningKeys,
     Provisioned,
     Shredded,
@@ -191,4 +192,26 @@ def test_a_destroyed_key_s_derived_ones_are_not_given_out_again(tmp_path: Path) 
     shredded, sealed = session.seal(context(), refs, refs, [b"x", b"y"])
     assert isinstance(shredded, Shredded)
     assert isinstance(sealed, bytes)
+    keyring.close()
+
+
+def test_whoever_is_held_or_sealed_by_another_session_is_opened_with_care_among_others(
+    tmp_path: Path,
+) -> None:
+    """Together they take the way of those that look all alike."""
+    keyring = open_embedded(tmp_path / "keys")
+    people = [SubjectId(f"person {n}") for n in range(5)]
+    refs = [one.ref for one in keyring.provision(people) if isinstance(one, Provisioned)]
+    bodies = [b"%d" % n for n in range(5)]
+    first = keyring.session().seal(context(), refs, refs, bodies)
+    second = keyring.session().seal(context(), refs, refs, bodies)
+    mixed = [a if n % 2 else b for n, (a, b) in enumerate(zip(first, second, strict=True))]
+    for envelopes in (first, mixed):
+        sealed = [one for one in envelopes if isinstance(one, bytes)]
+        assert keyring.opener().open(context(), refs, refs, sealed) == bodies
+    sealed = [one for one in first if isinstance(one, bytes)]
+    keyring.hold(refs[2], True)
+    found = keyring.opener().open(context(), refs, refs, sealed)
+    assert isinstance(found[2], Held)
+    assert found[:2] + found[3:] == bodies[:2] + bodies[3:]
     keyring.close()

@@ -108,6 +108,17 @@ def test_a_reader_written_from_the_page_alone_reads_a_run(blocks: Any) -> None:
         assert (group["run_from"][0], group["run_to"][0]) == (min(prefixes), max(prefixes))
 
 
+def test_few_blocks_of_many_runs_are_found_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "RUN_EVENTS", 8)
+    monkeypatch.setattr(runs, "RUN_BYTES", 10_000)
+    monkeypatch.setattr(runs, "_AT_ONCE", 8)
+    rows = rows_of([(at, 1, [(at, "a")]) for at in range(64)])
+    stored = in_runs(rows, lambda *_: SCHEMA)
+    chosen = [60, 3, 21, 40, 12]
+    found = open_events(stored[chosen], Runs.among(stored), SCHEMA, COLUMNS)
+    assert found["day"].to_list() == chosen
+
+
 def test_a_run_ends_where_it_has_so_many_events_or_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of([(at, 1, [(at, "a" * 10)] * 5) for at in range(40)])
     size = rows["open"].bin.size()[0]
@@ -184,7 +195,14 @@ def test_whoever_is_asked_for_is_found_in_whatever_run(world: Runtime) -> None:
     for some in ([refs[0]], [refs[-1]], refs[40:42], refs[::30], refs[5:85], refs[::2], []):
         found = reader.events(files, wanted, refs=some).frame
         assert _of(found) == _of(whole.filter(pl.col("subject_ref").is_in(some)))
-    for low, high in ((b"", refs[3]), (refs[10], refs[11]), (refs[20], None), (refs[7][:1], refs[80][:1])):
+    alone_in_range = [(ref, ref + b"\0") for ref in refs[::7]]
+    for low, high in (
+        *alone_in_range,
+        (b"", refs[3]),
+        (refs[10], refs[11]),
+        (refs[20], None),
+        (refs[7][:1], refs[80][:1]),
+    ):
         found = reader.events(files, wanted, ref_range=(low, high)).frame
         inside = [ref for ref in refs if low <= ref and (high is None or ref < high)]
         assert _of(found) == _of(whole.filter(pl.col("subject_ref").is_in(inside)))
