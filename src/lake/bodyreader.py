@@ -48,6 +48,7 @@ MOST_BYTES: Final = 2**30  # read at once; views into them have offsets of 32 bi
 MOST_EVENTS: Final = 2**16  # read at once; what is counted for each body and event stays in the cache
 _LARGE: Final = 1024  # events in a body: little is counted for each then,
 _MORE: Final = 16  # and so many times as many are read at once
+_FEW_SPANS: Final = 64  # of blocks whose texts are kept alike; more are put in order event by event
 
 
 @frozen(eq=False)
@@ -168,7 +169,7 @@ def _places(data: Array, words: Array, bounds: Array, blocks: Blocks, schema: Sc
 
 def _column(name: str, kind: pl.DataType, place: _Place, data: Array, blocks: Blocks) -> pl.Series:
     if kind in (pl.String, pl.Binary):
-        series = _texts(place, data, blocks).cast(kind)
+        series = _texts(kind, place, data, blocks)
     else:
         values = _numbers(place, data, blocks)
         if kind == pl.Float64:
@@ -236,18 +237,20 @@ def _put(values: Array, places: Array, count: int, some: Array) -> None:
     whole[places] = some.view(f"V{width}")
 
 
-def _texts(place: _Place, data: Array, blocks: Blocks) -> pl.Series:
-    """Binary or String per event."""
-    kinds = np.where(place.codes >= UUIDS, place.codes, 0)
-    if (kinds == kinds[0]).all():
-        return _READERS[int(kinds[0])](place, data, blocks)
-    events, parts = [], []
-    for kind in np.unique(kinds):
-        chosen = kinds == kind
-        events.append(np.flatnonzero(chosen[blocks.of]))
-        some = _READERS[int(kind)](place.of(chosen), data, Blocks.counted(blocks.counts[chosen]))
-        parts.append(some.cast(pl.Binary))
-    return pl.concat(parts)[np.argsort(np.concatenate(events))]
+def _texts(kind: pl.DataType, place: _Place, data: Array, blocks: Blocks) -> pl.Series:
+    """Of the kind (String or Binary), per event."""
+
+    def read(chosen: Array) -> pl.Series:
+        reader = _READERS[int(readers[chosen[0]])]
+        return reader(place.of(chosen), data, Blocks.counted(blocks.counts[chosen])).cast(kind)
+
+    readers = np.where(place.codes >= UUIDS, place.codes, 0)
+    begins = np.flatnonzero(np.diff(readers, prepend=-1))
+    if len(begins) <= _FEW_SPANS:
+        return pl.concat([read(span) for span in np.split(np.arange(len(readers)), begins[1:])])
+    kinds = np.unique(readers)
+    events = np.concatenate([np.flatnonzero((readers == one)[blocks.of]) for one in kinds])
+    return pl.concat([read(np.flatnonzero(readers == one)) for one in kinds])[np.argsort(events)]
 
 
 def _uuids(place: _Place, data: Array, blocks: Blocks) -> pl.Series:

@@ -92,17 +92,22 @@ def test_a_reader_written_from_the_page_alone_reads_the_same(
         assert read_body(body, end - start, KINDS) == frame[start:end].to_dict(as_series=False)
 
 
-@given(st.lists(records, min_size=1, max_size=3), only_uuids)
+@pytest.mark.parametrize("few_spans", [64, 1])
+@given(st.lists(records, min_size=1, max_size=3), only_uuids, st.data())
 def test_bodies_of_several_writers_are_read_together(
-    batches: list[list[dict[str, Any]]], identifiers: list[str]
+    few_spans: int, batches: list[list[dict[str, Any]]], identifiers: list[str], data: st.DataObject
 ) -> None:
-    """One writer met UUIDs alone and packs them so, another did not."""
+    """One writer met UUIDs alone and packs them so, one had enough events to number texts, another neither."""
     frames = [pl.DataFrame(rows, schema=SCHEMA) for rows in batches]
     first = frames[0].select(pl.exclude("id"))[: len(identifiers)]
     frames.append(first.with_columns(id=pl.Series(identifiers[: first.height])))
+    frames.append(pl.concat([frames[0][:1]] * 300))
+    frames = data.draw(st.permutations([*frames, *frames[:1]]))
     bodies = [pack(frame, np.array([0, frame.height]))[0] for frame in frames]
     counts = np.array([frame.height for frame in frames])
-    assert unpack(bodies, counts, SCHEMA, list(SCHEMA)).equals(pl.concat(frames))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bodyreader, "_FEW_SPANS", few_spans)
+        assert unpack(bodies, counts, SCHEMA, list(SCHEMA)).equals(pl.concat(frames))
 
 
 @given(records, st.data())
