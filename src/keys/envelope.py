@@ -318,9 +318,10 @@ def open_many(
     openers: dict[int, Cipher] = {}
     kind = None
     for subkey, header, ref, block_id, envelope in rows:
-        _, flags, generation, _, commitment, nonce = header
+        named_suite, flags, generation, _, commitment, nonce = header
         key, own_commitment, suite, _ = subkey
-        if not compare_digest(commitment, own_commitment):
+        # A subkey is derived for its suite: one of another suite would have another commitment.
+        if named_suite != suite or not compare_digest(commitment, own_commitment):
             raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)
         opener = openers.get(suite) or openers.setdefault(suite, cipher(suite))
         shared = flags, generation, len(ref), len(block_id)

@@ -112,12 +112,11 @@ class ResidentKeys:
             known = self._caches.sealing(info + salt, len(refs))
         # Who is known has not been evicted; what another process does meanwhile is the commit's to notice.
         missing = [ref for ref in refs if ref not in known]
-        shredded: dict[bytes, Subkey | Shredded] = {}
-        for ref, dek in self.deks(missing, context.purpose).items() if missing else ():
-            if isinstance(dek, Shredded):
-                shredded[ref] = dek
-            else:
-                known[ref] = cse1.derive(dek.key, info, salt, suite, dek.generation)
+        found = self.deks(missing, context.purpose) if missing else {}
+        shredded = {ref: dek for ref, dek in found.items() if isinstance(dek, Shredded)}
+        living = {ref: dek for ref, dek in found.items() if isinstance(dek, Dek)}
+        keys, generations = [dek.key for dek in living.values()], [dek.generation for dek in living.values()]
+        known.update(zip(living, cse1.derive_many(keys, info, salt, suite, generations), strict=True))
         if not shredded:
             return {ref: known[ref] for ref in refs}
         return {ref: shredded.get(ref) or known[ref] for ref in refs}

@@ -18,8 +18,16 @@ _OUR_SETTINGS: Final = {
     "check.crcs": True,
 }
 
-_DEFAULTS: Final = {"heartbeat.interval.ms": 500}
-"""A rebalance is noticed at a heartbeat; with the client's three seconds a second consumer begins late."""
+_DEFAULTS: Final = {
+    "heartbeat.interval.ms": 500,
+    "max.partition.fetch.bytes": 16 * 1024 * 1024,
+    "fetch.max.bytes": 16 * 1024 * 1024,
+}
+"""A rebalance is noticed at a heartbeat; with the client's three seconds a second consumer begins late.
+
+Where there is much to read an answer of a broker is of one partition, not a little of each: messages are
+mostly partitioned by person, so a commit has more of fewer people, and their blocks are longer (ADR 39).
+"""
 
 
 @frozen

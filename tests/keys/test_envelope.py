@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from keys import EnvelopeError, EnvelopeFault, FieldContext, MalformedEnvelope, WrongKey, agentwire
 from keys import envelope as cse1
+from keys.aead import SUITE_CHACHA20
 from keys.frames import MAX_CONTENT_BYTES
 from tests.keys.twokeys import sealed_for_two
 from tests.vectors.decoder import decode
@@ -163,6 +164,15 @@ def test_any_changed_byte_is_an_error_with_a_documented_code(
         with pytest.raises(EnvelopeError) as refused:
             unseal(bytes(changed))
         assert refused.value.fault in DOCUMENTED
+
+
+def test_an_envelope_that_names_another_suite_than_its_key_is_of_is_refused() -> None:
+    """Its commitment is right, since nobody has derived a key for the suite that it names."""
+    changed = bytearray(seal(b"a body"))
+    changed[1] = SUITE_CHACHA20
+    with pytest.raises(WrongKey) as refused:
+        unseal(bytes(changed))
+    assert refused.value.fault is EnvelopeFault.COMMITMENT
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"\xe1\x01\x00" + tail))

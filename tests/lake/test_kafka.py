@@ -31,7 +31,7 @@ from lake.errors import TopicGap, TopicGone, TopicUnavailable
 from lake.kafka import KafkaIngest, Progress
 from lake.mapping import parse_mapping
 from lake.messages import CloudEventMessages, MappedMessages
-from lake.offsets import offsets_of
+from lake.offsets import offsets_of, ranges_of
 from lake.subscription import Subscription
 from lake.table import summary_of
 from purge import payload_of
@@ -96,6 +96,22 @@ def check(world: Runtime, numbers: range) -> None:
 
 
 # -- what messages are ------------------------------------------------------------------------------
+
+
+def test_where_much_is_to_be_read_a_commit_is_of_few_partitions(topic: Topic, world: Runtime) -> None:
+    """A person's events lie in one partition: so there are more of them in a block."""
+    producer = Producer({"bootstrap.servers": topic.bootstrap, "log_level": 0})
+    numbers = range(1500 * PARTITIONS)
+    for number in numbers:
+        long = event(number) | {"unknown": "x" * 2000}
+        topic.put(producer, json.dumps(long).encode(), partition=number % PARTITIONS)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    rule = CommitRule(seconds=60, events=1500)
+    assert topic.consumer(world, rule=rule).run(until_caught_up=True).events == len(numbers)
+    spans = [ranges_of(summary_of(one)) for one in world.lake.events.history()]
+    assert max(map(len, spans)) <= 2
+    check(world, numbers)
 
 
 def test_a_topic_is_in_the_table_once_also_when_it_is_read_again(topic: Topic, anywhere: Runtime) -> None:
