@@ -85,7 +85,8 @@ class SodiumGcm:
     def encrypt(self, key: bytes, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
         """See `Cipher`."""
         size = len(data) + TAG_BYTES
-        self._check(key, nonce, size)
+        if len(key) != KEY_BYTES or len(nonce) != NONCE_BYTES or size > self._room:
+            self._make_fit(key, nonce, size)
         _encrypt(
             self._out,
             self._length,
@@ -102,7 +103,8 @@ class SodiumGcm:
     def decrypt(self, key: bytes, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
         """See `Cipher`."""
         size = len(data) - TAG_BYTES
-        self._check(key, nonce, size)
+        if len(key) != KEY_BYTES or len(nonce) != NONCE_BYTES or size > self._room:
+            self._make_fit(key, nonce, size)
         if size < 0 or _decrypt(
             self._out,
             self._length,
@@ -117,12 +119,11 @@ class SodiumGcm:
             raise InvalidTag
         return self._bytes[:size]  # type: ignore[no-any-return]
 
-    def _check(self, key: bytes, nonce: bytes, size: int) -> None:
+    def _make_fit(self, key: bytes, nonce: bytes, size: int) -> None:
         """The library reads and writes as far as it should, not as far as there is something."""
         if len(key) != KEY_BYTES or len(nonce) != NONCE_BYTES:
             raise ValueError("AES-256-GCM takes a key of 32 bytes and a nonce of 12")
-        if size > self._room:
-            self._grow(size)
+        self._grow(size)
 
     def _grow(self, size: int) -> None:
         self._out = _ffi.new("unsigned char[]", size)

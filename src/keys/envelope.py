@@ -315,15 +315,16 @@ def open_many(
     bodies: list[Body] = []
     frames: list[bytes] = []
     framed: list[int] = []
-    openers: dict[int, Cipher] = {}
-    kind = None
+    opener: Cipher | None = None
+    opened_suite = kind = None
     for subkey, header, ref, block_id, envelope in rows:
         named_suite, flags, generation, _, commitment, nonce = header
         key, own_commitment, suite, _ = subkey
         # A subkey is derived for its suite: one of another suite would have another commitment.
         if named_suite != suite or not compare_digest(commitment, own_commitment):
             raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)
-        opener = openers.get(suite) or openers.setdefault(suite, cipher(suite))
+        if opener is None or suite != opened_suite:
+            opener, opened_suite = cipher(suite), suite
         shared = flags, generation, len(ref), len(block_id)
         if shared != kind:
             kind, (before, between) = shared, _bound_parts(prefix, *shared)

@@ -18,12 +18,16 @@ _SHA512_BLOCK: Final = 128
 
 
 def hmac_sha512s(keys: Sequence[bytes], message: bytes) -> list[bytes]:
-    """64 bytes under each key. Raises ValueError where one has more than 128."""
-    if max(map(len, keys), default=0) > _SHA512_BLOCK:
-        raise ValueError("a key of HMAC-SHA-512 has at most 128 bytes here")
+    """64 bytes under each key. Raises ValueError where they are not of one length, or have more than 128."""
+    sizes = set(map(len, keys)) or {0}
+    if len(sizes) > 1 or max(sizes) > _SHA512_BLOCK:
+        raise ValueError("keys of HMAC-SHA-512 are of one length and have at most 128 bytes here")
+    size = sizes.pop()
+    rest = bytes(_SHA512_BLOCK - size)
+    inner, outer = rest.translate(_INNER) + message, rest.translate(_OUTER)
     return [
-        sha512(padded.translate(_OUTER) + sha512(padded.translate(_INNER) + message).digest()).digest()
-        for padded in [key.ljust(_SHA512_BLOCK, b"\0") for key in keys]
+        sha512(key.translate(_OUTER) + outer + sha512(key.translate(_INNER) + inner).digest()).digest()
+        for key in keys
     ]
 
 

@@ -177,12 +177,14 @@ def test_our_hmac_agrees_with_rfc_4231(bits: int) -> None:
 
 @given(st.binary(max_size=128), st.binary(max_size=300))
 def test_our_hmac_is_that_of_the_standard_library(key: bytes, message: bytes) -> None:
-    """Of both hashes; a key that would have to be hashed first is refused."""
-    keys = [key, key[1:], key]
+    """Of both hashes; a key that would have to be hashed first is refused, and so are keys of several lengths."""
+    keys = [key, key[::-1], key]
     assert hmac_sha512s(keys, message) == [hmac.digest(one, message, "sha512") for one in keys]
     assert HmacSha256(key[:64]).digest(message) == hmac.digest(key[:64], message, "sha256")
-    with pytest.raises(ValueError, match="at most"):
-        hmac_sha512s([bytes(3), bytes(129)], message)
+    assert hmac_sha512s([], message) == []
+    for refused in ([bytes(129)], [bytes(3), bytes(4)]):
+        with pytest.raises(ValueError, match="one length and have at most"):
+            hmac_sha512s(refused, message)
     with pytest.raises(ValueError, match="at most"):
         HmacSha256(bytes(65))
 
