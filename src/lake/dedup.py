@@ -74,26 +74,19 @@ def is_settled(rows: pl.DataFrame) -> pl.Series:
     return rows.select(known=(alone.all() & one_version).over(bucket)).to_series()
 
 
-def settle_days(
-    events: pl.DataFrame, rivals: pl.DataFrame, days: tuple[date, date], window_days: int
-) -> pl.DataFrame:
-    """The events of some days that count, whatever day their rivals are of.
+def settle_among(events: pl.DataFrame, rivals: pl.DataFrame, window_days: int) -> pl.DataFrame:
+    """The events that count, rivals from other blocks considered.
 
     Args:
-        events: as for `settle`, with `occurred_on` and `_order`.
-        rivals: `_tag`, `_rev`, `ingest_day` and `_order`, from other blocks; the order is one for both.
-        days: the first and the last.
+        events: as for `settle`, with `_order`.
+        rivals: `_tag`, `_rev`, `ingest_day` and `_order`; the order is one for both.
 
     Returns:
         As `settle`.
     """
     columns = ["_tag", "_rev", "ingest_day", "_order"]
-    numbered = events.with_row_index("_at")
+    numbered = events.select(columns).with_row_index("_at")
     others = rivals.select(pl.lit(None, numbered.schema["_at"]).alias("_at"), *columns)
     both = pl.concat([numbered.select("_at", *columns), others]).sort("_order", maintain_order=True)
     winners = settle(both, window_days).filter(pl.col("_at").is_not_null())
-    return (
-        events[winners.get_column("_at")]
-        .with_columns(winners.get_column("_first_day"))
-        .filter(pl.col("occurred_on").is_between(*days))
-    )
+    return events[winners.get_column("_at")].with_columns(winners.get_column("_first_day"))

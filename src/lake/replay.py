@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
 
@@ -14,14 +14,16 @@ from pyiceberg.table.snapshots import Snapshot
 
 from keys import OpeningKeys
 from lake.blocks import BUCKET_PREFIX_BYTES, bucket_of
-from lake.dedup import settle, settle_days
+from lake.dedup import settle, settle_among
 from lake.errors import SnapshotGone
 from lake.eventreader import EventReader, OpenedEvents, Read
 from lake.eventtypes import DEAD_LETTER, TAG_FIELDS
 from lake.increments import added_between
+from lake.kin import of_range, parts_kin
 from lake.leanreads import parted
 from lake.objects import collected
 from lake.pieces import Cell, Pace, cuts, packed
+from lake.rivals import Rivals, of_days, tags_of
 from lake.selection import (
     INGEST_ORDER,
     Days,
@@ -98,6 +100,7 @@ class Replay:
         self._table = table
         self.types = types
         self._reader = EventReader(types, keyring.opener(), table.metadata().table_uuid.bytes)
+        self._rivals = Rivals(table, self._reader)
 
     def resolve(self, as_of: datetime | None) -> Snapshot | None:
         """The snapshot that was the head at a moment; the head now for None.
@@ -155,10 +158,11 @@ class Replay:
         """
         known = self._reader.read(read)
         chosen = Selection(read.event_type, read.facet, refs, ref_range, read.days, arrival=read.arrival)
+        apart = settled and refs is None and parts_kin(self._table, files, chosen)
         # Letters that a redaction sealed again look like blocks of L1, and nobody has settled them.
-        if tagged or not settled or read.days is not None or read.event_type == DEAD_LETTER:
+        if tagged or apart or not settled or read.days is not None or read.event_type == DEAD_LETTER:
             blocks = stored_blocks(self._table, files, chosen, known.columns)
-            whole = self._from_blocks(files, known, chosen, blocks, settled)
+            whole = self._from_blocks(files, known, chosen, blocks, settled, apart)
             return whole if tagged else whole.untagged()
         plain, others = parted(self._table, files, known, chosen)
         opened = self._reader.open(plain.rows.with_row_index("_n"), plain.runs, known, tagged=False)
@@ -168,19 +172,38 @@ class Replay:
         return found + self._from_blocks(files, known, chosen, others, settled).untagged()
 
     def _from_blocks(
-        self, files: Sequence[DataFile], known: Read, chosen: Selection, blocks: StoredBlocks, settled: bool
+        self,
+        files: Sequence[DataFile],
+        known: Read,
+        chosen: Selection,
+        blocks: StoredBlocks,
+        settled: bool,
+        apart: bool = False,
     ) -> Events:
-        read, rows = known.wanted, in_ingest_order(blocks.rows)
-        opened = self._reader.open(rows, blocks.runs, known)
+        """Events of the blocks of a selection; `apart` where it leaves out blocks that are their kin."""
+        read, window = known.wanted, known.newest.dedup_window_days
+        near = self._rivals.kin(files, known, chosen, tags_of(blocks.rows)) if apart else None
+        rows = in_ingest_order(
+            blocks.rows if near is None else pl.concat([blocks.rows, near.rows], how="diagonal")
+        )
+        opened = self._reader.open(rows if near is None else of_range(rows, chosen), blocks.runs, known)
         frame = opened.frame
-        if read.days is None:
-            kept = settle(frame, known.newest.dedup_window_days) if settled else frame
-        elif settled:
-            frame, rivals = self._with_rivals(files, known, chosen, rows.select(*INGEST_ORDER, "_n"), frame)
-            kept = settle_days(frame, rivals, read.days, known.newest.dedup_window_days)
-            frame = _of_days(frame, read.days)
+        if near is not None:
+            outside = rows.join(near.rows, on="block_id", how="semi", maintain_order="left")
+            others = self._reader.open(outside, near.runs, known.tags_alone()).frame
+            frame = pl.concat([frame, others], how="diagonal").sort("_order", maintain_order=True)
+        if not settled:
+            kept = frame = frame if read.days is None else of_days(frame, read.days)
+        elif read.days is None:
+            kept = settle(frame, window)
         else:
-            kept = frame = _of_days(frame, read.days)
+            frame, rivals = self._rivals.on_other_days(
+                files, known, chosen, rows.select(*INGEST_ORDER, "_n"), frame
+            )
+            kept = of_days(settle_among(frame, rivals, window), read.days)
+            frame = of_days(frame, read.days)
+        if near is not None:
+            kept, frame = of_range(kept, chosen), of_range(frame, chosen)
         return _events(opened, kept, frame.height)
 
     def frames(
@@ -260,53 +283,6 @@ class Replay:
             pl.col("event_count").cast(pl.Int64).sum().alias("stored")
         )
 
-    # -- days --------------------------------------------------------------------------------------
-
-    def _with_rivals(
-        self,
-        files: Sequence[DataFile],
-        known: Read,
-        chosen: Selection,
-        places: pl.DataFrame,
-        frame: pl.DataFrame,
-    ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """(the events, and those of other blocks that may supersede them, with one `_order` for both).
-
-        A correction may lie on another day than what it corrects, so the days' own blocks do not tell what
-        counts. Open parts alone do, of blocks ingested at most a window apart: the search widens until
-        it finds no more. (Tags that no chain of windows connects begin anew, as in `settle`.)
-        """
-        assert chosen.days is not None
-        window = timedelta(days=known.newest.dedup_window_days)
-        mine = _of_days(frame, chosen.days)
-        tags = mine.get_column("_tag").unique()
-        met = frame.filter(pl.col("_tag").is_in(tags.implode()))
-        looked: Days | None = None
-        rivals, joint = frame.clear(), places
-        while met.height:
-            days = met.get_column("ingest_day")
-            first, last = days.min(), days.max()
-            span: Days = (first - window, last + window)  # type: ignore[operator, assignment]
-            if span == looked:
-                break
-            elsewhere = evolve(chosen, days=None, apart_from=chosen.days, ingest_days=span)
-            blocks = stored_blocks(self._table, files, elsewhere, known.tags_alone().columns)
-            rows = in_ingest_order(blocks.rows)
-            joint = pl.concat([places, rows.select(places.columns)]).with_row_index("_at")
-            joint = joint.sort(INGEST_ORDER, maintain_order=True).with_columns(
-                pl.int_range(pl.len(), dtype=pl.Int64).alias("_joint")
-            )
-            joint = joint.sort("_at")
-            rows = rows.with_columns(joint["_joint"].slice(places.height).alias("_n"))
-            rivals = self._reader.open(rows, blocks.runs, known.tags_alone()).frame
-            rivals = rivals.filter(pl.col("_tag").is_in(tags.implode()))
-            met = pl.concat([met.select("ingest_day"), rivals.select("ingest_day")])
-            looked = span
-        if looked is None:
-            return frame, rivals
-        order = joint["_joint"].head(places.height)
-        return frame.with_columns(order.gather(frame.get_column("_order")).alias("_order")), rivals
-
     # -- pieces ------------------------------------------------------------------------------------
 
     def _cells(self, files: Sequence[DataFile], wanted: Sequence[Selection], pace: Pace) -> list[Cell]:
@@ -357,10 +333,12 @@ class Replay:
         bounds = cuts(blocks.get_column("event_count").to_list(), pace.most_events)
         spans = [blocks.slice(a, b - a) for a, b in pairwise(bounds)]
         tags = [
-            self._opened(files, mine, some, known.tags_alone()).frame.select("_tag", "_rev", "ingest_day")
-            for some in spans
+            self._opened(files, mine, some, known.tags_alone()).frame.select(
+                "_tag", "_rev", "ingest_day", pl.col("_order") + begin
+            )
+            for begin, some in zip(bounds, spans, strict=False)
         ]
-        winners = settle(pl.concat(tags).with_row_index("_at"), known.newest.dedup_window_days).select(
+        winners = self._rivals.winners(files, known, mine, blocks, pl.concat(tags)).select(
             "_at", "_first_day"
         )
         sizes = [one.height for one in tags]
@@ -374,7 +352,7 @@ class Replay:
             start += size
             stored = opened.frame
             if wanted.days is not None:
-                kept, stored = _of_days(kept, wanted.days), _of_days(stored, wanted.days)
+                kept, stored = of_days(kept, wanted.days), of_days(stored, wanted.days)
             yield _events(opened, kept, stored.height)
 
     def _opened(
@@ -402,10 +380,6 @@ def _events(opened: OpenedEvents, kept: pl.DataFrame, stored: int) -> Events:
         opened.shredded_refs,
         opened.peak_bytes,
     )
-
-
-def _of_days(frame: pl.DataFrame, days: Days) -> pl.DataFrame:
-    return frame.filter(pl.col("occurred_on").is_between(*days))
 
 
 def _within(cell: Cell, outer: HandleRange | None) -> HandleRange:

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,39 @@ def test_pieces_are_the_whole_and_a_person_comes_together(world: Runtime, compac
     parts = [one.frame for one in replay.frames(live(world), of_days, memory_bytes=50_000, refs=[hot])]
     assert len(parts) > 1
     assert pl.concat(parts).equals(whole.frame.filter(pl.col("subject_ref") == hot))
+
+
+@pytest.mark.usefixtures("short_runs")
+@pytest.mark.parametrize(("seed", "first_days"), [(0, 5), (1, 99)])
+def test_pieces_that_part_the_blocks_of_an_erased_person_are_the_whole(
+    slow_world: Runtime, clock: Clock, seed: int, first_days: int
+) -> None:
+    """Severed blocks stand under handles of their own, and an event may be in several of them."""
+    _history(slow_world, clock, seed)
+    shred(slow_world, "p1")
+    upkeep = Upkeep(slow_world.lake)
+    for day in sorted(upkeep.days())[:first_days]:
+        upkeep.compact(day)
+    days = (START.date(), START.date() + timedelta(days=4))
+    replay, files = slow_world.lake.replay(), live(slow_world)
+    for wanted in (PERSONAL, CLEAR, EventRead("Paid", PERSONAL.fields, days=days)):
+        whole = read(slow_world, wanted)
+        order = ["subject_ref", "ingest_day", *wanted.fields, "occurred_on"]
+        expected = whole.untagged().frame.sort(order)
+        handles = read(slow_world, wanted, settled=False).frame["subject_ref"].unique().sort().to_list()
+        ends = [(low, low + b"\0") for low in handles]
+        until = [(b"", handles[0] + b"\0"), *[(a + b"\0", b + b"\0") for a, b in pairwise(handles)]]
+        assert len({one[:2] for one in handles}) < len(handles), "several handles are one person's"
+        told = [
+            [replay.events(files, wanted, ref_range=span, tagged=tagged) for span in spans]
+            for spans in (ends, until)
+            for tagged in (True, False)
+        ]
+        for parts in [*told, list(replay.frames(files, wanted, memory_bytes=1))]:
+            frame = pl.concat([part.untagged().frame for part in parts])
+            assert frame.sort(order).equals(expected)
+            for counted in ("stored", "superseded", "shredded"):
+                assert sum(getattr(part, counted) for part in parts) == getattr(whole, counted)
 
 
 def _pieces_of(runtime: Runtime, memory_bytes: int, share_before: int) -> dict[str, int]:

@@ -147,7 +147,9 @@ def test_a_run_without_its_first_block_or_with_two_or_with_fewer_events_is_refus
     with pytest.raises(CorruptBlock, match="several first blocks"):
         Runs.among(pl.concat([stored, stored[:1]]))
     body = stored["open"][0]
+    longer = {"event_count": 4}  # of the second block: there are as many, and they are the third's
     for wrong in (
+        longer,
         {"run_at": 5},
         {"run_at": -1},
         {"run_at": None},
@@ -162,7 +164,7 @@ def test_a_run_without_its_first_block_or_with_two_or_with_fewer_events_is_refus
         {"open": b"\x07\0\0\0" + body[4:]},
         {"open": b"\x06"},
     ):
-        at = 0 if "open" in wrong else 2
+        at = 0 if "open" in wrong else 2 if wrong != longer else 1
         changed = stored[at : at + 1].with_columns(
             pl.lit(value, stored.schema[name]).alias(name) for name, value in wrong.items()
         )
