@@ -338,9 +338,10 @@ class Replay:
             )
             for begin, some in zip(bounds, spans, strict=False)
         ]
-        winners = self._rivals.winners(files, known, mine, blocks, pl.concat(tags)).select(
-            "_at", "_first_day"
-        )
+        # Whoever asks for some handles asks for these alone, as in `events`.
+        winners = self._rivals.winners(
+            files, known, mine, blocks, pl.concat(tags), alone=wanted.refs is not None
+        ).select("_at", "_first_day")
         sizes = [one.height for one in tags]
         del tags
         start = 0

@@ -81,15 +81,17 @@ class Rivals:
         mine: Selection,
         blocks: pl.DataFrame,
         events: pl.DataFrame,
+        alone: bool,
     ) -> pl.DataFrame:
         """Of one person's events those that count, by their place `_at`.
 
         Args:
             blocks: of the person, in ingest order.
             events: as for `settle`, with `_order`, the number of their block.
+            alone: whether blocks of other handles do not matter.
         """
         window, numbered = known.newest.dedup_window_days, events.with_row_index("_at")
-        apart = parts_kin(self._table, files, mine)
+        apart = not alone and parts_kin(self._table, files, mine)
         near = self.kin(files, known, mine, events.get_column("_tag")) if apart else None
         if near is None:
             return settle(numbered, window)

@@ -18,11 +18,8 @@ _OUR_SETTINGS: Final = {
     "check.crcs": True,
 }
 
-_DEFAULTS: Final = {
-    "heartbeat.interval.ms": 500,
-    "max.partition.fetch.bytes": 16 * 1024 * 1024,
-    "fetch.max.bytes": 16 * 1024 * 1024,
-}
+_FETCH_BYTES: Final = 16 * 1024 * 1024
+_DEFAULTS: Final = {"heartbeat.interval.ms": 500, "max.partition.fetch.bytes": _FETCH_BYTES}
 """A rebalance is noticed at a heartbeat; with the client's three seconds a second consumer begins late.
 
 Where there is much to read an answer of a broker is of one partition, not a little of each: messages are
@@ -57,4 +54,9 @@ class Subscription:
         """For librdkafka's consumer; what exactly-once rests on is not up to anybody."""
         member = {} if self.member is None else {"group.instance.id": self.member}
         ours = {"group.id": self.group, **member, **_OUR_SETTINGS}
-        return {**_DEFAULTS, **self.client_settings(), **ours}
+        return {**_DEFAULTS, "fetch.max.bytes": self._answer_bytes(), **self.client_settings(), **ours}
+
+    def _answer_bytes(self) -> int:
+        """The client refuses less than a message may have."""
+        longest = self.client.get("message.max.bytes", "")
+        return max(_FETCH_BYTES, int(longest)) if longest.isdigit() else _FETCH_BYTES

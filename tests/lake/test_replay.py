@@ -271,6 +271,10 @@ def test_pieces_that_part_the_blocks_of_an_erased_person_are_the_whole(
             for spans in (ends, until)
             for tagged in (True, False)
         ]
+        for ref in handles:
+            alone = replay.events(files, wanted, refs=[ref], tagged=False).frame
+            by_one = [one.frame for one in replay.frames(files, wanted, memory_bytes=1, refs=[ref])]
+            assert pl.concat(by_one).sort(order).equals(alone.sort(order)), "handles that are asked for"
         for parts in [*told, list(replay.frames(files, wanted, memory_bytes=1))]:
             frame = pl.concat([part.untagged().frame for part in parts])
             assert frame.sort(order).equals(expected)
