@@ -315,6 +315,7 @@ def open_many(
     bodies: list[Body] = []
     frames: list[bytes] = []
     framed: list[int] = []
+    openers: dict[int, Cipher] = {}
     opener: Cipher | None = None
     opened_suite = kind = None
     for subkey, header, ref, block_id, envelope in rows:
@@ -324,7 +325,8 @@ def open_many(
         if named_suite != suite or not compare_digest(commitment, own_commitment):
             raise WrongKey("the envelope commits to another key", fault=EnvelopeFault.COMMITMENT)
         if opener is None or suite != opened_suite:
-            opener, opened_suite = cipher(suite), suite
+            opener = openers.get(suite) or openers.setdefault(suite, cipher(suite))
+            opened_suite = suite
         shared = flags, generation, len(ref), len(block_id)
         if shared != kind:
             kind, (before, between) = shared, _bound_parts(prefix, *shared)

@@ -21,7 +21,7 @@ from lake.table import IcebergTable
 
 
 def parts_kin(table: IcebergTable, files: Sequence[DataFile], wanted: Selection) -> bool:
-    """Whether a bucket with severed blocks is cut by the range, or has the handles, that are asked for.
+    """Whether a bucket that a range begins or ends within, or that one handle is of, has severed blocks.
 
     Raises:
         StorageFailed: the store cannot be read.
