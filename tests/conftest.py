@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from service.runtime import Runtime
 from tests.servers import empty_vault, kafka, postgres, registry, secured_kafka, stores, three_brokers, vault
@@ -24,6 +25,11 @@ __all__ = [
     "vault",
     "world",
 ]
+
+
+# No test may depend on how fast the machine is: a loaded one takes more than hypothesis' 200 ms now and then.
+settings.register_profile("unhurried", deadline=None, print_blob=True)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture
