@@ -21,6 +21,7 @@ from projections.errors import (
     StaleEpoch,
     StateDamaged,
     UnknownView,
+    ViewFailed,
 )
 from projections.executors import Executor, InProcess, ProcessPool
 from projections.fingerprint import fingerprint
@@ -101,6 +102,7 @@ __all__ = [
     "Sum",
     "UnknownView",
     "View",
+    "ViewFailed",
     "ViewRegistry",
     "ViewTables",
     "Views",

@@ -22,6 +22,7 @@ from lake import DEFAULT_MEMORY_BYTES, EventRead, Events, Lake, Pace, SnapshotGo
 from lake.offsets import offsets_of
 from lake.pieces import Cell, packed
 from lake.table import summary_of
+from projections.authorcode import run_author_code
 from projections.compute import BUCKET, Partial, forget, merge, novelty, result
 from projections.definition import SUBJECT, Fold, View, event_reads, grain, refuse_names_in_clear
 from projections.derive import (
@@ -395,7 +396,7 @@ class Builder:
             old = self._ledger.publication(release.entries[plan.view.name])
             published = self._tables.read_aggregate(old.table, old.snapshot_id)
         for check in plan.view.checks:
-            problem = check.test(rows, published)
+            problem = run_author_code(plan.view, f"check `{check.name}`", check.test, rows, published)
             if problem is not None:
                 raise GateClosed(f"`{plan.view.name}`: {check.name} failed: {problem}")
 

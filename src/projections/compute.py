@@ -7,15 +7,18 @@ column `_bucket`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from itertools import chain
 from typing import Final
 
 import polars as pl
 from attrs import field, frozen
 
 from lake import Events, bucket_of
+from projections.authorcode import run_author_code, run_columns
 from projections.definition import SUBJECT, Fold, View
+from projections.errors import DefinitionError
 
 BUCKET: Final = "_bucket"
 TAG_SCHEMA: Final = {
@@ -81,14 +84,24 @@ def derive(
 
 
 def result(view: View, rows: pl.DataFrame) -> pl.DataFrame:
-    """What readers see, from the state of all buckets, sorted by key."""
+    """What readers see, from the state of all buckets, sorted by key.
+
+    Raises:
+        ViewFailed: the view's `final` raised.
+    """
+    rows = rows.drop(BUCKET)
     if isinstance(view, Fold) and not view.state:
-        return view.final(rows.drop(BUCKET)).sort(SUBJECT)
-    merged = _merge(view, rows.drop(BUCKET), list(view.keys))
-    shown = merged.select(*view.keys, *(e for name, a in view.state.items() for e in a.result(name)))
-    if view.min_subjects:
-        shown = shown.filter(pl.col(view.subjects) >= view.min_subjects)
-    return view.final(shown).sort(list(view.keys))
+        shown, by = rows, [SUBJECT]
+    else:
+        by = list(view.keys)
+        merged = _merge(view, rows, by)
+        measures = {name: aggregate.result(name) for name, aggregate in view.state.items()}
+        shown = run_columns(view, measures, lambda some: merged.select(*by, *chain(*some.values())))
+        if view.min_subjects:
+            enough = pl.col(view.subjects) >= view.min_subjects
+            shown = run_author_code(view, "`subjects`", shown.filter, enough)
+    final = _frame(view, "final", run_author_code(view, "`final`", view.final, shown))
+    return run_author_code(view, "`final`", final.sort, by)
 
 
 def merge(view: View, older: Partial, newer: Partial) -> Partial:
@@ -151,25 +164,39 @@ def forget(tags: pl.DataFrame, today: date, window_days: int) -> pl.DataFrame:
     return tags.filter(pl.col("first_day") >= today - timedelta(days=window_days))
 
 
+def _frame(view: View, part: str, value: object) -> pl.DataFrame:
+    if not isinstance(value, pl.DataFrame):
+        raise DefinitionError(
+            f"view `{view.name}`: `{part}` returned {type(value).__name__}, not a DataFrame",
+            next_step="Return the frame; a lazy one is made a frame by `.collect()`.",
+        )
+    return value
+
+
 def _aggregate(view: View, events: pl.DataFrame) -> pl.DataFrame:
     rows = events
     if isinstance(view, Fold):
         ordered = events.sort(SUBJECT, "occurred_at", "event_id")
         buckets = ordered.select(SUBJECT, BUCKET).unique()
-        folded = view.fold(ordered.drop(BUCKET))
-        if SUBJECT not in folded.columns:
-            raise ValueError(f"view `{view.name}`: fold must keep `{SUBJECT}`")
+        folded = run_author_code(view, "`fold`", view.fold, ordered.drop(BUCKET))
+        if SUBJECT not in _frame(view, "fold", folded).columns:
+            raise DefinitionError(f"view `{view.name}`: fold must keep `{SUBJECT}`")
         rows = folded.join(buckets, on=SUBJECT, how="left")
         if not view.state:
             return rows
-    keys = [expression.alias(name) for name, expression in view.keys.items()]
-    measures = [e for name, aggregate in view.state.items() for e in aggregate.partial(name)]
-    return rows.group_by(BUCKET, *keys).agg(measures)
+    keys = {name: [expression.alias(name)] for name, expression in view.keys.items()}
+    measures = {name: aggregate.partial(name) for name, aggregate in view.state.items()}
+
+    def grouped(some: Mapping[str, Sequence[pl.Expr]]) -> pl.DataFrame:
+        by = chain(*(e for name, e in some.items() if name in keys))
+        return rows.group_by(BUCKET, *by).agg(*chain(*(e for name, e in some.items() if name in measures)))
+
+    return run_columns(view, keys | measures, grouped)
 
 
 def _merge(view: View, rows: pl.DataFrame, by: list[str]) -> pl.DataFrame:
-    measures = [e for name, aggregate in view.state.items() for e in aggregate.merge(name)]
-    return rows.group_by(by).agg(measures)
+    measures = {name: aggregate.merge(name) for name, aggregate in view.state.items()}
+    return run_columns(view, measures, lambda some: rows.group_by(by).agg(*chain(*some.values())))
 
 
 def _remembered(frame: pl.DataFrame, window_days: int) -> pl.DataFrame:

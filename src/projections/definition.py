@@ -209,6 +209,7 @@ def check_definition(view: View) -> None:
         raise DefinitionError(f"view class {type(view).__name__}: `name` must be lower-case words")
     if not view.reads:
         raise DefinitionError(f"view `{view.name}`: `reads` is empty")
+    _check_kinds(view)
     if isinstance(view, Projection) and not (view.keys and view.state):
         raise DefinitionError(f"view `{view.name}`: a Projection needs `keys` and `state`")
     if grain(view).subject and SUBJECT not in view.keys and view.keys:
@@ -217,6 +218,22 @@ def check_definition(view: View) -> None:
         if isinstance(aggregate, Distinct) and grain(view).subject:
             raise DefinitionError(f"view `{view.name}`: `{name}` keeps a set per person; fold it instead")
     _refuse_impure(view)
+
+
+def _check_kinds(view: View) -> None:
+    """The class's attributes are what they are documented to be."""
+    what: dict[str, tuple[Any, str]] = {
+        "reads": (lambda fields: not isinstance(fields, str), "event types and lists of fields"),
+        "keys": (lambda key: isinstance(key, pl.Expr), "names and Polars expressions"),
+        "state": (lambda one: callable(getattr(one, "partial", None)), "names and aggregates like Count()"),
+    }
+    for attribute, (fits, words) in what.items():
+        entries = getattr(view, attribute)
+        if not isinstance(entries, Mapping):
+            raise DefinitionError(f"view `{view.name}`: `{attribute}` must be a dict of {words}")
+        for name, value in entries.items():
+            if not isinstance(name, str) or not fits(value):
+                raise DefinitionError(f"view `{view.name}`: `{attribute}` of {name!r} must be of {words}")
 
 
 def _refuse_impure(view: View) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from keys import ShredlakeError
 
 
@@ -14,6 +18,51 @@ class DefinitionError(ProjectionError):
 
     whose_move = "caller"
     default_next_step = "Correct the view's class; docs/views.md has an example line by line."
+
+
+class ViewFailed(ProjectionError):
+    """The code of a view raised: its author has to act, the lake and the other views are in order.
+
+    Its text names the view, the part, the kind of error and the place, and never a value. Out of memory and
+    a lake, key or store out of reach are other errors.
+
+    Attributes:
+        view: the view's name.
+        part: what failed: `fold`, `final`, a key, a measure or a check.
+        kind: the name of the exception's class.
+        detail: what else can be said without a value; may be empty.
+        place: file and line in it where known; may be empty.
+    """
+
+    whose_move = "caller"
+    default_next_step = (
+        "Nothing was published. Mend the view so that it takes every value of the field "
+        "(for a conversion: `strict=False`, which gives null), then build again."
+    )
+
+    def __init__(
+        self,
+        view: str,
+        part: str,
+        kind: str,
+        *,
+        detail: str = "",
+        place: str = "",
+        next_step: str | None = None,
+    ) -> None:
+        where = f" at {place}" if place else ""
+        said = f": {detail}" if detail else ""
+        super().__init__(f"view `{view}`: {part} failed with {kind}{where}{said}", next_step=next_step)
+        self.view = view
+        self.part = part
+        self.kind = kind
+        self.detail = detail
+        self.place = place
+
+    def __reduce__(self) -> tuple[Callable[..., ViewFailed], tuple[Any, ...]]:
+        # A worker of a build raises it in another process than the one that reports it.
+        again = partial(type(self), detail=self.detail, place=self.place, next_step=self.next_step)
+        return again, (self.view, self.part, self.kind)
 
 
 class UnknownView(ProjectionError):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from projections.definition import Fold, Projection, View, check_definition
 from projections.errors import DefinitionError, UnknownView
+from projections.source import SourceFile
 
 
 class ViewRegistry:
@@ -21,6 +19,7 @@ class ViewRegistry:
 
     def __init__(self, views: Iterable[View]) -> None:
         self._views: dict[str, View] = {}
+        self._sources: tuple[SourceFile, ...] = ()
         for view in views:
             check_definition(view)
             if view.name in self._views:
@@ -30,10 +29,32 @@ class ViewRegistry:
     @classmethod
     def load(cls, files: Iterable[Path]) -> ViewRegistry:
         """Every Projection and Fold that the files define."""
-        found: list[View] = []
-        for path in files:
-            found.extend(_views_of(path))
-        return cls(found)
+        return cls.of([SourceFile.read(path) for path in files])
+
+    @classmethod
+    def of(cls, sources: Iterable[SourceFile]) -> ViewRegistry:
+        """Every view of sources that were read before, perhaps in another process."""
+        read = tuple(sources)
+        registry = cls(view for source in read for view in _views_of(source))
+        registry._sources = read
+        return registry
+
+    def sources(self) -> tuple[SourceFile, ...]:
+        """What the views were loaded from, as it was read."""
+        return self._sources
+
+    def refresh(self) -> bool:
+        """Loads all files anew where one has changed; returns whether one had.
+
+        Raises:
+            DefinitionError: a changed file does not load; the views stay as they were.
+        """
+        now = tuple(SourceFile.read(source.path) for source in self._sources)
+        if now == self._sources:
+            return False
+        fresh = ViewRegistry.of(now)
+        self._views, self._sources = fresh._views, fresh._sources
+        return True
 
     def get(self, name: str) -> View:
         """One view. Raises `UnknownView`, naming those that exist."""
@@ -51,26 +72,22 @@ class ViewRegistry:
         return list(self._views.values())
 
 
-def _views_of(path: Path) -> list[View]:
-    if not path.is_file():
-        raise DefinitionError(f"the view file {path.name} is not there")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    module_name = f"shredlake_views_{digest}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise DefinitionError(f"the view file {path.name} is not Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise DefinitionError(f"the view file {path.name} does not load: {error}") from error
+def _views_of(source: SourceFile) -> list[View]:
+    module = source.load()
     classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, Projection | Fold)
-        and value.__module__ == module_name
+        and value.__module__ == module.__name__
         and value.name
     ]
-    return [kind() for kind in classes]
+    return [_made(kind) for kind in classes]
+
+
+def _made(kind: type[Projection] | type[Fold]) -> View:
+    try:
+        return kind()
+    except Exception as error:
+        raised = type(error).__name__
+    raise DefinitionError(f"view class {kind.__name__}: it cannot be made without arguments ({raised})")
