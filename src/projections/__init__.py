@@ -25,6 +25,7 @@ from projections.errors import (
 )
 from projections.executors import Executor, InProcess, ProcessPool
 from projections.fingerprint import fingerprint
+from projections.guarding import Revealing, revealing
 from projections.ledger import Ledger, Publication, Release
 from projections.registry import ViewRegistry
 from projections.state import StateStore
@@ -96,6 +97,7 @@ __all__ = [
     "Publication",
     "Reconciled",
     "Release",
+    "Revealing",
     "StaleEpoch",
     "StateDamaged",
     "StateStore",
@@ -112,6 +114,7 @@ __all__ = [
     "non_negative",
     "open_views",
     "result",
+    "revealing",
     "unique",
     "utc",
     "view_is_personal",

@@ -35,9 +35,11 @@ from projections.derive import (
     types_of,
     view_is_personal,
 )
+from projections.differencing import Guarded
 from projections.errors import GateClosed
 from projections.executors import Executor
 from projections.fingerprint import fingerprint, git_state, library_versions
+from projections.guarding import Candidate, DifferencingGuard, is_guarded
 from projections.ledger import Ledger, Publication
 from projections.registry import ViewRegistry
 from projections.state import BucketState, StateStore
@@ -109,6 +111,7 @@ class Builder:
         self._code_folder = code_folder
         self._clock = clock
         self._replay = lake.replay()
+        self._guard = DifferencingGuard(ledger, tables, self._recomputed_state)
 
     def version_of(self, view: View) -> str:
         """Fingerprint of a view as it is now."""
@@ -155,10 +158,20 @@ class Builder:
 
     def recompute(self, view: View, snapshot_id: int) -> pl.DataFrame:
         """The view's rows from a snapshot with today's keys; nothing is kept or published."""
+        return result(view, self._recomputed_state(view, snapshot_id))
+
+    def recompute_guarded(self, view: View, publication: Publication) -> Guarded:
+        """A publication's input with today's keys, less rows that fewer than k erased people explain."""
+        state = self._recomputed_state(view, publication.input_snapshot)
+        if not is_guarded(view, publication.personal):
+            return Guarded(result(view, state), {})
+        return self._guard.recomputed(view, publication, state)
+
+    def _recomputed_state(self, view: View, snapshot_id: int) -> pl.DataFrame:
         partials: list[Partial] = []
         for task in self._tasks((view.name,), snapshot_id, range(1 << self._bits)):
             partials.extend(done[view.name] for done in self._executor.map([task]))
-        return result(view, pl.concat([p.rows for p in partials if p.rows.height] or [partials[0].rows]))
+        return pl.concat([p.rows for p in partials if p.rows.height] or [partials[0].rows])
 
     def forget_people(self, refs: Sequence[bytes]) -> list[int]:
         """See `Views.forget_people`."""
@@ -331,7 +344,13 @@ class Builder:
         self._check_conservation(plan, target, states, counts)
         self._check_view(plan, rows)
         people = f"{epoch}/{self._lake.keyring.hold_changes()}" if plan.personal else ""
-        build_id = _build_id(plan, target.snapshot_id, people, self._bits)
+        guarded, basis = Guarded(rows, {}), ""
+        if is_guarded(plan.view, plan.personal):
+            new = Candidate(plan.version, target.snapshot_id, people, whole.rows, rows)
+            guarded, basis = self._guard.candidate(plan.view, new)
+        rows = guarded.rows
+        build_id = _build_id(plan, target.snapshot_id, f"{people}{basis}", self._bits)
+        self._ledger.withhold(build_id, guarded.withheld)
         name = self._tables.table_name(plan.view.name, plan.version)
         subject_grain = grain(plan.view).subject
         written = self._tables.write(name, build_id, rows, subject_grain)
@@ -364,6 +383,8 @@ class Builder:
             built_at=self._clock().astimezone(UTC).isoformat(timespec="milliseconds"),
             who=who,
             why=why,
+            people_mark=people,
+            withheld_rows=len(guarded.withheld),
         )
         took_in = merged.get(plan.view.name, 0)
         derived = len(plan.derive)

@@ -104,6 +104,12 @@ def result(view: View, rows: pl.DataFrame) -> pl.DataFrame:
     return run_author_code(view, "`final`", final.sort, by)
 
 
+def people_of(view: View, rows: pl.DataFrame) -> pl.DataFrame:
+    """How many people each row counts, by the measure `view.subjects`, rows under the floor included."""
+    merged = _merge(view, rows.drop(BUCKET), list(view.keys))
+    return merged.select(*view.keys, *view.state[view.subjects].result(view.subjects))
+
+
 def merge(view: View, older: Partial, newer: Partial) -> Partial:
     """One state of two, where `newer` holds events that `older` has not; of a Fold, those of other people."""
     parts = [one.rows.select(older.rows.columns) for one in (older, newer) if one.rows.height]

@@ -15,13 +15,16 @@ from typing import Any
 from attrs import asdict, frozen
 
 from keys import Database, Effects
+from projections.differencing import Withheld
 from projections.errors import NotPublished, StaleEpoch
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS publications (publication_id INTEGER PRIMARY KEY, build_id TEXT NOT NULL UNIQUE,
     view TEXT NOT NULL, record TEXT NOT NULL, logged_as INTEGER);
 CREATE TABLE IF NOT EXISTS releases (release_id INTEGER PRIMARY KEY, released_at TEXT NOT NULL,
-    entries TEXT NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL)
+    entries TEXT NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS withheld (build_id TEXT NOT NULL, key_digest BLOB NOT NULL,
+    people INTEGER NOT NULL, changed INTEGER NOT NULL, PRIMARY KEY (build_id, key_digest)) WITHOUT ROWID
 """
 
 
@@ -39,6 +42,8 @@ class Publication:
         columns: name → type of the result.
         events_*: conservation: stored = superseded + shredded + counted.
         digest: SHA-256 of the result's rows in key order.
+        people_mark: which erasures and holds a personal view reflects; empty for others.
+        withheld_rows: rows that the differencing guard keeps back.
         git_sha, git_dirty: of the folder that holds the view's code; empty outside git.
     """
 
@@ -69,6 +74,8 @@ class Publication:
     who: str
     why: str
     publication_id: int = 0
+    people_mark: str = ""
+    withheld_rows: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -171,6 +178,20 @@ class Ledger:
     def releases(self) -> list[Release]:
         """Every release, newest first."""
         return [_release(row) for row in self._db.read("SELECT * FROM releases ORDER BY 1 DESC")]
+
+    def withhold(self, build_id: str, rows: Mapping[bytes, Withheld]) -> None:
+        """Remembers which rows a build keeps back, before it can be published."""
+        with self._effects("withheld"), self._db.write() as db:
+            db.execute("DELETE FROM withheld WHERE build_id = ?", (build_id,))
+            db.executemany(
+                "INSERT INTO withheld VALUES (?, ?, ?, ?)",
+                [(build_id, digest, one.people, one.changed) for digest, one in rows.items()],
+            )
+
+    def withheld(self, build_id: str) -> dict[bytes, Withheld]:
+        """Rows that a build keeps back, by digest of their keys."""
+        sql = "SELECT key_digest, people, changed FROM withheld WHERE build_id = ?"
+        return {row[0]: Withheld(row[1], row[2]) for row in self._db.read(sql, (build_id,))}
 
     def unlogged(self) -> list[Publication]:
         """Publications that are not yet a leaf of the transparency log."""

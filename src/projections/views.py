@@ -16,6 +16,7 @@ from lake import Lake, build_tag
 from projections.build import Builder, Built, Progress
 from projections.definition import SUBJECT, event_reads
 from projections.derive import view_is_personal
+from projections.differencing import Guarded, key_digests
 from projections.errors import DefinitionError, NotPublished
 from projections.ledger import Ledger, Publication, Release
 from projections.registry import ViewRegistry
@@ -31,11 +32,13 @@ class Answer:
     Attributes:
         rows: of a subject-grain view without the handle, one per person that can be opened.
         shredded: how many rows belong to erased people.
+        withheld: rows left out because fewer people than the view's floor would explain their difference.
     """
 
     rows: pl.DataFrame = field(repr=False)
     publication: Publication
     shredded: int = 0
+    withheld: int = 0
 
 
 @frozen
@@ -53,14 +56,17 @@ class Reconciled:
 
     Attributes:
         differences: the keys that differ, both values of every measure (`…_reported`, `…_recomputed`).
-        erased_events: events counted then whose person was erased since.
+        erased_events: events counted then whose person was erased since; None where that number could be
+            one person's.
         residual: differing keys that erasures cannot explain; 0 means fully explained.
+        withheld: keys left out, because fewer people than the view's floor explain them.
     """
 
     differences: pl.DataFrame = field(repr=False)
-    erased_events: int
+    erased_events: int | None
     residual: int
     publication: Publication
+    withheld: int = 0
 
 
 class Views:
@@ -164,7 +170,7 @@ class Views:
         publication = self.publication(name, at)
         if publication.grain == AGGREGATE:
             rows = self._tables.read_aggregate(publication.table, publication.snapshot_id)
-            return Answer(rows, publication)
+            return Answer(rows, publication, withheld=publication.withheld_rows)
         found = self._tables.read_subjects(publication.table, publication.snapshot_id, publication.columns)
         return Answer(found.frame.drop(SUBJECT), publication, len(found.shredded))
 
@@ -193,6 +199,10 @@ class Views:
         Raises:
             DefinitionError: the code is not the one of then; says which commit has it.
         """
+        guarded, publication = self._recomputed(name, at)
+        return Answer(guarded.rows.drop(SUBJECT, strict=False), publication, withheld=len(guarded.withheld))
+
+    def _recomputed(self, name: str, at: datetime | None) -> tuple[Guarded, Publication]:
         publication = self.publication(name, at)
         view = self.registry.get(name)
         version = self.builder.version_of(view)
@@ -202,8 +212,7 @@ class Views:
                 f"`{name}` was computed by version {publication.version}{where}, the code now is {version}",
                 next_step="Check that commit out and ask again.",
             )
-        rows = self.builder.recompute(view, publication.input_snapshot)
-        return Answer(rows.drop(SUBJECT, strict=False), publication)
+        return self.builder.recompute_guarded(view, publication), publication
 
     def reconcile(self, name: str, at: datetime | None = None) -> Reconciled:
         """Explains the difference between as reported and as recomputed."""
@@ -212,8 +221,12 @@ class Views:
             raise DefinitionError(f"`{name}` has a row per person; only aggregates are reconciled")
         view = self.registry.get(name)
         reported = self.as_reported(name, at).rows
-        recomputed = self.as_recomputed(name, at).rows.select(reported.columns)
+        guarded, _ = self._recomputed(name, at)
+        recomputed = guarded.rows.select(reported.columns)
         keys = list(view.keys)
+        if guarded.withheld:
+            hidden = [digest in guarded.withheld for digest in key_digests(reported, keys)]
+            reported = reported.filter(~pl.Series(hidden, dtype=pl.Boolean))
         both = reported.join(recomputed, on=keys, how="full", suffix="_recomputed", coalesce=True)
         measures = [column for column in reported.columns if column not in keys]
         differs = pl.any_horizontal(pl.col(m).ne_missing(pl.col(f"{m}_recomputed")) for m in measures)
@@ -222,7 +235,8 @@ class Views:
         if publication.personal and self._keyring.epoch() > publication.epoch:
             erased = self._erased_since(publication)
         residual = 0 if erased else differences.height
-        return Reconciled(differences.sort(keys), erased, residual, publication)
+        told = None if guarded.withheld else erased
+        return Reconciled(differences.sort(keys), told, residual, publication, len(guarded.withheld))
 
     def close(self) -> None:
         """Closes state and ledger."""

@@ -248,12 +248,21 @@ def _views(runtime: Runtime) -> APIRouter:
         """Rows of a view, now or as of a moment, with their publication and its proof."""
         at = utc(as_of) if as_of else None
         if mode == "reconcile":
-            found = views.reconcile(name, at)
-            why = {"erased_events": found.erased_events, "residual": found.residual}
-            return answer(name, mode, found.differences, found.publication, explanation=why, limit=limit)
+            between = views.reconcile(name, at)
+            why = {"erased_events": between.erased_events, "residual": between.residual}
+            told = {"explanation": why, "withheld": between.withheld}
+            return answer(name, mode, between.differences, between.publication, limit=limit, **told)
         ask = views.as_reported if mode == "as_reported" else views.as_recomputed
         rows = ask(name, at)
-        return answer(name, mode, rows.rows, rows.publication, shredded=rows.shredded, limit=limit)
+        return answer(
+            name,
+            mode,
+            rows.rows,
+            rows.publication,
+            shredded=rows.shredded,
+            withheld=rows.withheld,
+            limit=limit,
+        )
 
     @router.post("/views/{name}/row", response_model=None, responses={410: {"description": "erased"}})
     def get_row(name: str, named: Named, as_of: datetime | None = None) -> dict[str, Any] | JSONResponse:

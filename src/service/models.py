@@ -177,6 +177,10 @@ class ViewAnswer(Body):
     rows: list[dict[str, Any]]
     total_rows: int
     shredded: int = Field(0, description="rows of erased people, left out")
+    withheld: int = Field(
+        0,
+        description="rows left out: subtracted from earlier ones they would tell what few erased people did",
+    )
     explanation: dict[str, Any] | None = None
     publication: dict[str, Any]
     log_leaf: int | None

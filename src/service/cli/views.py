@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from projections import utc
+from projections import revealing, utc
 from service.cli.common import (
     GROUP,
     emit,
@@ -106,6 +106,8 @@ def build(
 def publish_views(context: typer.Context, names: Names = None, why: Why = "") -> None:
     """Bring views up to date and switch readers to them in one commit."""
     with opened_gate(context) as (here, runtime):
+        for found in revealing(runtime.views.registry.all(), runtime.lake.types):
+            say(f"warning: {found.text}")
         built = runtime.views.build(names or runtime.views.registry.names(), who="cli", why=why)
         release = runtime.views.publish(built, who="cli", why=why)
         runtime.purge.log_publications()
@@ -133,7 +135,9 @@ def show(
         moment = parse_moment(as_of)
         if mode is Mode.RECONCILE:
             found = runtime.views.reconcile(name, moment)
-            say(f"events of people erased since: {found.erased_events:,}; unexplained: {found.residual}")
+            erased = "not told" if found.erased_events is None else f"{found.erased_events:,}"
+            say(f"events of people erased since: {erased}; unexplained: {found.residual}")
+            _say_withheld(found.withheld)
             emit_frame(here, found.differences, limit, f"{name}: rows that differ")
             return
         ask = runtime.views.as_reported if mode is Mode.AS_REPORTED else runtime.views.as_recomputed
@@ -143,7 +147,13 @@ def show(
             f"version {p.version}, input snapshot {p.input_snapshot}, epoch {p.epoch}, built {p.built_at}"
             + (f", {answer.shredded} row(s) shredded" if answer.shredded else "")
         )
+        _say_withheld(answer.withheld)
         emit_frame(here, answer.rows, limit, f"{name} {mode.value}")
+
+
+def _say_withheld(rows: int) -> None:
+    if rows:
+        say(f"{rows:,} row(s) withheld: subtracting them from earlier ones would single out erased people")
 
 
 @app.command()

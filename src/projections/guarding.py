@@ -1,0 +1,189 @@
+"""The differencing guard over the ledger: what a publication, or a recomputation, may show."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import polars as pl
+from attrs import field, frozen
+
+from lake import PERSONAL_HEAD, TypeRegistry
+from projections.compute import people_of, result
+from projections.definition import View, grain
+from projections.derive import view_is_personal
+from projections.differencing import Guarded, Shown, guard
+from projections.errors import DefinitionError, GateClosed
+from projections.ledger import Ledger, Publication
+from projections.tables import ViewTables
+
+
+@frozen
+class Candidate:
+    """A result that wants to be published.
+
+    Attributes:
+        state: the merged state it came from, all buckets.
+        rows: the result.
+        people_mark: which erasures and holds it reflects.
+    """
+
+    version: str
+    input_snapshot: int
+    people_mark: str
+    state: pl.DataFrame = field(repr=False)
+    rows: pl.DataFrame = field(repr=False)
+
+
+def is_guarded(view: View, personal: bool) -> bool:
+    """Whether erasures must not be told apart in this view: an aggregate over people with a floor."""
+    return personal and view.min_subjects > 1 and not grain(view).subject
+
+
+@frozen
+class Revealing:
+    """Views whose publications can be subtracted to learn what one erased person did.
+
+    Attributes:
+        views: one view without a floor, or two that count the same fields.
+        text: a sentence for the operator, with what to do.
+    """
+
+    views: tuple[str, ...]
+    text: str
+
+
+def revealing(views: Sequence[View], types: TypeRegistry) -> list[Revealing]:
+    """Views, and pairs of views, in which an erasure can be told by subtraction.
+
+    A view over people without a floor tells it by itself, before and after. Of two views that count the
+    same fields, one that keeps the anonymous remainder or has no floor tells what the other leaves out.
+    """
+    found: list[Revealing] = []
+    aggregates = [view for view in views if not grain(view).subject]
+    over_people = {view.name: view_is_personal(types, view) for view in aggregates}
+    for view in aggregates:
+        if over_people[view.name] and not is_guarded(view, True):
+            found.append(
+                Revealing(
+                    (view.name,),
+                    f"`{view.name}` before and after an erasure shows by subtraction what the erased person "
+                    "did; give it `min_subjects` and `subjects`",
+                )
+            )
+    for one, other in itertools.combinations(aggregates, 2):
+        people = [v for v in (one, other) if over_people[v.name]]
+        shared = sorted(_counted(one) & _counted(other))
+        # One guarded view beside one that erasures do not touch: what changed in the guarded one is withheld.
+        if not shared or not people or (len(people) == 1 and is_guarded(people[0], True)):
+            continue
+        fields = ", ".join(f"`{name}`" for _, name in shared)
+        found.append(
+            Revealing(
+                (one.name, other.name),
+                f"`{one.name}` and `{other.name}` both count {fields}; subtracting one from the other can "
+                "show people whom only one of them counts",
+            )
+        )
+    return found
+
+
+def _counted(view: View) -> set[tuple[str, str]]:
+    """(event type, field) that the view reads, those of every event's head left out."""
+    return {
+        (target.partition("/")[0], name)
+        for target, names in view.reads.items()
+        for name in names
+        if name not in (*PERSONAL_HEAD, "occurred_on")
+    }
+
+
+class DifferencingGuard:
+    """Compares what is to be shown with what was shown before.
+
+    Args:
+        recompute: (view, snapshot id) → merged state of that input with today's keys.
+    """
+
+    def __init__(
+        self, ledger: Ledger, tables: ViewTables, recompute: Callable[[View, int], pl.DataFrame]
+    ) -> None:
+        self._ledger = ledger
+        self._tables = tables
+        self._recompute = recompute
+
+    def candidate(self, view: View, new: Candidate) -> tuple[Guarded, str]:
+        """The rows that may be published with what is withheld, and the build they were compared with.
+
+        Raises:
+            DefinitionError: the result does not show the measure that counts people, or not the keys.
+            GateClosed: people were erased since, and the earlier publication has other keys, so that
+                nothing can be compared.
+        """
+        _refuse_incomparable(view, new.rows)
+        earlier = self._baseline(view, new)
+        if earlier is None:
+            return Guarded(new.rows, {}), ""
+        if earlier.people_mark == new.people_mark and not earlier.withheld_rows:
+            return Guarded(new.rows, {}), earlier.build_id
+        if not {*view.keys, view.subjects} <= set(earlier.columns):
+            raise GateClosed(
+                f"`{view.name}`: people were erased since its last publication, which has other columns; "
+                "the two could be subtracted",
+                next_step=f"Publish under another name, or bring back `{view.subjects}` and the keys.",
+            )
+        same_input = earlier.input_snapshot == new.input_snapshot
+        again = new.state if same_input else self._recompute(view, earlier.input_snapshot)
+        people = people_of(view, new.state)
+        return self._against(view, earlier, new.rows, people, again, new.version), earlier.build_id
+
+    def recomputed(self, view: View, publication: Publication, state: pl.DataFrame) -> Guarded:
+        """What a recomputation of a publication's input may show.
+
+        Args:
+            state: of the publication's input with today's keys.
+        """
+        rows = result(view, state)
+        return self._against(view, publication, rows, people_of(view, state), state, publication.version)
+
+    def _baseline(self, view: View, new: Candidate) -> Publication | None:
+        """The newest publication, withdrawn or not, that is not this very build."""
+        this = (new.version, new.input_snapshot, new.people_mark)
+        for one in self._ledger.history(view.name):
+            if (one.version, one.input_snapshot, one.people_mark) != this:
+                return one
+        return None
+
+    def _against(
+        self,
+        view: View,
+        earlier: Publication,
+        rows: pl.DataFrame,
+        people: pl.DataFrame,
+        again: pl.DataFrame,
+        version: str,
+    ) -> Guarded:
+        shown = Shown(
+            self._tables.read_aggregate(earlier.table, earlier.snapshot_id),
+            self._ledger.withheld(earlier.build_id),
+        )
+        return guard(
+            rows,
+            people,
+            earlier=shown,
+            again=result(view, again),
+            people_again=people_of(view, again),
+            keys=list(view.keys),
+            subjects=view.subjects,
+            k=view.min_subjects,
+            same_code=version == earlier.version,
+        )
+
+
+def _refuse_incomparable(view: View, rows: pl.DataFrame) -> None:
+    missing = [name for name in (*view.keys, view.subjects) if name not in rows.columns]
+    if missing:
+        raise DefinitionError(
+            f"view `{view.name}` has a floor of people, and its result leaves `{missing[0]}` out",
+            next_step=f"Let `final` keep the keys and `{view.subjects}`; publications are compared by them.",
+        )

@@ -1,0 +1,224 @@
+"""The differencing guard: nobody is learned by subtracting what readers may see."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keys import SubjectId
+from projections.differencing import Guarded, Shown, Withheld, guard
+from projections.errors import DefinitionError
+from projections.guarding import revealing
+from service.runtime import Runtime, initialise, open_runtime
+from tests.world import PAID, START, erase, paid, publish, send
+
+K = 3
+GUARDED = """
+import polars as pl
+from projections import Count, Fold, Sum
+c = pl.col
+
+class Guarded(Fold):
+    name = "guarded"
+    reads = {"Paid": ["cents", "occurred_at"]}
+    keys = {"day": c("day")}
+    state = {"people": Count(), "cents": Sum(c("cents"))}
+    min_subjects = 3
+    subjects = "people"
+    def fold(self, events):
+        return events.group_by("subject_ref", c("occurred_at").dt.date().alias("day")).agg(c("cents").sum())
+
+class Open(Guarded):
+    name = "open"
+    min_subjects = 0
+"""
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Runtime:
+    """A lake with the same view twice, with a floor of three people and without."""
+    views = tmp_path / "guarded.py"
+    views.write_text(GUARDED)
+    initialise(tmp_path / "lake", [views])
+    runtime = open_runtime(tmp_path / "lake")
+    runtime.lake.types.register(PAID)
+    yield runtime
+    runtime.close()
+
+
+def cents(runtime: Runtime, view: str, at: datetime | None = None) -> dict[object, int]:
+    """Day → cents as readers see it."""
+    return dict(runtime.views.as_reported(view, at).rows.select("day", "cents").iter_rows())
+
+
+def buy(runtime: Runtime, people: range, day: int, key: str) -> None:
+    """Each of these people spends an amount that only they spend."""
+    at = START + timedelta(days=day)
+    send(
+        runtime,
+        [paid(f"person-{n}", 1000 + 2**n, event_id=f"{key}-{n}", at=at) for n in people],
+        key=key,
+    )
+
+
+def test_one_erased_person_cannot_be_subtracted_out_of_a_guarded_view(lake: Runtime) -> None:
+    """Not from two publications, not from a recomputation, not from a reconciliation; without it they can."""
+    buy(lake, range(8), 0, "a")
+    buy(lake, range(4), 1, "b")
+    publish(lake)
+    before, then = datetime.now(UTC), cents(lake, "guarded")
+    open_then = cents(lake, "open")
+    erase(lake, "person-7")
+    one, other = sorted(then)
+    assert one not in cents(lake, "guarded")
+    assert cents(lake, "guarded")[other] == then[other]
+    assert open_then[one] - cents(lake, "open")[one] == 1000 + 2**7  # the control: the attack is real
+    again = lake.views.as_recomputed("guarded", before)
+    assert (again.rows["day"].to_list(), again.withheld) == ([other], 1)
+    found = lake.views.reconcile("guarded", before)
+    assert (found.differences.height, found.withheld, found.erased_events) == (0, 1, None)
+
+
+def test_a_row_comes_back_once_enough_people_have_gone_from_it(lake: Runtime) -> None:
+    """The count goes on over publications that withhold the row, and over what is new in between."""
+    buy(lake, range(8), 0, "a")
+    publish(lake)
+    (day,), whole = cents(lake, "guarded"), sum(1000 + 2**n for n in range(8))
+    erase(lake, "person-7")
+    buy(lake, range(20, 21), 0, "b")
+    publish(lake)
+    assert cents(lake, "guarded") == {}
+    erase(lake, "person-6")
+    assert cents(lake, "guarded") == {}
+    erase(lake, "person-5")
+    gone = sum(1000 + 2**n for n in (5, 6, 7))
+    assert cents(lake, "guarded") == {day: whole - gone + 1000 + 2**20}
+
+
+def test_publishing_again_changes_nothing(lake: Runtime) -> None:
+    """The same input, people and code are one publication, with rows withheld or without."""
+    buy(lake, range(8), 0, "a")
+    publish(lake)
+    publish(lake)
+    assert len(lake.views.ledger.history("guarded")) == 1
+    erase(lake, "person-7")
+    publish(lake)  # the sweep made a snapshot of its own
+    after = len(lake.views.ledger.history("guarded"))
+    publish(lake)
+    assert len(lake.views.ledger.history("guarded")) == after
+    assert cents(lake, "guarded") == {}
+
+
+def test_a_person_on_hold_cannot_be_subtracted_either(lake: Runtime) -> None:
+    """A hold takes one person out of what is built next, as an erasure does; its end brings the row back."""
+    buy(lake, range(8), 0, "a")
+    publish(lake)
+    then = cents(lake, "guarded")
+    lake.purge.hold(SubjectId("person-1"), "claim")
+    publish(lake)
+    assert cents(lake, "guarded") == {}
+    lake.purge.release(SubjectId("person-1"))
+    publish(lake)
+    assert cents(lake, "guarded") == then
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_any_two_publications_of_a_row_differ_by_nobody_or_by_at_least_k_people(data: st.DataObject) -> None:
+    """Histories of purchases, erasures and publications; the attacker recovers nobody, and some without it."""
+    alive = {n: {n % 4: 2**n} for n in range(12)}
+    gone: set[int] = set()
+    shown: list[tuple[dict[int, frozenset[int]], Guarded, dict[int, dict[int, int]]]] = []
+    steps = data.draw(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 3), st.booleans()), max_size=14))
+    earlier: Shown | None = None
+    inputs = {n: dict(rows) for n, rows in alive.items()}
+    for person, day, erases in [(0, 0, False), *steps]:
+        if erases:
+            gone.add(person)
+        elif person not in gone:
+            alive[person][day] = 2**person
+        rows, people, members = _table(alive, gone)
+        guarded = Guarded(rows, {})
+        if earlier is not None:
+            again, people_again, _ = _table(inputs, gone)
+            guarded = guard(
+                rows,
+                people,
+                earlier=earlier,
+                again=again,
+                people_again=people_again,
+                keys=["day"],
+                subjects="people",
+                k=K,
+                same_code=True,
+            )
+        inputs = {n: dict(one) for n, one in alive.items()}
+        earlier = Shown(guarded.rows, guarded.withheld)
+        days = set(guarded.rows["day"].to_list())
+        shown.append(({d: m for d, m in members.items() if d in days}, guarded, inputs))
+    for at, (older, _, then) in enumerate(shown):
+        for newer, _, _ in shown[at + 1 :]:
+            for day in older.keys() & newer.keys():
+                taken_out = {n for n in older[day] - newer[day] if day in then[n]}
+                assert not taken_out or len(taken_out) >= K
+
+
+def _table(
+    people: dict[int, dict[int, int]], gone: set[int]
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[int, frozenset[int]]]:
+    """The rows over the floor, the people of all rows, and who is in each."""
+    members = {
+        day: frozenset(n for n, rows in people.items() if day in rows and n not in gone) for day in range(4)
+    }
+    whole = pl.DataFrame(
+        {
+            "day": list(members),
+            "people": [len(m) for m in members.values()],
+            "cents": [sum(people[n][day] for n in m) for day, m in members.items()],
+        },
+        schema={"day": pl.Int64, "people": pl.Int64, "cents": pl.Int64},
+    ).filter(pl.col("people") > 0)
+    return whole.filter(pl.col("people") >= K), whole.select("day", "people"), members
+
+
+def test_a_person_exchanged_for_another_is_withheld_too() -> None:
+    """As many people as before, and other values."""
+    rows = pl.DataFrame({"day": [1], "people": [5], "cents": [50]})
+    again = rows.with_columns(cents=pl.lit(60))
+    found = guard(
+        rows,
+        rows.select("day", "people"),
+        earlier=Shown(rows, {}),
+        again=again,
+        people_again=again.select("day", "people"),
+        keys=["day"],
+        subjects="people",
+        k=K,
+        same_code=True,
+    )
+    assert (found.rows.height, list(found.withheld.values())) == (0, [Withheld(5, 1)])
+
+
+def test_a_guarded_view_has_to_show_its_people(tmp_path: Path) -> None:
+    """Publications are compared by that column; `final` may not leave it out."""
+    views = tmp_path / "without.py"
+    views.write_text(GUARDED + '\n    def final(self, rows):\n        return rows.drop("people")\n')
+    text = views.read_text().replace('name = "open"\n    min_subjects = 0', 'name = "silent"')
+    views.write_text(text)
+    initialise(tmp_path / "lake", [views])
+    with open_runtime(tmp_path / "lake") as runtime:
+        runtime.lake.types.register(PAID)
+        buy(runtime, range(4), 0, "a")
+        with pytest.raises(DefinitionError, match="leaves `people` out"):
+            runtime.views.build(["silent"])
+
+
+def test_views_that_reveal_people_are_named(lake: Runtime) -> None:
+    """One without a floor, and a pair that counts the same field."""
+    found = revealing(lake.views.registry.all(), lake.lake.types)
+    assert [one.views for one in found] == [("open",), ("guarded", "open")]
