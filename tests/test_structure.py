@@ -33,6 +33,8 @@ PURE = (
     "lake/validate.py",
     "projections/aggregates.py",
     "projections/compute.py",
+    "projections/differencing.py",
+    "projections/gates.py",
     "purge/attestation.py",
     "purge/clocks.py",
     "purge/merkle.py",
