@@ -202,10 +202,12 @@ class Keyring:
         top: dict[bytes, int] = {}
         for record in self.tree.records_of([ref for _, ref in targets]):
             top[record.ref] = max(top.get(record.ref, 1), record.generation)
-        entries = [
-            (self.fences.subject_tag(subject), self.fences.ref_tag(ref), purpose, top.get(ref, 1))
-            for subject, ref in targets
-        ]
+        entries = []
+        for subject, ref in targets:
+            tag = self.fences.subject_tag(subject)
+            # Never less than before: whoever comes back begins the generation after the newest fence's.
+            before = max((fence.generation for fence in self.fences.of_tag(tag)), default=1)
+            entries.append((tag, self.fences.ref_tag(ref), purpose, max(top.get(ref, 1), before)))
         with self._effects("keys.fence"):
             return self.fences.append(entries, request_id)
 

@@ -43,6 +43,7 @@ from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
 from lake.lakehouse import Lake, open_events, open_lake
 from lake.maintenance import Maintenance
 from lake.mapping import Mapping, load_mapping
+from lake.needles import NOT_SEARCHED, Hit, Needles
 from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes, stamp_of
 from lake.pieces import Pace
 from lake.privacylint import privacy_lint
@@ -69,6 +70,7 @@ __all__ = [
     "DEFAULT_MEMORY_BYTES",
     "EMBEDDED",
     "LEAST_GRACE_SECONDS",
+    "NOT_SEARCHED",
     "PERSONAL_HEAD",
     "PRIMARY",
     "Batch",
@@ -91,6 +93,7 @@ __all__ = [
     "FeedingTopic",
     "Fenced",
     "GraceTooShort",
+    "Hit",
     "Housekeeping",
     "HttpBatch",
     "IcebergTable",
@@ -110,6 +113,7 @@ __all__ = [
     "Mapping",
     "MappingError",
     "Merged",
+    "Needles",
     "Note",
     "ObjectStore",
     "Outcome",

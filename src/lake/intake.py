@@ -225,6 +225,15 @@ class Intake:
         """Whether something waits that came before a fence, or a key lives that sealed such."""
         return self._spool.holds_before(epoch)
 
+    def count_naming(self, holds: Callable[[bytes], bool]) -> int:
+        """How many of the batches that wait `holds` recognises; nothing is parsed or changed.
+
+        Raises:
+            IntakeUnreadable: a batch that waits cannot be opened by any key.
+        """
+        opener = self._keyring.opener()
+        return sum(holds(self._body_of(opener, *row)) for row in self._spool.waiting())
+
     def tidy(self) -> None:
         """Destroys keys that are old and have nothing left to open, and forgets old batches."""
         now = self._clock()
@@ -300,15 +309,18 @@ class Intake:
         opener = self._keyring.opener()
         lines: list[tuple[int, bytes]] = []
         for batch in batches:
-            try:
-                body = _opened(opener, batch.key_ref, batch.batch_id, batch.sealed)
-            except KeyRecordMissing:
-                raise IntakeUnreadable("the key of a batch that waits is not in the key pages") from None
+            body = self._body_of(opener, batch.key_ref, batch.batch_id, batch.sealed)
             found = lines_of(body)
             if len(found) != batch.events:
                 raise CorruptBlock(f"a waiting batch holds {len(found)} events, not {batch.events}")
             lines += enumerate(found, start=batch.start)
         return lines
+
+    def _body_of(self, opener: Opener, key_ref: bytes, batch_id: str, sealed: bytes) -> bytes:
+        try:
+            return _opened(opener, key_ref, batch_id, sealed)
+        except KeyRecordMissing:
+            raise IntakeUnreadable("the key of a batch that waits is not in the key pages") from None
 
     def _destroy_finished_keys(self) -> None:
         finished = self._spool.finished_keys()

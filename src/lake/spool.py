@@ -304,6 +304,14 @@ class Spool:
         """The keys of what waits."""
         return [bytes(ref) for (ref,) in self._db.read("SELECT DISTINCT key_ref FROM waiting")]
 
+    def waiting(self) -> Iterator[tuple[bytes, str, bytes]]:
+        """(key's handle, batch id, sealed body) of all that waits, one in memory at a time."""
+        last = -1
+        sql = "SELECT start, key_ref, batch_id, sealed FROM waiting WHERE start > ? ORDER BY start LIMIT 1"
+        while rows := self._db.read(sql, (last,)):
+            last = rows[0][0]
+            yield bytes(rows[0][1]), rows[0][2], bytes(rows[0][3])
+
     def drop_keys(self, refs: Sequence[bytes]) -> None:
         """Forgets destroyed keys, and takes deleted bytes out of the file and its log."""
         with self._write() as db:

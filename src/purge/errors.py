@@ -20,7 +20,10 @@ class UnknownSubject(PurgeError):
     """Nothing is stored of this person, and nothing was erased."""
 
     whose_move = "caller"
-    default_next_step = "Check the id; ids are compared letter by letter."
+    default_next_step = (
+        "Check the id; ids are compared letter by letter. To refuse whatever comes of them later,"
+        " ask with `suppress` (`--suppress`)."
+    )
 
 
 class UnknownPurpose(PurgeError):

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from keys import ALL_PURPOSES, Fence, FieldContext, Held, Identity, Shredded, SubjectId
-from lake import Housekeeping, Lake, LetterRedaction, Upkeep, block_rows
+from lake import Housekeeping, Lake, LetterRedaction, Needles, Upkeep, block_rows
 from projections import Views
 from purge.attestation import EMBEDDED_ASSURANCE, Assurance, predicate_of
 from purge.clocks import Regime
-from purge.errors import UnderHold, UnknownPurpose, UnknownSubject, VerificationFailed
+from purge.errors import UnderHold, UnknownPurpose, VerificationFailed
 from purge.journal import Journal, Request
 from purge.receipt import commitment, pae, receipt_file, statement
+from purge.seeking import Seeking, Traces, nothing_stored
 from purge.stages import Status, next_stage
 from purge.tlog import TransparencyLog
 from purge.verification import Verification
@@ -48,6 +49,7 @@ class Plan:
         days: ingest days that the sweep rewrites, with `rewrite_bytes` of data files.
         views: personal views that are derived anew; `partitions` of each (buckets).
         held: a legal hold stands.
+        letters, waiting_batches: dead letters that are nobody's and name them, and batches that wait.
     """
 
     blocks: int
@@ -60,6 +62,8 @@ class Plan:
     held: bool
     estimated_seconds: float
     open_stores: tuple[dict[str, Any], ...] = ()
+    letters: int = 0
+    waiting_batches: int = 0
 
 
 @frozen
@@ -99,6 +103,7 @@ class Purge:
         self._upkeep = Upkeep(lake)
         self._housekeeping = Housekeeping(lake)
         self._redaction = LetterRedaction(lake)
+        self._seeking = Seeking(lake, self._redaction)
         self._verification = Verification(home, lake, views)
         self.journal = journal
         self.log = log
@@ -106,9 +111,17 @@ class Purge:
     # -- asking ------------------------------------------------------------------------------------
 
     def plan(self, subject: SubjectId | Identity) -> Plan:
-        """What erasing a person would touch. Raises `UnknownSubject`."""
-        ref = self._ref(subject)
-        return self._plan(ref, self._tag(subject, ref))
+        """What erasing a person would touch.
+
+        Raises:
+            UnknownSubject: nothing is stored of this person; everything was looked through.
+        """
+        traces = self._seeking.traces(subject) if isinstance(subject, SubjectId) else Traces()
+        ref = self._keyring.ref_of(subject)
+        if ref is None and not (isinstance(subject, SubjectId) and traces.any):
+            raise nothing_stored()
+        found = self._plan(ref, self._tag(subject, ref))
+        return evolve(found, letters=traces.letters, waiting_batches=traces.waiting)
 
     def submit(
         self,
@@ -117,21 +130,28 @@ class Purge:
         purpose: str = ALL_PURPOSES,
         regime: Regime = "gdpr",
         idempotency_key: str | None = None,
+        suppress: bool = False,
     ) -> Submitted:
-        """Journals a request; the same person's second request is the first one.
+        """Journals a request; the same person's second request is the first one while there is nothing new.
+
+        Whoever has no key, but is named by a dead letter that is nobody's or by a batch that waits, is erased
+        like everybody; so is an erased person of whom such a letter was stored since.
+
+        Args:
+            suppress: also of whom nothing is stored: whatever comes of them later is refused.
 
         Raises:
-            UnknownSubject: nothing is stored of this person and nothing was erased.
+            UnknownSubject: nothing is stored of this person and nothing was erased; it was looked for.
             UnknownPurpose: the person has no key for that purpose.
             IdempotencyConflict: the key came with another person.
         """
         tag = self._keyring.fences.subject_tag(subject)
         ref = self._keyring.ref_of(subject)
         if ref is None:
-            earlier = self.journal.find(tag)
-            if earlier is None:
-                raise UnknownSubject("nothing is stored of this person")
-            return Submitted(earlier, False, None)
+            found = self._seeking.handle_or_request(subject, self.journal.find(tag), suppress)
+            if isinstance(found, Request):
+                return Submitted(found, False, None)
+            ref = found
         if purpose != ALL_PURPOSES and purpose not in self._keyring.purposes_of(ref):
             raise UnknownPurpose("this person has no key for that purpose")
         salt = secrets.token_bytes(16)
@@ -255,9 +275,9 @@ class Purge:
         return {"batches": done.batches, "events": done.events}
 
     def _letters_redacted(self, request: Request) -> dict[str, Any]:
-        needle = self._subject_of(request).reveal().encode()
+        needles = Needles(self._subject_of(request))
         in_use = self._lake.intake.letters_in_use()
-        return {"letters": self._redaction.run(lambda raw: needle in raw, in_use)}
+        return {"letters": self._redaction.run(needles.names, in_use)}
 
     def _destroyed(self, request: Request) -> dict[str, Any]:
         assert request.ref is not None
@@ -326,9 +346,9 @@ class Purge:
 
     # -- inner -------------------------------------------------------------------------------------
 
-    def _plan(self, ref: bytes, subject_tag: bytes) -> Plan:
-        files = self._upkeep.days()
-        rows = {day: block_rows(self._lake.events, kept, None, [ref]) for day, kept in files.items()}
+    def _plan(self, ref: bytes | None, subject_tag: bytes) -> Plan:
+        files = self._upkeep.days() if ref is not None else {}
+        rows = {day: block_rows(self._lake.events, kept, None, [ref or b""]) for day, kept in files.items()}
         mine = {day: found for day, found in rows.items() if found.height}
         together = pl.concat(list(mine.values())) if mine else None
         rewrite = sum(f.file_size_in_bytes for day in mine for f in files[day])
@@ -351,12 +371,13 @@ class Purge:
     def _ref(self, subject: SubjectId | Identity) -> bytes:
         ref = self._keyring.ref_of(subject)
         if ref is None:
-            raise UnknownSubject("nothing is stored of this person")
+            raise nothing_stored()
         return ref
 
-    def _tag(self, subject: SubjectId | Identity, ref: bytes) -> bytes:
+    def _tag(self, subject: SubjectId | Identity, ref: bytes | None) -> bytes:
         if isinstance(subject, SubjectId):
             return self._keyring.fences.subject_tag(subject)
+        assert ref is not None
         return self._keyring.fences.ref_tag(ref)
 
     def _subject_of(self, request: Request) -> SubjectId:

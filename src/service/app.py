@@ -165,7 +165,11 @@ def _erasures(runtime: Runtime, worker: ErasureWorker) -> APIRouter:
         if wanted.dry_run:
             return JSONResponse(PlanView.of(purge.plan(subject)).model_dump(mode="json"), 200)
         done = purge.submit(
-            subject, purpose=wanted.purpose, regime=wanted.regime, idempotency_key=idempotency_key
+            subject,
+            purpose=wanted.purpose,
+            regime=wanted.regime,
+            idempotency_key=idempotency_key,
+            suppress=wanted.suppress,
         )
         response.headers["Location"] = f"/v1/erasure-requests/{done.request.request_id}"
         worker.wake()

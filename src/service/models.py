@@ -75,6 +75,9 @@ class ErasureRequested(Body):
     purpose: str = Field(ALL_PURPOSES, description="one purpose, or * for the whole person")
     regime: Literal["gdpr", "ccpa", "lgpd"] = "gdpr"
     dry_run: bool = Field(False, description="only say what would be touched")
+    suppress: bool = Field(
+        False, description="also of whom nothing is stored: refuse whatever comes of them later"
+    )
 
 
 class Named(Body):
@@ -148,6 +151,8 @@ class PlanView(Body):
     partitions: int
     held: bool
     estimated_seconds: float
+    letters: int = Field(0, description="dead letters that are nobody's and name the person")
+    waiting_batches: int = Field(0, description="batches that name the person and wait to be committed")
     open_stores: list[dict[str, str | None]] = Field(
         description="places outside of the lake that an erasure does not reach, and until when"
     )
@@ -165,6 +170,8 @@ class PlanView(Body):
             partitions=plan.partitions,
             held=plan.held,
             estimated_seconds=plan.estimated_seconds,
+            letters=plan.letters,
+            waiting_batches=plan.waiting_batches,
             open_stores=list(plan.open_stores),
         )
 

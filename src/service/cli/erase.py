@@ -50,6 +50,12 @@ def plan(context: typer.Context, subject: Subject) -> None:
             f"days to rewrite: {', '.join(found.days) or 'none'} ({human_bytes(found.rewrite_bytes)})\n"
             f"views to derive anew: {', '.join(found.views) or 'none'} ({found.partitions} partition(s))\n"
             f"estimated: {found.estimated_seconds} s"
+            + (f"\ndead letters that name them: {found.letters:,}" if found.letters else "")
+            + (
+                f"\nwaiting batches that name them: {found.waiting_batches:,}"
+                if found.waiting_batches
+                else ""
+            )
             + ("\na legal hold stands: it would wait" if found.held else "")
             + "".join(f"\nstays open: {open_store_text(one)}" for one in found.open_stores)
         )
@@ -69,6 +75,9 @@ def apply(
     purpose: Annotated[str, typer.Option(help="one purpose only; default: the whole person")] = ALL_PURPOSES,
     regime: Annotated[RegimeName, typer.Option(help="which law sets the deadline")] = RegimeName.GDPR,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="same as `erase plan`")] = False,
+    suppress: Annotated[
+        bool, typer.Option("--suppress", help="also of whom nothing is stored: refuse what comes later")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with every request that is not done")
     ] = False,
@@ -87,7 +96,7 @@ def apply(
         person = read_subject(subject)
         if not yes and not here.as_json and not here.quiet:
             typer.confirm("This cannot be taken back. Erase?", abort=True, err=True)
-        submitted = runtime.purge.submit(person, purpose=purpose, regime=regime.value)
+        submitted = runtime.purge.submit(person, purpose=purpose, regime=regime.value, suppress=suppress)
         if not submitted.is_new:
             say("this person's erasure was requested before; going on with that request")
         done = runtime.purge.run(
