@@ -27,6 +27,7 @@ from projections.definition import SUBJECT, Fold, View, event_reads, grain, refu
 from projections.derive import (
     DeriveTask,
     buckets_of,
+    declared_rows,
     derive_view,
     ref_range,
     runs,
@@ -42,6 +43,7 @@ from projections.guarding import Candidate, DifferencingGuard, is_guarded
 from projections.ledger import Ledger, Publication
 from projections.registry import ViewRegistry
 from projections.state import StateStore
+from projections.statebody import aligned, has_enum
 from projections.tables import ViewTables, column_types
 
 DEFAULT_BITS = 8
@@ -311,7 +313,7 @@ class Builder:
         epoch: int,
     ) -> set[int]:
         """Merges news into touched buckets; returns those that a correction asks to derive anew."""
-        older = self._states.load(self._state_version(plan.version), touched)
+        older = self._loaded(plan, touched)
         corrected: set[int] = set()
         fresh: dict[EventRead, Events] = {}
         totals: dict[EventRead, pl.DataFrame] = {}
@@ -331,13 +333,21 @@ class Builder:
             self._states.save(self._state_version(plan.version), both, keep, target.snapshot_id, epoch)
         return corrected
 
+    def _loaded(self, plan: _Plan, buckets: Iterable[int]) -> Partial:
+        """Opened states, with the Enums that the view's code declares."""
+        opened = self._states.load(self._state_version(plan.version), buckets)
+        if has_enum(opened.rows.schema):
+            declared = declared_rows(self._replay, self._lake.types, plan.view, self._bits)
+            return evolve(opened, rows=aligned(opened.rows, declared))
+        return opened
+
     # -- finishing ---------------------------------------------------------------------------------
 
     def _finish(
         self, plan: _Plan, target: Snapshot, epoch: int, merged: Mapping[str, int], who: str, why: str
     ) -> Built:
         states = self._states.known(self._state_version(plan.version))
-        whole = self._states.load(self._state_version(plan.version), states)
+        whole = self._loaded(plan, states)
         rows = result(plan.view, whole.rows)
         counts = whole.counts
         stored = self._stored(plan.view, target.snapshot_id)

@@ -1,7 +1,9 @@
 """Partial state per (view version, bucket), each sealed under a key of its own.
 
 Deriving a bucket anew gives it a new key and destroys the old one, so that a stale state in a backup
-dies with it.
+dies with it. A body holds its bucket's values and no other's (`projections.statebody`). States of the layout
+before held bytes of their neighbours: opening their file lets go of them all, and whoever may close an epoch
+settles what follows from it (`purge.mending`).
 """
 
 from __future__ import annotations
@@ -11,17 +13,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import polars as pl
-import pyarrow as pa
-import pyarrow.ipc
 from attrs import field, frozen
 
 from keys import Database, Effects, FieldContext, KeyRecordMissing, Keyring
 from projections.compute import BUCKET, Partial
 from projections.errors import StateDamaged
+from projections.statebody import read, written
 
-_SCHEMA = """
+LAYOUT: Final = 2
+"""Of the bodies. Layout 1 were slices of Arrow tables, with their neighbours' bytes between the buffers."""
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS layout (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL,
+    retired INTEGER);
+INSERT OR IGNORE INTO layout SELECT 1,
+    CASE WHEN EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'states') THEN 1 ELSE {LAYOUT} END, NULL;
 CREATE TABLE IF NOT EXISTS states (version TEXT NOT NULL, bucket INTEGER NOT NULL,
     snapshot_id INTEGER NOT NULL, epoch INTEGER NOT NULL, ref BLOB NOT NULL, parts BLOB NOT NULL,
     PRIMARY KEY (version, bucket)) WITHOUT ROWID;
@@ -53,6 +58,7 @@ class StateStore:
         self._db = Database(path, _SCHEMA)
         self._keyring = keyring
         self._effects = effects
+        self._retire_old_layout()
         self.drop_doomed()
 
     def known(self, version: str) -> dict[int, BucketState]:
@@ -78,8 +84,7 @@ class StateStore:
         if not buckets:
             return True
         minted = self._keyring.mint(len(buckets))
-        split = [_split(frame, buckets) for frame in (partial.rows, partial.tags, partial.counts)]
-        bodies = [b"".join(_block(table) for table in tables) for tables in zip(*split, strict=True)]
+        bodies = state_bodies(partial, buckets)
         refs = [key.ref for key in minted]
         sealed = self._keyring.session().seal(_CONTEXT, refs, [_place(version, b) for b in buckets], bodies)
         with self._effects("state"), self._db.write() as db:
@@ -125,13 +130,10 @@ class StateStore:
             )
         except KeyRecordMissing:
             raise StateDamaged("the key pages do not know a bucket's state: they are older than it") from None
-        triples = []
-        for body in opened:
-            if not isinstance(body, bytes):
-                raise StateDamaged("the key of a bucket's state is gone")
-            triples.append(_unblock(body))
-        rows, tags, counts = (_joined(tables) for tables in zip(*triples, strict=True))
-        return Partial(rows, tags, counts)
+        bodies = [body for body in opened if isinstance(body, bytes)]
+        if len(bodies) < len(opened):
+            raise StateDamaged("the key of a bucket's state is gone")
+        return state_of(bodies)
 
     def forget(self, version: str, buckets: Iterable[int]) -> None:
         """Destroys states of a version and their keys; the next build derives them anew."""
@@ -142,6 +144,16 @@ class StateStore:
                 "DELETE FROM states WHERE version = ? AND bucket = ?", [(version, b) for b in gone]
             )
         self.drop_doomed()
+
+    def retired(self) -> int | None:
+        """States of layout 1 that were let go of, while what follows from it is not settled; else None."""
+        found: int | None = self._db.read("SELECT retired FROM layout")[0][0]
+        return found
+
+    def settle_retired(self) -> None:
+        """Notes that no copy of those states can be opened any more, and that every receipt says so."""
+        with self._effects("state"), self._db.write() as db:
+            db.execute("UPDATE layout SET retired = NULL")
 
     def close(self) -> None:
         """Closes the database."""
@@ -157,6 +169,18 @@ class StateStore:
             db.executemany("DELETE FROM doomed WHERE ref = ?", [(ref,) for ref in refs])
         self._db.flush_deleted()
 
+    def _retire_old_layout(self) -> None:
+        """Lets go of every state of layout 1, in one transaction; the next build derives them anew."""
+        if self._db.read("SELECT version FROM layout")[0][0] == LAYOUT:
+            return
+        with self._effects("state"), self._db.write() as db:
+            (count,) = db.execute("SELECT COUNT(*) FROM states").fetchone()
+            db.execute("INSERT OR IGNORE INTO doomed SELECT ref FROM states")
+            db.execute("DELETE FROM states")
+            db.execute(
+                "UPDATE layout SET version = ?, retired = ? WHERE version <> ?", (LAYOUT, count, LAYOUT)
+            )
+
     def _doom(self, db: sqlite3.Connection, version: str, buckets: Iterable[int]) -> None:
         """Remembers, in the transaction that lets go of them, which keys are to be destroyed."""
         db.executemany(
@@ -169,35 +193,32 @@ def _place(version: str, bucket: int) -> bytes:
     return f"{version}/{bucket}".encode()
 
 
-def _split(frame: pl.DataFrame, buckets: Sequence[int]) -> list[pa.Table]:
-    """The frame's rows of each bucket, without copying them."""
-    ordered = frame.sort(BUCKET)
-    column = ordered[BUCKET].to_numpy()
-    table = ordered.to_arrow()
-    starts = np.searchsorted(column, buckets, side="left").tolist()
-    ends = np.searchsorted(column, buckets, side="right").tolist()
-    return [table.slice(a, b - a) for a, b in zip(starts, ends, strict=True)]
+def state_bodies(partial: Partial, buckets: Sequence[int]) -> list[bytes]:
+    """What is sealed for each of these buckets: its rows, tags and counts, and nothing of another bucket."""
+    frames = (partial.rows, partial.tags, partial.counts)
+    split = [written(frame, BUCKET, buckets) for frame in frames]
+    return [
+        b"".join(len(part).to_bytes(_LENGTH, "big") + part for part in parts)
+        for parts in zip(*split, strict=True)
+    ]
 
 
-def _block(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    body: bytes = sink.getvalue().to_pybytes()
-    return len(body).to_bytes(_LENGTH, "big") + body
+def state_of(bodies: Sequence[bytes]) -> Partial:
+    """The opened bodies of some buckets, at least one, put together.
+
+    Raises:
+        StateDamaged: a body is not one that `state_bodies` made.
+    """
+    rows, tags, counts = (read(parts) for parts in zip(*map(_parts, bodies), strict=True))
+    return Partial(rows, tags, counts)
 
 
-def _unblock(body: bytes) -> list[pa.Table]:
-    tables, at = [], 0
+def _parts(body: bytes) -> tuple[bytes, bytes, bytes]:
+    found, at = [], 0
     while at < len(body):
-        size = int.from_bytes(body[at : at + _LENGTH], "big")
-        at += _LENGTH
-        tables.append(pa.ipc.open_stream(memoryview(body)[at : at + size]).read_all())
-        at += size
-    return tables
-
-
-def _joined(tables: Iterable[pa.Table]) -> pl.DataFrame:
-    frame = pl.from_arrow(pa.concat_tables(tables))
-    assert isinstance(frame, pl.DataFrame)
-    return frame.rechunk()
+        end = at + _LENGTH + int.from_bytes(body[at : at + _LENGTH], "big")
+        found.append(body[at + _LENGTH : end])
+        at = end
+    if len(found) != 3 or at != len(body):
+        raise StateDamaged("a bucket's state is cut off")
+    return found[0], found[1], found[2]
