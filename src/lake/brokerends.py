@@ -14,6 +14,7 @@ from lake.kafkatopics import KafkaTopics
 
 _ASK_AGAIN_SECONDS: Final = 1.0
 _AFTER_FAILURE_SECONDS: Final = 10.0
+_QUIET_SECONDS: Final = 10.0
 
 
 class BrokerEnds:
@@ -21,7 +22,7 @@ class BrokerEnds:
 
     Args:
         consumer: its client knows an end from the last fetch: nothing before the first, and nothing new
-            while a partition is paused.
+            while a partition is paused, or not read for a reason that nobody knows.
         topics: asks the broker, about once a second at the most.
         clock_seconds: monotonic.
     """
@@ -32,6 +33,7 @@ class BrokerEnds:
         self._clock = clock_seconds
         self._told: dict[Partition, int] = {}
         self._ask_at = -math.inf
+        self._came: dict[Partition, tuple[int, float]] = {}
 
     def seen_behind(self, places: Mapping[Partition, int]) -> int:
         """Messages behind these offsets as far as the client knows; asks nobody."""
@@ -44,10 +46,25 @@ class BrokerEnds:
             paused: nothing is fetched now, so what the client knows is old.
         """
         seen = self._seen(places)
-        if (paused or len(seen) < len(places)) and self._clock() >= self._ask_at:
+        unknown = paused or len(seen) < len(places) or self._is_quiet(places)
+        if unknown and self._clock() >= self._ask_at:
             self._ask(places)
         newest = {one: max(seen.get(one, 0), self._told.get(one, 0)) for one in places}
         return _behind(places, newest)
+
+    def _is_quiet(self, places: Mapping[Partition, int]) -> bool:
+        """Whether one of them stands where it stood for a while; true once, then a while later again."""
+        now = self._clock()
+        for one in self._came.keys() - places.keys():
+            del self._came[one]
+        quiet = False
+        for one, place in places.items():
+            at, since = self._came.get(one, (-1, now))
+            if at != place:
+                self._came[one] = (place, now)
+            elif now - since >= _QUIET_SECONDS:
+                self._came[one], quiet = (place, now), True
+        return quiet
 
     def forget(self) -> None:
         """What was told is of a topic that is another one by now."""

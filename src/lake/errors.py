@@ -61,6 +61,36 @@ class TopicGone(TopicUnavailable):
     )
 
 
+class ClientSettingRefused(LakeError):
+    """The Kafka client does not take one of its settings."""
+
+    default_next_step = "Correct `kafka.client` in the settings; nothing was read."
+
+
+class GroupRefused(LakeError):
+    """The brokers do not let this consumer into its group, or not any more. What it had committed stays."""
+
+    default_next_step = "Correct the setting, then start again; it goes on where the table stands."
+
+
+class MemberFenced(GroupRefused):
+    """Another consumer joined the group by our name. Its successor reads on; we would read nothing."""
+
+    default_next_step = (
+        "Give each host a name of its own (`kafka.member`), and run one `shredlake ingest kafka` a host."
+    )
+
+
+class MemberNotReleased(GroupRefused):
+    """The group still knows a consumer of our name: another process, or one that died a moment ago."""
+
+    retry_helps = True
+    default_next_step = (
+        "Wait until the session of one that died has run out (45 s), or give this host a name of its own"
+        " (`kafka.member`)."
+    )
+
+
 class TopicGap(LakeError):
     """The broker no longer has messages that the lake has not read."""
 

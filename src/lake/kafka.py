@@ -14,51 +14,30 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from attrs import frozen
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from keys import Effects, ShredlakeError
 from keys.quiet import rare_collections
 from lake.backlog import Backlog, CommitRule, Partition
 from lake.brokerends import BrokerEnds
+from lake.brokerkeeps import BrokerKeeps
 from lake.errors import Fenced, TopicGap, TopicUnavailable
 from lake.ingest import Ingestor
-from lake.kafkatopics import ASK_SECONDS, REFUSED, START_ANEW, KafkaTopics, asking
+from lake.kafkaprogress import Progress as Progress
+from lake.kafkarefusals import made, refusal
+from lake.kafkatopics import ASK_SECONDS, START_ANEW, KafkaTopics, asking
 from lake.messageruns import in_runs
 from lake.messages import MessageFormat
 from lake.patience import Patience
+from lake.stalls import Stalls
 from lake.subscription import Subscription
 from lake.topicbook import FeedingTopic
 
 _log = logging.getLogger("shredlake.kafka")
 _AT_ONCE: Final = 1000  # the client's call is slower with more
 _POLL_SECONDS: Final = 0.1
-_NOTE_SECONDS: Final = 3600.0
 _ANEW_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 10.0
-_DELETE_SECONDS: Final = 60.0
-
-
-@frozen
-class Progress:
-    """How a consumer stands.
-
-    Attributes:
-        lag: messages that the broker has and the table has not, over our partitions.
-        held_bytes: about what was read and is not in the table takes in memory.
-        committed_at: seconds since the epoch of the last commit; None before the first.
-        waits_for: the type of the error that what was read waits for, or None.
-    """
-
-    partitions: int
-    events: int
-    dead: int
-    suppressed: int
-    commits: int
-    lag: int
-    held_bytes: int
-    committed_at: float | None
-    waits_for: str | None = None
 
 
 class KafkaIngest:
@@ -75,6 +54,7 @@ class KafkaIngest:
 
     Raises:
         TopicUnavailable: the cluster cannot be reached, or a topic does not exist.
+        ClientSettingRefused: the client does not take a setting.
     """
 
     def __init__(
@@ -92,18 +72,18 @@ class KafkaIngest:
         self._backlog = Backlog(rule or CommitRule(), message_format.parse)
         self._clock = clock_seconds
         self._topics = KafkaTopics(subscription.client_settings(), subscription.topics, effects)
-        self._consumer = Consumer(subscription.consumer_settings())
+        self._consumer = made(Consumer, subscription.consumer_settings())
         self._ends = BrokerEnds(self._consumer, self._topics, clock_seconds)
         self._targets: dict[str, int] | None = None
-        self._failure: ShredlakeError | None = None
+        self._failure: Exception | None = None
         self._anew: set[Partition] = set()
         self._anew_at = -math.inf
         self._looked_at = -math.inf
         self._counts = {"events": 0, "dead": 0, "suppressed": 0, "commits": 0}
         self._committed_at: float | None = None
         self._patience = Patience()
-        self._note = note
-        self._noted_at = self._deleted_at = -math.inf
+        self._keeps = BrokerKeeps(self._topics, note, subscription.delete_committed, clock_seconds)
+        self._stalls = Stalls()
 
     def run(
         self,
@@ -121,10 +101,11 @@ class KafkaIngest:
         Raises:
             TopicGap: messages are gone that were never read, and gaps are not accepted.
             TopicGone: a topic is gone, for a minute by now.
+            GroupRefused: the brokers do not let us into the group, or not any more.
             ShredlakeError: what a retry does not help; nothing of the batch in question was written.
         """
         self._targets = self._newest() if until_caught_up else None
-        self._note_topics()
+        self._keeps.note()
         self._consumer.subscribe(
             list(self._wanted.topics), on_assign=self._given, on_revoke=self._taken, on_lost=self._taken
         )
@@ -133,10 +114,12 @@ class KafkaIngest:
                 self._follow(until_caught_up, should_stop, report, collect)
             if not self._patience.waits:
                 self._commit()
-            self._delete_committed()
+            self._keeps.delete(self._stands())
         finally:
-            last = self.progress()
-            self._consumer.close()
+            try:
+                last = self.progress()
+            finally:
+                self._consumer.close()
         report(last)
         return last
 
@@ -152,6 +135,7 @@ class KafkaIngest:
             self._read()
             self._begin_anew()
             self._look_again()
+            self._look_for_stalls()
             if self._patience.waits and self._backlog.is_empty():
                 self._read_on()  # the batch that waited was taken from us
             self._parse_ahead()
@@ -163,8 +147,7 @@ class KafkaIngest:
                 collect()
             if until_caught_up and self._reached():
                 break
-            if now - self._noted_at >= _NOTE_SECONDS:
-                self._note_again()
+            self._keeps.note_again()
 
     def progress(self) -> Progress:
         """How it stands; the broker is asked, about once a second, for what the client cannot know."""
@@ -206,8 +189,8 @@ class KafkaIngest:
         """Goes on where it can; what the client itself retries is left to it."""
         if error.code() in START_ANEW:
             self._leave([partition] if partition[1] >= 0 else self._assigned())
-        elif error.fatal() or error.code() in REFUSED:
-            raise TopicUnavailable(f"the broker refuses us: {error.name()}")
+        elif (refused := refusal(error)) is not None:
+            raise refused
         else:
             _log.warning("kafka: %s", error.name())
 
@@ -215,17 +198,31 @@ class KafkaIngest:
 
     def _given(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:
-            consumer.incremental_assign(self._starts(partitions))
-        except ShredlakeError as error:  # none may cross the client's callback
-            consumer.incremental_assign(partitions)
+            consumer.incremental_assign(self._starts_or_none(partitions) or partitions)
+            self._hold_or_read(partitions)
+        except Exception as error:
+            self._failed_in_callback(error)
+
+    def _starts_or_none(self, partitions: list[TopicPartition]) -> list[TopicPartition] | None:
+        try:
+            return self._starts(partitions)
+        except ShredlakeError as error:
             self._leave((one.topic, one.partition) for one in partitions)
             if not error.retry_helps:
-                self._failure = error
-        self._hold(partitions)
+                self._failed_in_callback(error)
+            return None
 
     def _taken(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._backlog.disown((one.topic, one.partition) for one in partitions)
-        self._anew.difference_update((one.topic, one.partition) for one in partitions)
+        try:
+            self._backlog.disown((one.topic, one.partition) for one in partitions)
+            self._anew.difference_update((one.topic, one.partition) for one in partitions)
+        except Exception as error:
+            self._failed_in_callback(error)
+
+    def _failed_in_callback(self, error: Exception) -> None:
+        """None may cross the client's callback: the first ends the consumer at its next turn, cleanly."""
+        _log.error("a rebalance failed: %s", type(error).__name__)
+        self._failure = self._failure or error
 
     def _assigned(self) -> list[Partition]:
         return [(one.topic, one.partition) for one in self._consumer.assignment()]
@@ -259,7 +256,7 @@ class KafkaIngest:
         if starts:  # given back and taken again: what was fetched ahead is thrown away with it
             self._consumer.incremental_unassign(mine)
             self._consumer.incremental_assign(starts)
-            self._hold(starts)
+            self._hold_or_read(starts)
 
     def _look(self) -> bool:
         """Whether a topic was made anew since we looked last; to catch up is then to reach its end."""
@@ -268,6 +265,7 @@ class KafkaIngest:
         self._patience.found()
         if anew:
             self._ends.forget()
+            self._stalls.forget()
             self._targets = None
         return anew
 
@@ -287,6 +285,21 @@ class KafkaIngest:
         except TopicUnavailable as error:
             self._patience.failed(error, now)
             _log.warning("cannot look at the topics: %s: %s", type(error).__name__, error.message)
+
+    def _look_for_stalls(self) -> None:
+        """Begins anew what the brokers have more of and nothing has come of for long, whatever the cause."""
+        now, places = self._clock(), {one: pending.end for one, pending in self._backlog.owned().items()}
+        stands = self._stalls.look(places, now, self._patience.waits)
+        if not stands:
+            return
+        try:
+            ends = self._topics.readable_ends(stands)
+        except TopicUnavailable:
+            ends = {}
+        stalled = self._stalls.stalled({one: places[one] for one in stands}, ends, now)
+        if stalled:
+            _log.warning("nothing came of %d partition(s) that have more; begun anew", len(stalled))
+            self._leave(stalled)
 
     def _starts(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Each with the offset to read from; from here on it is ours."""
@@ -356,10 +369,13 @@ class KafkaIngest:
         pause_seconds = self._patience.wait(error, now)
         _log.warning("the batch waits %.1f s: %s: %s", pause_seconds, type(error).__name__, error.message)
 
-    def _hold(self, partitions: list[TopicPartition]) -> None:
-        """Reads nothing of these while a batch waits: an outage takes no more memory than it began with."""
-        if self._patience.waits:
-            self._consumer.pause(partitions)
+    def _hold_or_read(self, partitions: list[TopicPartition]) -> None:
+        """Reads nothing of these while a batch waits: an outage takes no more memory than it began with.
+
+        Else they are resumed: the client keeps a pause of ours while a partition is another member's, and
+        gives it back paused.
+        """
+        (self._consumer.pause if self._patience.waits else self._consumer.resume)(partitions)
 
     def _read_on(self) -> None:
         if self._patience.waits:
@@ -372,38 +388,12 @@ class KafkaIngest:
         self._patience.landed()
         with contextlib.suppress(KafkaException):  # for other people's lag monitors alone
             self._consumer.commit(offsets=self._stands(), asynchronous=True)
-        if self._clock() - self._deleted_at >= _DELETE_SECONDS:
-            self._delete_committed()
+        if self._keeps.is_time_to_delete():
+            self._keeps.delete(self._stands())
 
     def _stands(self) -> list[TopicPartition]:
         """Where the table is in each of our partitions."""
         return [TopicPartition(*one, pending.start) for one, pending in self._backlog.owned().items()]
-
-    # -- what the broker keeps ---------------------------------------------------------------------
-
-    def _note_topics(self) -> None:
-        """Writes down for how long the broker keeps what we read."""
-        self._note(self._topics.feeding(self._wanted.delete_committed))
-        self._noted_at = self._clock()
-
-    def _note_again(self) -> None:
-        try:
-            self._note_topics()
-        except ShredlakeError as error:
-            if not error.retry_helps:
-                raise
-            self._noted_at += _DELETE_SECONDS  # soon again
-            _log.warning("the topics' retention could not be noted: %s", error.message)
-
-    def _delete_committed(self) -> None:
-        """Where the operator allows it: what is in the table goes from the broker."""
-        self._deleted_at = self._clock()
-        places = [one for one in self._stands() if one.offset > 0]
-        if self._wanted.delete_committed and places:
-            try:
-                self._topics.delete_before(places)
-            except TopicUnavailable as error:
-                _log.warning("what is committed could not be deleted yet: %s", error.message)
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from lake.errors import TopicUnavailable
+from lake.errors import ClientSettingRefused, TopicUnavailable
+from lake.kafkarefusals import made
 from lake.kafkatopics import ASK_SECONDS, KafkaTopics, asking
 from lake.republish import PLACE
 from lake.topicbook import FeedingTopic
@@ -38,6 +39,7 @@ class KafkaOutlet:
 
     Raises:
         TopicUnavailable: the cluster cannot be reached, or has no such topic.
+        ClientSettingRefused: the client does not take a setting.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class KafkaOutlet:
         clock_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = {"log_level": 2, **settings}
-        waits_ms = [int(self._settings.pop(name)) for name in _EXPIRES if name in self._settings]
+        waits_ms = [_whole(name, self._settings.pop(name)) for name in _EXPIRES if name in self._settings]
         self._patience_seconds = (waits_ms[0] / 1000 or math.inf) if waits_ms else _PATIENCE_SECONDS
         self._clock = clock_seconds
         self._topics = KafkaTopics(self._settings, [topic])
@@ -59,7 +61,7 @@ class KafkaOutlet:
     @property
     def _producer(self) -> Producer:
         if self._made is None:
-            self._made = Producer({"linger.ms": 20, **self._settings, **_OUR_SETTINGS})
+            self._made = made(Producer, {"linger.ms": 20, **self._settings, **_OUR_SETTINGS})
         return self._made
 
     def partitions(self) -> int:
@@ -72,9 +74,8 @@ class KafkaOutlet:
 
     def last_places(self) -> list[str | None]:
         """The header `PLACE` of each partition's newest message. Raises `TopicUnavailable`."""
-        reader = Consumer(
-            {**self._settings, "group.id": f"place-{uuid.uuid4().hex}", "enable.auto.commit": False}
-        )
+        ours = {"group.id": f"place-{uuid.uuid4().hex}", "enable.auto.commit": False}
+        reader = made(Consumer, {**self._settings, **ours})
         try:
             with asking():
                 return [self._last_place(reader, number) for number in range(self.partitions())]
@@ -156,3 +157,10 @@ class KafkaOutlet:
             self._taken_at = self._clock()
         else:
             self._failed.append(error.name())
+
+
+def _whole(name: str, value: Any) -> int:
+    text = str(value)
+    if not text.isdecimal():
+        raise ClientSettingRefused(f"`{name}` is no number of milliseconds")
+    return int(text)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ConfigResource,
@@ -17,6 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from keys import Effects
 from lake.errors import TopicGone, TopicUnavailable
+from lake.kafkarefusals import made
 from lake.topicbook import FeedingTopic
 
 ASK_SECONDS: Final = 5.0
@@ -30,8 +31,6 @@ START_ANEW: Final = {
     getattr(KafkaError, "UNKNOWN_TOPIC_ID", KafkaError.UNKNOWN_TOPIC_OR_PART),
 }
 """Codes that a partition is read anew after."""
-REFUSED: Final = {KafkaError._AUTHENTICATION, KafkaError.TOPIC_AUTHORIZATION_FAILED}
-"""Codes that no retry helps."""
 
 
 class KafkaTopics:
@@ -44,6 +43,7 @@ class KafkaTopics:
 
     Raises:
         TopicUnavailable: the cluster cannot be reached, or a topic does not exist.
+        ClientSettingRefused: the client does not take a setting.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class KafkaTopics:
         self._settings = dict(settings)
         self._names = list(names)
         self._effects = effects or Effects()
-        self._admin = AdminClient(self._settings)
+        self._admin = made(AdminClient, self._settings)
         self._ids: dict[str, str] = {}
         self._cluster = ""
         self.look()
@@ -72,7 +72,7 @@ class KafkaTopics:
                 if not self._cluster:
                     self._cluster = str(self._admin.list_topics(timeout=ASK_SECONDS).cluster_id)
         except TopicUnavailable:
-            self._admin = AdminClient(self._settings)  # an idle one clings to a broker that is gone
+            self._admin = made(AdminClient, self._settings)  # an idle one clings to a broker that is gone
             raise
         changed = any(self._ids.get(name, at) != at for name, at in found.items())
         self._ids = found
@@ -92,16 +92,21 @@ class KafkaTopics:
         """The offset behind the newest message of each, in one call. Raises `TopicUnavailable`."""
         return self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
+    def readable_ends(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The same without what transactions have not committed yet. Raises `TopicUnavailable`."""
+        latest, level = OffsetSpec.latest(), IsolationLevel.READ_COMMITTED  # type: ignore[no-untyped-call]
+        return self._offsets(partitions, latest, isolation_level=level)
+
     def begins(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """The offset of the oldest message of each, in one call. Raises `TopicUnavailable`."""
         return self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
     def _offsets(
-        self, partitions: Iterable[tuple[str, int]], which: OffsetSpec
+        self, partitions: Iterable[tuple[str, int]], which: OffsetSpec, **more: Any
     ) -> dict[tuple[str, int], int]:
         wanted = {TopicPartition(*one): which for one in partitions}
         with asking():
-            asked = self._admin.list_offsets(wanted, request_timeout=_LOOK_SECONDS)
+            asked = self._admin.list_offsets(wanted, request_timeout=_LOOK_SECONDS, **more)
             return {
                 (one.topic, one.partition): int(future.result(_LOOK_SECONDS).offset)
                 for one, future in asked.items()

@@ -18,6 +18,9 @@ _OUR_SETTINGS: Final = {
     "check.crcs": True,
 }
 
+_CLASSIC: Final = ("partition.assignment.strategy", "heartbeat.interval.ms")
+"""Settings that brokers decide under `group.protocol = consumer`; the client refuses them then."""
+
 _FETCH_BYTES: Final = 16 * 1024 * 1024
 _DEFAULTS: Final = {"heartbeat.interval.ms": 500, "max.partition.fetch.bytes": _FETCH_BYTES}
 """A rebalance is noticed at a heartbeat; with the client's three seconds a second consumer begins late.
@@ -54,7 +57,11 @@ class Subscription:
         """For librdkafka's consumer; what exactly-once rests on is not up to anybody."""
         member = {} if self.member is None else {"group.instance.id": self.member}
         ours = {"group.id": self.group, **member, **_OUR_SETTINGS}
-        return {**_DEFAULTS, "fetch.max.bytes": self._answer_bytes(), **self.client_settings(), **ours}
+        defaults = {**_DEFAULTS, "fetch.max.bytes": self._answer_bytes()}
+        if self.client.get("group.protocol", "classic").lower() == "consumer":
+            ours = {name: value for name, value in ours.items() if name not in _CLASSIC}
+            defaults = {name: value for name, value in defaults.items() if name not in _CLASSIC}
+        return {**defaults, **self.client_settings(), **ours}
 
     def _answer_bytes(self) -> int:
         """The client refuses less than a message may have."""

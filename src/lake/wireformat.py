@@ -1,30 +1,34 @@
-"""Messages in Confluent's wire format: a zero byte, the id of a schema in a registry, and a body in it.
+"""Messages in Confluent's wire format: the id of a schema in a registry, and a body in it.
+
+The id is in the header `__value_schema_id`, as newer serializers write it, or ahead of the body; what the
+header says goes before, as in the client's own deserializers. It is a number or a GUID.
 
 The registry client's own deserializers read Avro, Protobuf and JSON Schema; what they find goes on as JSON
 to the format behind (CloudEvents with `ce_` headers, or a mapping). Written as JSON: times as RFC 3339,
 decimals as text, bytes as base64, enumerations by name.
 
-Format: Confluent's "Wire format" (schema id in the message's prefix). Encryption rules of a registry are not
-applied.
+Format: Confluent's "Wire format" (schema id in the message's prefix or headers). Encryption rules of a
+registry are not applied.
 """
 
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 import httpx2
 import orjson
 from attrs import evolve
-from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, dual_schema_id_deserializer
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer
 from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer
 from confluent_kafka.schema_registry.serde import SchemaId
+from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import json_format
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message as ProtobufMessage
@@ -35,13 +39,17 @@ from lake.errors import RegistryRefused, RegistryUnavailable
 from lake.messages import Message, MessageFormat, Messages, attributes_of
 from lake.validate import Flaw, subject_flaw
 
-_PREFIX_BYTES: Final = 5
+_HEADER: Final = "__value_schema_id"
+_NUMBER_BYTES: Final = 5
+_GUID_BYTES: Final = 17
 _ASK_SECONDS: Final = 10
 _REFUSED: Final = (401, 403)
 _NOT_FOUND: Final = 404
 _RETRIES: Final = 1  # whoever reads the topic waits and tries again
 _SUBJECTS: Final = {"subject.name.strategy": lambda *_: None}  # a value names its schema by number alone
-_Decode = Callable[[bytes], Any]
+_Decode = Callable[[bytes, SerializationContext], Any]
+_Key = int | UUID
+"""What a schema is asked for by."""
 
 
 class SchemaRegistry:
@@ -55,27 +63,30 @@ class SchemaRegistry:
     def __init__(self, url: str, client: Mapping[str, str] | None = None) -> None:
         settings = {"url": url, "timeout": _ASK_SECONDS, "max.retries": _RETRIES, **(client or {})}
         self._client = SchemaRegistryClient(settings)
-        self._decoders: dict[int, _Decode] = {}
+        self._decoders: dict[_Key, _Decode] = {}
 
-    def as_json(self, values: Sequence[bytes]) -> list[bytes | Flaw]:
+    def as_json(self, messages: Iterable[Message]) -> list[bytes | Flaw]:
         """Each value as JSON, or why it cannot be read.
 
         Raises:
             RegistryUnavailable: it does not answer; a retry helps.
             RegistryRefused: it does not let us in.
         """
-        unknown: set[int] = set()  # of this call: somebody may register it later
-        return [self._one(value, unknown) for value in values]
+        unknown: set[_Key] = set()  # of this call: somebody may register it later
+        return [self._one(one, unknown) for one in messages]
 
-    def _one(self, value: bytes, unknown: set[int]) -> bytes | Flaw:
-        if len(value) < _PREFIX_BYTES or value[0]:
+    def _one(self, message: Message, unknown: set[_Key]) -> bytes | Flaw:
+        value = message.value or b""
+        named = _named(message)
+        number = _key_of(value if named is None else named)
+        if number is None:
             return Flaw("not_in_wire_format")
-        number = int.from_bytes(value[1:_PREFIX_BYTES], "big")
         if number in unknown:
             return Flaw("unknown_schema")
+        context = SerializationContext("", MessageField.VALUE, None if named is None else {_HEADER: named})
         try:
             decode = self._decoders.get(number) or self._decoders.setdefault(number, self._decoder(number))
-            found = decode(value)
+            found = decode(value, context)
         except SchemaRegistryError as error:
             if error.http_status_code == _NOT_FOUND:
                 unknown.add(number)
@@ -94,8 +105,8 @@ class SchemaRegistry:
         except TypeError:
             return Flaw("undecodable")
 
-    def _decoder(self, number: int) -> _Decode:
-        kind = self._client.get_schema(number).schema_type
+    def _decoder(self, key: _Key) -> _Decode:
+        kind = _schema(self._client, key).schema_type
         found: _Decode = (
             _Protobuf(self._client)
             if kind == "PROTOBUF"
@@ -104,6 +115,25 @@ class SchemaRegistry:
             else AvroDeserializer(self._client, conf=_SUBJECTS)
         )
         return found
+
+
+def _named(message: Message) -> bytes | None:
+    return next((raw for name, raw in message.headers or () if name == _HEADER), None)
+
+
+def _key_of(place: bytes) -> _Key | None:
+    """What a schema id begins with: 0 and four bytes of a number, or 1 and sixteen of a GUID."""
+    if len(place) >= _NUMBER_BYTES and place[0] == 0:
+        return int.from_bytes(place[1:_NUMBER_BYTES], "big")
+    if len(place) >= _GUID_BYTES and place[0] == 1:
+        return UUID(bytes=bytes(place[1:_GUID_BYTES]))
+    return None
+
+
+def _schema(client: SchemaRegistryClient, key: _Key, fmt: str | None = None) -> Schema:
+    if isinstance(key, int):
+        return client.get_schema(key, fmt=fmt)
+    return client.get_schema_by_guid(str(key), fmt=fmt)
 
 
 class FramedMessages:
@@ -124,16 +154,15 @@ class FramedMessages:
         Raises:
             RegistryUnavailable, RegistryRefused: see `SchemaRegistry.as_json`.
         """
-        framed = [one for one in messages if one.value]
-        found = self._registry.as_json([one.value or b"" for one in framed])
-        unread = [
-            _letter(one, flaw) for one, flaw in zip(framed, found, strict=True) if isinstance(flaw, Flaw)
-        ]
+        framed = [one for one in messages if one.value or (one.value is not None and _named(one) is not None)]
+        found = self._registry.as_json(framed)
+        json = {one.offset: text for one, text in zip(framed, found, strict=True)}
+        unread = [_letter(one, flaw) for one in framed if isinstance(flaw := json[one.offset], Flaw)]
         bare = {one.offset: one.value or b"" for one in framed if not attributes_of(one)}
         read = Messages.of(
-            one._replace(value=json)
-            for one, json in zip(framed, found, strict=True)
-            if not isinstance(json, Flaw)
+            one._replace(value=text)
+            for one in messages
+            if not isinstance(text := json.get(one.offset, one.value), Flaw)
         )
         parsed = self._inner.parse(source, start, end, read)
         rejected = [*unread, *(evolve(one, raw=bare.get(one.line, one.raw)) for one in parsed.rejected)]
@@ -161,18 +190,18 @@ class _Protobuf:
     def __init__(self, client: SchemaRegistryClient) -> None:
         self._client = client
         self._types = ProtobufDeserializer(Empty, {}, client)
-        self._classes: dict[tuple[int, ...], type[ProtobufMessage]] = {}
+        self._classes: dict[tuple[_Key, tuple[int, ...]], type[ProtobufMessage]] = {}
 
-    def __call__(self, value: bytes) -> dict[str, Any]:
+    def __call__(self, value: bytes, context: SerializationContext) -> dict[str, Any]:
         place = SchemaId("PROTOBUF")
-        body = place.from_bytes(io.BytesIO(value)).read()
-        at = tuple(place.message_indexes or ())
-        message = (self._classes.get(at) or self._classes.setdefault(at, self._class(place.id or 0, at)))()
+        body = dual_schema_id_deserializer(value, context, place).read()
+        at = (place.id if place.guid is None else place.guid) or 0, tuple(place.message_indexes or ())
+        message = (self._classes.get(at) or self._classes.setdefault(at, self._class(*at)))()
         message.ParseFromString(body)
         return _fields_of(message)
 
-    def _class(self, number: int, at: tuple[int, ...]) -> type[ProtobufMessage]:
-        schema = self._client.get_schema(number, fmt="serialized")
+    def _class(self, key: _Key, at: tuple[int, ...]) -> type[ProtobufMessage]:
+        schema = _schema(self._client, key, "serialized")
         try:
             base64.b64decode(schema.schema_str or "", validate=True)
         except ValueError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from attrs import asdict, frozen
 from keys import AgentUnavailable, ShredlakeError
 from keys.hardening import harden
 from lake import load_mapping
+from lake.errors import ClientSettingRefused, MemberNotReleased
 from lake.messages import CloudEventMessages, MappedMessages, MessageFormat
 from lake.patience import Patience
 from lake.sealedmessages import SealedMessages
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS: Final = 0.2
 _AGENT_ATTEMPTS: Final = 4  # within a second: who waits for the agent goes on polling and can be stopped
+_SESSION_SECONDS: Final = 60.0  # brokers give a member 45 s unless told otherwise
 _log = logging.getLogger("shredlake.kafka")
 _SUMMED: Final = ("partitions", "events", "dead", "suppressed", "commits", "lag")
 
@@ -153,8 +156,12 @@ def _consume(order: _Order, sender: Connection) -> None:
 
 
 def _follow(order: _Order, should_stop: Callable[[], bool], tell: Callable[[object], None]) -> None:
-    """Runs a consumer; until the host's key agent is there it waits as it does when the agent goes later."""
-    patience = Patience()
+    """Runs a consumer; until the host's key agent is there it waits as it does when the agent goes later.
+
+    It also waits while the group knows another consumer of our name, for as long as the session of one that
+    died may last.
+    """
+    patience, since = Patience(), time.monotonic()
     while not should_stop():
         try:
             with open_feed(order.home, agent_attempts=_AGENT_ATTEMPTS) as feed:
@@ -164,6 +171,12 @@ def _follow(order: _Order, should_stop: Callable[[], bool], tell: Callable[[obje
         except AgentUnavailable as error:
             again_at = time.monotonic() + patience.wait(error, time.monotonic())
             _log.warning("consumer %d waits for the key agent", order.number)
+            tell(_waiting(error))
+        except MemberNotReleased as error:
+            if time.monotonic() - since > _SESSION_SECONDS:
+                raise
+            again_at = time.monotonic() + patience.wait(error, time.monotonic())
+            _log.warning("consumer %d waits: %s", order.number, error.message)
             tell(_waiting(error))
         while time.monotonic() < again_at and not should_stop():
             time.sleep(_LOOK_SECONDS)
@@ -185,7 +198,17 @@ def _topics(settings: Kafka, names: Sequence[str]) -> KafkaTopics:
         from lake.kafkatopics import KafkaTopics
     except ImportError:
         raise BadSettings("[kafka] needs confluent-kafka", next_step="Install `shredlake[kafka]`.") from None
-    return KafkaTopics(_subscription(settings).client_settings(), names)
+    with settings_checked():
+        return KafkaTopics(_subscription(settings).client_settings(), names)
+
+
+@contextlib.contextmanager
+def settings_checked() -> Iterator[None]:
+    """What the client does not take is a matter of our settings. Raises `BadSettings`."""
+    try:
+        yield
+    except ClientSettingRefused as error:
+        raise BadSettings(error.message, next_step=error.next_step) from None
 
 
 @frozen
@@ -208,7 +231,7 @@ def standing(settings: Kafka, offsets: Mapping[str, int]) -> Standing:
         offsets: source → next offset, by the table.
 
     Raises:
-        BadSettings: no client library.
+        BadSettings: no client library, or a setting that it does not take.
         TopicUnavailable: the cluster cannot be reached, or a topic does not exist.
     """
     topics = _topics(settings, settings.topics)
@@ -229,7 +252,7 @@ def open_consumer(feed: Feed, number: int = 0, *, accept_gaps: bool = False) -> 
         number: tells the consumers of one host apart.
 
     Raises:
-        BadSettings: no [kafka], no client library, or no fitting mapping.
+        BadSettings: no [kafka], no client library, a setting that it does not take, or no fitting mapping.
         TopicUnavailable: the cluster cannot be reached, or a topic does not exist.
     """
     settings = feed.settings.kafka
@@ -251,7 +274,8 @@ def open_consumer(feed: Feed, number: int = 0, *, accept_gaps: bool = False) -> 
     # What a sealed topic keeps of a person dies with the key, as in the lake: it is no open store.
     note = (lambda _: None) if settings.format == "sealed" else feed.topics.note
     wanted = _format(feed, settings)
-    return KafkaIngest(subscription, wanted, feed.ingestor, note, rule, effects=feed.effects)
+    with settings_checked():
+        return KafkaIngest(subscription, wanted, feed.ingestor, note, rule, effects=feed.effects)
 
 
 def _subscription(settings: Kafka, number: int = 0, accept_gaps: bool = False) -> Subscription:

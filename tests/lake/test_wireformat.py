@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import tomli_w
 from confluent_kafka import Producer
@@ -29,7 +30,8 @@ from keys import SubjectId
 from lake import dead_letters, verify
 from lake.errors import RegistryRefused, RegistryUnavailable
 from lake.mapping import parse_mapping
-from lake.messages import CloudEventMessages, MappedMessages
+from lake.messages import CloudEventMessages, MappedMessages, Message
+from lake.validate import Flaw
 from lake.wireformat import FramedMessages, SchemaRegistry
 from service.runtime import Runtime
 from tests.lake.topics import Topic, exactly, held
@@ -158,6 +160,38 @@ def test_each_kind_of_schema_comes_by_a_mapping_exactly_once(
     assert verify(world.lake, deep=True).problems == ()
 
 
+@pytest.mark.parametrize("kind", [avro, json_schema, protobuf])
+@pytest.mark.parametrize("by", ["number", "guid"])
+def test_a_schema_that_a_header_names_is_read_as_one_ahead_of_the_body(
+    registry: Registry, client: SchemaRegistryClient, kind: Any, by: str
+) -> None:
+    """As the client's own deserializers do: the header goes before, and the value is the body alone."""
+    framed = kind(client)(3)
+    reader = SchemaRegistry(registry.address()["SCHEMA_REGISTRY_URL"])
+    indexes = 2 if kind is protobuf else 0  # the message's place in its file stays with the id
+    place, body = framed[: 5 + indexes], framed[5 + indexes :]
+    if by == "guid":
+        guid = guid_of(registry, int.from_bytes(place[1:5], "big"))
+        place = b"\x01" + guid.bytes + place[5:]
+    headers = [("other", b"x"), ("__value_schema_id", place), ("__value_schema_id", b"")]
+    (ahead,) = reader.as_json([Message(0, framed)])
+    assert isinstance(ahead, bytes)
+    assert json.loads(ahead)["cents"] == 3
+    assert reader.as_json([Message(0, body, headers), Message(1, place + body)]) == [ahead, ahead]
+    assert reader.as_json([Message(0, body)]) != [ahead]
+    wrong = reader.as_json([Message(0, framed, [("__value_schema_id", b"\x02")])])
+    assert wrong == [Flaw("not_in_wire_format")]
+
+
+def guid_of(registry: Registry, number: int) -> uuid.UUID:
+    """What the registry also knows a schema by."""
+    url = f"{registry.address()['SCHEMA_REGISTRY_URL']}/schemas/ids/{number}"
+    answer = httpx.get(url).json()
+    if "guid" not in answer:
+        pytest.skip("this registry has no GUIDs")
+    return uuid.UUID(answer["guid"])
+
+
 def test_an_avro_record_with_attributes_in_headers_is_a_cloud_event(
     topic: Topic, world: Runtime, registry: Registry, client: SchemaRegistryClient
 ) -> None:
@@ -236,7 +270,8 @@ def test_values_that_json_has_no_form_of_are_written_as_text(
     message = kind(who="ann", number=2**62, raw=b"\xff")
     message.items.add(cents=3)
     framed = value_of(ProtobufSerializer(kind, client, {"use.deprecated.format": False}), message)
-    found = SchemaRegistry(registry.address()["SCHEMA_REGISTRY_URL"]).as_json([value, framed])
+    reader = SchemaRegistry(registry.address()["SCHEMA_REGISTRY_URL"])
+    found = reader.as_json([Message(0, value), Message(1, framed)])
     assert [json.loads(one) for one in found if isinstance(one, bytes)] == [
         {"d": "1.50", "b": "/w==", "t": "2026-03-01T12:00:00+00:00"},
         {"who": "ann", "number": 2**62, "cents": 0, "items": [{"cents": 3}], "kind": "CASH", "raw": "/w=="},
@@ -251,7 +286,7 @@ def test_a_protobuf_schema_that_is_given_as_text_is_said_so(
     number = client.register_schema(f"t-{uuid.uuid4().hex}-value", Schema(text, "PROTOBUF"))
     reader = SchemaRegistry(registry.address()["SCHEMA_REGISTRY_URL"])
     with pytest.raises(RegistryRefused, match="as text"):
-        reader.as_json([b"\0" + number.to_bytes(4, "big") + b"\0\x0a\x03ann"])
+        reader.as_json([Message(0, b"\0" + number.to_bytes(4, "big") + b"\0\x0a\x03ann")])
 
 
 def test_a_registry_that_is_away_is_waited_for(topic: Topic, world: Runtime, tmp_path: Path) -> None:
@@ -267,7 +302,7 @@ def test_a_registry_that_is_away_is_waited_for(topic: Topic, world: Runtime, tmp
         producer.flush()
         away.process.kill()
         with pytest.raises(RegistryUnavailable):
-            SchemaRegistry(url).as_json([one])
+            SchemaRegistry(url).as_json([Message(0, one)])
         consumer = topic.consumer(world, message_format=mapped(world, away))
         following = threading.Thread(target=lambda: consumer.run(until_caught_up=True))
         following.start()

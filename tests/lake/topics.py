@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from lake import EventRead
 from lake.backlog import CommitRule
+from lake.ingest import Ingestor
 from lake.kafka import KafkaIngest
 from lake.messages import CloudEventMessages, MessageFormat
 from lake.subscription import Subscription
@@ -80,20 +81,28 @@ class Topic:
         accept_gaps: bool = False,
         delete_committed: bool = False,
         clock_seconds: Callable[[], float] = time.monotonic,
+        client: dict[str, str] | None = None,
+        ingestor: Ingestor | None = None,
     ) -> KafkaIngest:
         """A consumer into a lake."""
         subscription = Subscription(
             self.bootstrap,
             (self.name,),
             group,
-            {"session.timeout.ms": "6000"},
+            {"session.timeout.ms": "6000"} if client is None else client,
             member,
             accept_gaps,
             delete_committed,
         )
         wanted = message_format or CloudEventMessages(world.lake.types)
-        ingestor, note = world.lake.ingestor(), world.lake.topics.note
-        return KafkaIngest(subscription, wanted, ingestor, note, rule, clock_seconds)
+        return KafkaIngest(
+            subscription,
+            wanted,
+            ingestor or world.lake.ingestor(),
+            world.lake.topics.note,
+            rule,
+            clock_seconds,
+        )
 
 
 def person(number: int) -> str:

@@ -356,3 +356,15 @@ def open_files(pid: int, folder: Path) -> list[str]:
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             found.append(str(one.readlink()))
     return [path for path in found if path.startswith(str(folder))]
+
+
+def test_a_setting_that_the_client_refuses_ends_the_command_at_once(topic: Topic, home: Path) -> None:
+    """With its sentence and the next step; no process is started again for it."""
+    config = tomllib.loads((home / "shredlake.toml").read_text())
+    config["kafka"]["client"] = {"nonsense": "1"}
+    (home / "shredlake.toml").write_text(tomli_w.dumps(config))
+    told, complaints = start(home).communicate(timeout=60)
+    assert 'No such configuration property: "nonsense"' in complaints
+    assert "→ Correct `kafka.client`" in complaints
+    assert "starts again" not in complaints
+    assert "Traceback" not in complaints

@@ -19,7 +19,7 @@ from service.cli.common import INCOMPLETE, emit, opened_gate, progress_bar, say,
 from service.cli.lake_commands import app as app
 from service.errors import BadInput, BadSettings
 from service.feed import open_feed
-from service.kafka import partition_source
+from service.kafka import partition_source, settings_checked
 from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def open_outlet(home: Path, topic: str) -> KafkaOutlet:
 
     Raises:
         BadInput: the settings name no cluster.
-        BadSettings: no client library.
+        BadSettings: no client library, or a setting that it does not take.
         TopicUnavailable: see `KafkaOutlet`.
     """
     settings = load_settings(home).kafka
@@ -44,7 +44,8 @@ def open_outlet(home: Path, topic: str) -> KafkaOutlet:
     except ImportError:
         raise BadSettings("[kafka] needs confluent-kafka", next_step="Install `shredlake[kafka]`.") from None
     client = {name: value.get_secret_value() for name, value in settings.client.items()}
-    return KafkaOutlet({"bootstrap.servers": settings.bootstrap, **client}, topic)
+    with settings_checked():
+        return KafkaOutlet({"bootstrap.servers": settings.bootstrap, **client}, topic)
 
 
 @app.command()
