@@ -363,7 +363,7 @@ def test_a_setting_that_the_client_refuses_ends_the_command_at_once(topic: Topic
     config = tomllib.loads((home / "shredlake.toml").read_text())
     config["kafka"]["client"] = {"nonsense": "1"}
     (home / "shredlake.toml").write_text(tomli_w.dumps(config))
-    told, complaints = start(home).communicate(timeout=60)
+    _, complaints = start(home).communicate(timeout=60)
     assert 'No such configuration property: "nonsense"' in complaints
     assert "→ Correct `kafka.client`" in complaints
     assert "starts again" not in complaints
