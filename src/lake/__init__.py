@@ -25,7 +25,9 @@ from lake.errors import (
     KeyReused,
     LakeError,
     MappingError,
+    MomentRefused,
     SchemaError,
+    SnapshotExpired,
     SnapshotGone,
     StorageFailed,
     StorageRefused,
@@ -43,6 +45,7 @@ from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
 from lake.lakehouse import Lake, open_events, open_lake
 from lake.maintenance import Maintenance
 from lake.mapping import Mapping, load_mapping
+from lake.moments import Found, Nearest, checked_moment
 from lake.needles import NOT_SEARCHED, Hit, Needles
 from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes, stamp_of
 from lake.pieces import Pace
@@ -92,6 +95,7 @@ __all__ = [
     "Facet",
     "FeedingTopic",
     "Fenced",
+    "Found",
     "GraceTooShort",
     "Hit",
     "Housekeeping",
@@ -113,6 +117,8 @@ __all__ = [
     "Mapping",
     "MappingError",
     "Merged",
+    "MomentRefused",
+    "Nearest",
     "Needles",
     "Note",
     "ObjectStore",
@@ -127,6 +133,7 @@ __all__ = [
     "Rejected",
     "Replay",
     "SchemaError",
+    "SnapshotExpired",
     "SnapshotGone",
     "Source",
     "Step",
@@ -149,6 +156,7 @@ __all__ = [
     "bucket_of",
     "build_tag",
     "check_grace",
+    "checked_moment",
     "clear_fields",
     "collected",
     "dead_letters",

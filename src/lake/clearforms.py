@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from lake.moments import EXPIRED_PROPERTY
 from lake.offsets import BATCH, COUNTS, DROPPED, EPOCH, KIND, OFFSETS, RANGES, SETTLED, TOTALS
 
 _SOURCE: Final = re.compile(
@@ -30,6 +31,7 @@ _PROPERTY_VALUE: Final = re.compile(
     r"true|false|-?\d{1,12}|none|counts|full|truncate\(\d+\)|snapshot|serializable|zstd|gzip|snappy|lz4"
     r"|uncompressed|parquet|avro|orc|hash|range|copy-on-write|merge-on-read"
 )
+_EXPIRED: Final = re.compile(r"(\d+:\d+:\d+(,\d+:\d+:\d+)*)?")
 _UUID: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OBJECT: Final = re.compile(
     rf"/(lake/events|views/[a-z0-9_]+__[0-9a-f]{{8}})/"
@@ -58,7 +60,7 @@ def summary_findings(summary: Mapping[str, str]) -> Iterator[str]:
 def property_findings(properties: Mapping[str, str], ours: Mapping[str, str]) -> Iterator[str]:
     """What is wrong with a table's properties, of which we set some."""
     for key, value in properties.items():
-        known = ours.get(key) == value
+        known = ours.get(key) == value or (key == EXPIRED_PROPERTY and _EXPIRED.fullmatch(value))
         if not known and not (_PROPERTY.fullmatch(key) and _PROPERTY_VALUE.fullmatch(value)):
             yield "a table property"
 

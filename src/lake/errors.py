@@ -169,6 +169,33 @@ class SnapshotGone(LakeError):
     default_next_step = "List what exists with `shredlake lake snapshots`."
 
 
+class SnapshotExpired(SnapshotGone):
+    """The state of a moment is not kept any more, or nobody knows whether it is.
+
+    Attributes:
+        before, after: ids of the nearest kept snapshots; None where there is none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        next_step: str | None = None,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> None:
+        super().__init__(message, next_step=next_step)
+        self.before = before
+        self.after = after
+
+
+class MomentRefused(LakeError):
+    """A moment has no time zone, or has not come yet."""
+
+    whose_move = "caller"
+    default_next_step = "Ask for a moment of the past, like 2026-01-31T10:00+01:00; leave it out for now."
+
+
 class GraceTooShort(LakeError):
     """A sweep would delete files of commits under way."""
 

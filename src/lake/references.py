@@ -26,6 +26,7 @@ from pyiceberg.table.update import (
 )
 
 from lake.errors import TagLost
+from lake.moments import EXPIRED_PROPERTY
 from lake.objects import storage_errors
 from lake.retention import TagChanges
 
@@ -57,6 +58,18 @@ class _Unnamed(_Kept):
             raise CommitFailedException("another process has named one of the snapshots")
 
 
+class _Remembered(ValidatableTableRequirement):
+    """Nobody has forgotten snapshots meanwhile: what is remembered of expired ones is as it was seen."""
+
+    type: Literal["shredlake-remembered"] = "shredlake-remembered"
+    text: str | None
+
+    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]
+        """See there."""
+        if base_metadata is not None and base_metadata.properties.get(EXPIRED_PROPERTY) != self.text:
+            raise CommitFailedException("another process has forgotten snapshots")
+
+
 def kept(catalog: Catalog, snapshot_ids: Collection[int]) -> tuple[Any, ...]:
     """Requirements: these snapshots are there. A REST server sees to that itself."""
     return (_Kept(snapshot_ids=list(snapshot_ids)),) if isinstance(catalog, SqlCatalog) else ()
@@ -67,10 +80,12 @@ def unnamed(catalog: Catalog, seen: TableMetadata, snapshot_ids: Collection[int]
 
     A SQL catalog checks ours in its own compare-and-set. REST knows requirements on names alone, and nobody
     knows the names that will be: so who names a snapshot moves `LAST_TAGGED` to it as well, and that one
-    is asked for, also for not being there.
+    is asked for, also for not being there. What is remembered of expired ones cannot be asked for: of two
+    expiries in one moment one may be remembered alone, and the commits of the other count as unknown.
     """
     if isinstance(catalog, SqlCatalog):
-        return (_Unnamed(snapshot_ids=list(snapshot_ids)),)
+        remembered = _Remembered(text=seen.properties.get(EXPIRED_PROPERTY))
+        return (_Unnamed(snapshot_ids=list(snapshot_ids)), remembered)
     names = {name: ref.snapshot_id for name, ref in seen.refs.items() if name != MAIN_BRANCH}
     return tuple(
         AssertRefSnapshotId.model_validate({"ref": name, "snapshot-id": snapshot_id})

@@ -15,12 +15,12 @@ from pyiceberg.table.snapshots import Snapshot
 from keys import OpeningKeys
 from lake.blocks import BUCKET_PREFIX_BYTES, bucket_of
 from lake.dedup import settle, settle_among
-from lake.errors import SnapshotGone
 from lake.eventreader import EventReader, OpenedEvents, Read
 from lake.eventtypes import DEAD_LETTER, TAG_FIELDS
 from lake.increments import added_between
 from lake.kin import of_range, parts_kin
 from lake.leanreads import parted
+from lake.moments import Found, Nearest, checked_moment, commits_of, head_at, remembered_of
 from lake.objects import collected
 from lake.pieces import Cell, Pace, cuts, packed
 from lake.rivals import Rivals, of_days, tags_of
@@ -106,20 +106,27 @@ class Replay:
         """The snapshot that was the head at a moment; the head now for None.
 
         Raises:
-            SnapshotGone: nothing that old exists (any more); says what does.
+            MomentRefused, SnapshotExpired, SnapshotGone: see `as_of`.
         """
-        metadata = self._table.metadata()
         if as_of is None:
-            return metadata.current_snapshot()
-        limit_ms = int(as_of.astimezone(UTC).timestamp() * 1000)
-        kept = self._table.history(metadata)
-        for snapshot in kept:
-            if snapshot.timestamp_ms <= limit_ms:
-                return snapshot
-        if not kept:
-            raise SnapshotGone("the lake holds no event yet", next_step="Ingest some first.")
-        oldest = datetime.fromtimestamp(kept[-1].timestamp_ms / 1000, UTC).isoformat(timespec="seconds")
-        raise SnapshotGone(f"nothing was in the lake then; its oldest snapshot is of {oldest}")
+            return self._table.snapshot()
+        return self._table.snapshot(self.as_of(as_of).commit.snapshot_id)
+
+    def as_of(self, moment: datetime, nearest: Nearest | None = None) -> Found:
+        """The commit that was the head at a moment.
+
+        Args:
+            nearest: which kept neighbour is taken where the snapshot of that moment has expired.
+
+        Raises:
+            MomentRefused: no moment of the past.
+            SnapshotExpired: its snapshot has expired; names both neighbours.
+            SnapshotGone: nothing had been committed then.
+        """
+        moment = checked_moment(moment, datetime.now(UTC))
+        metadata = self._table.metadata()
+        kept, last = commits_of(metadata), metadata.next_sequence_number() - 1
+        return head_at(kept, last, remembered_of(metadata), moment, nearest)
 
     def files_between(self, after: int, until: int) -> list[DataFile]:
         """Data files with what ingest added after one snapshot and up to another.

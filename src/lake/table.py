@@ -25,6 +25,7 @@ from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import (
     AssertTableUUID,
     RemoveSnapshotsUpdate,
+    SetPropertiesUpdate,
     TableRequirement,
     TableUpdate,
     update_table_metadata,
@@ -35,6 +36,7 @@ from keys import Effects
 from lake.catalog import catalog_errors
 from lake.datafiles import write_data_file
 from lake.errors import CommitConflict, SnapshotGone, StorageFailed
+from lake.moments import EXPIRED_PROPERTY, remembering
 from lake.objects import scan_parquet, storage_errors, storage_failed
 from lake.references import check_names, kept, tag_update, unnamed, with_last_tagged
 from lake.retention import TagChanges
@@ -285,7 +287,7 @@ class IcebergTable:
         return chosen
 
     def expire(self, choose: Callable[[TableMetadata], Sequence[int]]) -> list[int]:
-        """Forgets the chosen snapshots; deletes no file. Returns the ids.
+        """Forgets the chosen snapshots, and remembers when they landed; deletes no file. Returns the ids.
 
         One that was named, or forgotten by another process, between the choice and the commit makes the
         choice be made anew.
@@ -300,7 +302,8 @@ class IcebergTable:
             if not gone:
                 return (), ()
             forget = RemoveSnapshotsUpdate.model_validate({"snapshot-ids": gone})
-            return (forget,), unnamed(self._catalog, metadata, gone)
+            remember = SetPropertiesUpdate(updates={EXPIRED_PROPERTY: remembering(metadata, gone)})
+            return (forget, remember), unnamed(self._catalog, metadata, gone)
 
         self._change(change)
         if gone and not isinstance(self._catalog, SqlCatalog):

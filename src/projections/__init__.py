@@ -30,7 +30,7 @@ from projections.ledger import Ledger, Publication, Release
 from projections.registry import ViewRegistry
 from projections.state import StateStore
 from projections.tables import ViewTables
-from projections.views import Answer, PersonAnswer, Reconciled, Views, utc
+from projections.views import Answer, PersonAnswer, Reconciled, Views
 
 
 def open_views(
@@ -116,7 +116,6 @@ __all__ = [
     "result",
     "revealing",
     "unique",
-    "utc",
     "view_is_personal",
     "within",
 ]

@@ -12,7 +12,7 @@ import polars as pl
 from attrs import field, frozen
 
 from keys import Keyring, Shredded, SubjectId
-from lake import Lake, build_tag
+from lake import Lake, build_tag, checked_moment
 from projections.build import Builder, Built, Progress
 from projections.definition import SUBJECT, event_reads
 from projections.derive import view_is_personal
@@ -146,9 +146,12 @@ class Views:
         """The publication readers saw at a moment.
 
         Raises:
+            MomentRefused: no moment of the past.
             UnknownView: neither defined nor ever published.
             NotPublished: nothing was published then; says since when something is.
         """
+        if at is not None:
+            at = checked_moment(at, self._lake.clock())
         release = self.ledger.current(at)
         if release is not None and name in release.entries:
             return self.ledger.publication(release.entries[name])
@@ -273,14 +276,3 @@ class Views:
         fresh = {name: snapshot_id for name, snapshot_id in tags.items() if name not in known}
         if fresh:
             self._lake.events.set_tags(fresh)
-
-
-def utc(moment: datetime) -> datetime:
-    """A moment in UTC; naive ones are refused.
-
-    Raises:
-        NotPublished: without a time zone a moment names no instant.
-    """
-    if moment.tzinfo is None:
-        raise NotPublished("a moment needs a time zone", next_step="Write it like 2026-01-31T10:00+01:00.")
-    return moment.astimezone(UTC)

@@ -17,10 +17,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from keys import SubjectId
-from projections import utc
 from purge import verifier_keys
 from service import problems
 from service.batches import batch_routes
+from service.errors import NearestRefused
 from service.gatekeeper import Gatekeeper
 from service.intake import IntakeWorker
 from service.jobs import job_scheduler
@@ -53,6 +53,9 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
         (503, "try again later"),
     )
 }
+
+
+_Nearest = Annotated[str | None, Query(description="refused: what was published is no other moment's")]
 
 
 def create_app(runtime: Runtime) -> FastAPI:
@@ -246,18 +249,19 @@ def _views(runtime: Runtime) -> APIRouter:
     def get_view(
         name: str,
         as_of: Annotated[datetime | None, Query(description="a moment with its time zone")] = None,
+        nearest: _Nearest = None,
         mode: Literal["as_reported", "as_recomputed", "reconcile"] = "as_reported",
         limit: Annotated[int, Query(ge=1, le=100_000)] = DEFAULT_ROWS,
     ) -> ViewAnswer:
         """Rows of a view, now or as of a moment, with their publication and its proof."""
-        at = utc(as_of) if as_of else None
+        _refuse_nearest(nearest)
         if mode == "reconcile":
-            between = views.reconcile(name, at)
+            between = views.reconcile(name, as_of)
             why = {"erased_events": between.erased_events, "residual": between.residual}
             told = {"explanation": why, "withheld": between.withheld}
             return answer(name, mode, between.differences, between.publication, limit=limit, **told)
         ask = views.as_reported if mode == "as_reported" else views.as_recomputed
-        rows = ask(name, at)
+        rows = ask(name, as_of)
         return answer(
             name,
             mode,
@@ -269,9 +273,12 @@ def _views(runtime: Runtime) -> APIRouter:
         )
 
     @router.post("/views/{name}/row", response_model=None, responses={410: {"description": "erased"}})
-    def get_row(name: str, named: Named, as_of: datetime | None = None) -> dict[str, Any] | JSONResponse:
+    def get_row(
+        name: str, named: Named, as_of: datetime | None = None, nearest: _Nearest = None
+    ) -> dict[str, Any] | JSONResponse:
         """One person's row; of an erased person 410 with the receipt's id."""
-        found = views.person(name, SubjectId(named.subject), utc(as_of) if as_of else None)
+        _refuse_nearest(nearest)
+        found = views.person(name, SubjectId(named.subject), as_of)
         if found.row is not None:
             return {"view": name, "row": found.row}
         if found.shredded is not None:
@@ -280,6 +287,11 @@ def _views(runtime: Runtime) -> APIRouter:
         raise HTTPException(404, "the view has no row of this person")
 
     return router
+
+
+def _refuse_nearest(nearest: str | None) -> None:
+    if nearest is not None:
+        raise NearestRefused
 
 
 def _log(runtime: Runtime) -> APIRouter:

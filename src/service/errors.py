@@ -61,3 +61,15 @@ class BadInput(ServiceError):
 
     whose_move = "caller"
     default_next_step = "See `--help`."
+
+
+class NearestRefused(BadInput):
+    """A view's answer was asked for by the nearest kept moment."""
+
+    default_next_step = (
+        "Leave `nearest` out: the answer is what readers saw at that very moment. `shredlake views history"
+        " VIEW` lists the publications; events alone are read with `lake read --nearest`."
+    )
+
+    def __init__(self) -> None:
+        super().__init__("what a view reported or recomputes for a moment is never taken from another one")

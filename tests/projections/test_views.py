@@ -30,7 +30,6 @@ from projections import (
     UnknownView,
     ViewRegistry,
     fingerprint,
-    utc,
 )
 from projections.compute import Partial
 from service.runtime import Runtime, open_deriver, open_runtime
@@ -154,12 +153,6 @@ def test_the_past_answers_as_it_was_reported(slow_world: Runtime, clock: Clock) 
     assert sums == [10, 20, 30]
     with pytest.raises(NotPublished, match="its first publication is of 2026-03-01"):
         slow_world.views.as_reported("cents_per_day", datetime(2020, 1, 1, tzinfo=UTC))
-
-
-def test_a_moment_without_a_zone_is_refused() -> None:
-    """It names no instant."""
-    with pytest.raises(NotPublished, match="time zone"):
-        utc(datetime(2026, 1, 1))
 
 
 def test_an_unknown_view_names_those_that_exist(world: Runtime) -> None:

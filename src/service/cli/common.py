@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from keys import InvalidName, SubjectId
+from lake import checked_moment
 from service.errors import BadInput
 from service.runtime import Runtime, open_runtime
 from service.settings import find_home
@@ -131,16 +132,17 @@ def parse_moment(text: str | None) -> datetime | None:
 
     Raises:
         BadInput: not a moment.
+        MomentRefused: it has not come yet.
     """
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
         raise BadInput(
-            f"`{text}` is not a moment", next_step="Write it like 2026-01-31T10:00+01:00."
+            "what was given is not a moment", next_step="Write it like 2026-01-31T10:00+01:00."
         ) from None
-    return moment.astimezone()
+    return checked_moment(moment, datetime.now(UTC))
 
 
 @contextmanager

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from keys import DEFAULT_PURPOSE
-from lake import CLEAR_FIELDS, PERSONAL_HEAD, PRIMARY, EventRead, EventType, Facet, SnapshotGone
+from lake import (
+    CLEAR_FIELDS,
+    PERSONAL_HEAD,
+    PRIMARY,
+    EventRead,
+    EventType,
+    Facet,
+    Found,
+    Nearest,
+    SnapshotGone,
+)
 from service.cli.common import emit, opened, parse_moment, progress_bar, read_subject, say
 from service.cli.topic_commands import app as app
 from service.errors import BadInput
@@ -42,6 +52,10 @@ def read_events(
     ] = None,
     day_to: Annotated[str | None, typer.Option(help="last day on which events happened")] = None,
     as_of: Annotated[str | None, typer.Option(help="as the lake was then, 2026-03-31T12:00+02:00")] = None,
+    nearest: Annotated[
+        Nearest | None,
+        typer.Option(help="take the kept state before or after, where that of --as-of has expired"),
+    ] = None,
     from_snapshot: Annotated[int | None, typer.Option(help="only what was ingested after this one")] = None,
     to_snapshot: Annotated[int | None, typer.Option(help="of lake.events; default: the head")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="processes that read")] = 1,
@@ -52,7 +66,9 @@ def read_events(
         chosen = _facet(known, facet)
         names = _fields(known, chosen, fields, personal)
         read = EventRead(event_type, names, chosen, _days(day_from, day_to))
-        until = _snapshot(runtime, as_of, to_snapshot)
+        until, found = _snapshot(runtime, as_of, nearest, to_snapshot)
+        if found is not None and not found.is_exact:
+            say(found.sentence())
         ref = _person(runtime, subject, chosen) if subject is not None else None
         if personal or ref is not None:
             say("what is written is a copy: no later erasure reaches it, and no receipt covers it")
@@ -63,7 +79,7 @@ def read_events(
     if to == STDOUT:
         say(text)
     else:
-        emit(here, {"events": count, "snapshot": str(until)}, text)
+        emit(here, {"events": count, "snapshot": str(until)} | (found.as_dict() if found else {}), text)
 
 
 def _facet(known: EventType, text: str | None) -> Facet:
@@ -108,16 +124,21 @@ def _days(first: str | None, last: str | None) -> tuple[date, date] | None:
     return days
 
 
-def _snapshot(runtime: Runtime, as_of: str | None, named: int | None) -> int:
+def _snapshot(
+    runtime: Runtime, as_of: str | None, nearest: Nearest | None, named: int | None
+) -> tuple[int, Found | None]:
     if as_of is not None and named is not None:
         raise BadInput("--as-of and --to-snapshot name the same thing", next_step="Give one of them.")
-    if named is not None:
-        found = runtime.lake.events.snapshot(named)
-    else:
-        found = runtime.lake.replay().resolve(parse_moment(as_of))
-    if found is None:
+    moment = parse_moment(as_of)
+    if moment is not None:
+        found = runtime.lake.replay().as_of(moment, nearest)
+        return found.commit.snapshot_id, found
+    if nearest is not None:
+        raise BadInput("--nearest belongs to --as-of", next_step="Leave it out, or give a moment.")
+    head = runtime.lake.events.snapshot(named)
+    if head is None:
         raise SnapshotGone("the lake holds no event yet", next_step="Ingest some first.")
-    return found.snapshot_id
+    return head.snapshot_id, None
 
 
 def _person(runtime: Runtime, text: str, facet: Facet) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from projections import revealing, utc
+from lake import Nearest
+from projections import revealing
 from service.cli.common import (
     GROUP,
     emit,
@@ -20,12 +22,17 @@ from service.cli.common import (
     read_subject,
     say,
 )
+from service.errors import NearestRefused
 from service.runtime import Runtime
 
 app = typer.Typer(help="Views: build, publish, read, time travel.", **GROUP)
 Names = Annotated[list[str] | None, typer.Argument(help="views; all where none is named")]
 Name = Annotated[str, typer.Argument(help="a view")]
 AsOf = Annotated[str | None, typer.Option("--as-of", help="a moment, e.g. 2026-01-31T10:00+01:00")]
+Certified = Annotated[
+    Nearest | None,
+    typer.Option("--nearest", help="of `lake read` alone: what was published is never another moment's"),
+]
 Why = Annotated[str, typer.Option(help="why, for the record")]
 
 
@@ -66,13 +73,14 @@ def build(
     names: Names = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="derive every bucket anew")] = False,
     as_of: AsOf = None,
+    nearest: Certified = None,
     publish: Annotated[bool, typer.Option("--publish", help="switch readers to the result")] = False,
     why: Why = "",
 ) -> None:
     """Build views beside what readers see: first build, catch-up or rebuild, whichever is due."""
     with opened_gate(context) as (here, runtime):
-        moment = parse_moment(as_of)
-        snapshot = runtime.lake.replay().resolve(utc(moment)) if moment else None
+        moment = _exact(as_of, nearest)
+        snapshot = runtime.lake.replay().as_of(moment).commit if moment else None
         with progress_bar(here, "deriving", None) as update:
             built = runtime.views.build(
                 names or runtime.views.registry.names(),
@@ -127,12 +135,13 @@ def show(
     context: typer.Context,
     name: Name,
     as_of: AsOf = None,
+    nearest: Certified = None,
     mode: Annotated[Mode, typer.Option(help="which answer about that moment")] = Mode.AS_REPORTED,
     limit: Annotated[int, typer.Option(min=1, help="rows to show")] = 20,
 ) -> None:
     """Show a view's rows: as reported then, as recomputed today, or their difference explained."""
     with opened_gate(context) as (here, runtime):
-        moment = parse_moment(as_of)
+        moment = _exact(as_of, nearest)
         if mode is Mode.RECONCILE:
             found = runtime.views.reconcile(name, moment)
             erased = "not told" if found.erased_events is None else f"{found.erased_events:,}"
@@ -162,10 +171,11 @@ def person(
     name: Name,
     subject: Annotated[str, typer.Argument(help="the person's id; - reads it from stdin")],
     as_of: AsOf = None,
+    nearest: Certified = None,
 ) -> None:
     """Show one person's row, or the receipt that says why there is none."""
     with opened_gate(context) as (here, runtime):
-        found = runtime.views.person(name, read_subject(subject), parse_moment(as_of))
+        found = runtime.views.person(name, read_subject(subject), _exact(as_of, nearest))
         if found.shredded is not None:
             receipt = found.shredded.receipt_id
             emit(here, {"shredded": True, "receipt": receipt}, f"shredded, receipt {receipt}")
@@ -200,6 +210,12 @@ def runs(context: typer.Context) -> None:
     """List past runs of scheduled jobs."""
     with opened(context) as (here, runtime):
         emit_rows(here, _runs(runtime), "scheduled runs")
+
+
+def _exact(as_of: str | None, nearest: Nearest | None) -> datetime | None:
+    if nearest is not None:
+        raise NearestRefused
+    return parse_moment(as_of)
 
 
 def _runs(runtime: Runtime) -> list[dict[str, object]]:
