@@ -7,7 +7,6 @@ pinned snapshots.
 from lake.batches import Batch, Note, Outcome, Queue
 from lake.blocks import PERSONAL_HEAD, bucket_of
 from lake.clearfields import ClearField, clear_fields
-from lake.cloudevents import Parsed, Rejected
 from lake.compaction import Compacted
 from lake.compatibility import Problem, notes, problems
 from lake.deadletters import DeadLetter, dead_letters, redrive
@@ -48,6 +47,7 @@ from lake.mapping import Mapping, load_mapping
 from lake.moments import Found, Nearest, checked_moment
 from lake.needles import NOT_SEARCHED, Hit, Needles
 from lake.objects import ObjectStore, StoredObject, collected, get_bytes, put_bytes, stamp_of
+from lake.parsed import Parsed, Rejected
 from lake.pieces import Pace
 from lake.privacylint import privacy_lint
 from lake.processes import sharing_cores

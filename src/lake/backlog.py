@@ -13,8 +13,8 @@ from typing import Final
 from attrs import define, field, frozen
 
 from keys.quiet import no_collections
-from lake.cloudevents import Parsed, joined
 from lake.messages import Messages
+from lake.parsed import Parsed, joined
 
 Partition = tuple[str, int]
 """Topic and number."""

@@ -28,6 +28,7 @@ from lake.eventtypes import OPEN_HEAD, SEALED_HEAD, TAG_FIELDS, EventType, Facet
 from lake.runs import NO_RUNS, PREFIX_BYTES, Runs, open_events, prefix_of
 from lake.siphash import HASH_BYTES, KEY_BYTES, siphashes
 
+_MARK: Final = "\0"
 MAX_BLOCK_EVENTS: Final = 4096
 BUCKET_PREFIX_BYTES: Final = PREFIX_BYTES
 L1_SOURCE: Final = 0
@@ -82,13 +83,23 @@ def event_tags(frame: pl.DataFrame, tag_keys: Sequence[bytes], counts: Sequence[
         tag_keys: of each subject, who has so many events as `counts` says; nobody has none. The first 16
             bytes are used.
     """
-    column = frame.select(pl.concat_str("source", pl.lit("\0"), "event_id").cast(pl.Binary)).to_series()
+    column = frame.select(_name(frame).cast(pl.Binary)).to_series()
     names = column.rechunk().to_arrow()
     bounds = text_bounds(names)
     text = np.frombuffer(names.buffers()[2] or b"", dtype=np.uint8)[bounds[0] : bounds[-1]]
     halves = np.frombuffer(b"".join([key[:KEY_BYTES] for key in tag_keys]), dtype="<u8").reshape(-1, 2)
     hashes = siphashes(np.repeat(halves, counts, axis=0), text, bounds - bounds[0])
     return pl.Series("_tag", hashes, dtype=pl.UInt64)
+
+
+def _name(frame: pl.DataFrame) -> pl.Expr:
+    """Source and id as one text. Where a source holds the mark between them, its length comes first."""
+    plain = pl.concat_str("source", pl.lit(_MARK), "event_id")
+    if not frame.get_column("source").str.contains(_MARK, literal=True).any():
+        return plain
+    length = pl.col("source").str.len_bytes().cast(pl.String)
+    counted = pl.concat_str(pl.lit(_MARK), length, pl.lit(_MARK), "source", pl.lit(_MARK), "event_id")
+    return pl.when(pl.col("source").str.contains(_MARK, literal=True)).then(counted).otherwise(plain)
 
 
 def pack_tags(tags: pl.Series, cuts: Any) -> pl.Series:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+import json
+import math
+import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 import polars as pl
-from attrs import field, frozen
 
 from lake.eventcolumns import parse_columns
 from lake.eventframe import MAX_LINE_BYTES
 from lake.eventtypes import DEAD_LETTER, EventType
+from lake.parsed import Parsed, Rejected, joined
+from lake.rawjson import members
+from lake.salvage import NOTHING, UNEXPECTED, Aside, is_of_the_line, put_aside, salvaged, with_letters
 from lake.typedevents import parse_typed
 from lake.typeregistry import TypeRegistry
 from lake.validate import (
@@ -26,52 +31,8 @@ from lake.validate import (
     without,
 )
 
-
-@frozen
-class Rejected:
-    """An event that did not fit; `raw` goes to the dead letters, sealed."""
-
-    line: int
-    flaw: Flaw
-    raw: bytes = field(repr=False)
-    subject: str | None = field(default=None, repr=False)
-
-
-@frozen
-class Parsed:
-    """Lines [start, end) of a source.
-
-    Attributes:
-        accepted: per event type a frame of `subject`, `source`, `event_id`, `occurred_at`, `revision`,
-            `position` (the line) and its fields.
-        rejected: what goes to the dead letters.
-        blank: empty lines and the header: neither events nor errors.
-        sealed: block rows that a producer has sealed, `source_from` being their line.
-    """
-
-    start: int
-    end: int
-    accepted: tuple[tuple[EventType, pl.DataFrame], ...] = field(repr=False)
-    rejected: tuple[Rejected, ...]
-    blank: int
-    sealed: pl.DataFrame | None = field(default=None, repr=False)
-
-
-def joined(pieces: Sequence[Parsed]) -> Parsed:
-    """Consecutive pieces as one; at least one."""
-    frames: dict[tuple[str, int], list[tuple[EventType, pl.DataFrame]]] = {}
-    for piece in pieces:
-        for event_type, frame in piece.accepted:
-            frames.setdefault((event_type.name, event_type.version), []).append((event_type, frame))
-    sealed = [piece.sealed for piece in pieces if piece.sealed is not None]
-    return Parsed(
-        pieces[0].start,
-        pieces[-1].end,
-        tuple((parts[0][0], pl.concat(frame for _, frame in parts)) for parts in frames.values()),
-        tuple(rejected for piece in pieces for rejected in piece.rejected),
-        sum(piece.blank for piece in pieces),
-        pl.concat(sealed) if sealed else None,
-    )
+_NUMBERS: Final = (int, float)
+_DIGITS: Final = re.compile(rb"-?[0-9]+")
 
 
 class _Candidate(NamedTuple):
@@ -81,17 +42,58 @@ class _Candidate(NamedTuple):
 
 
 def parse_cloud_events(
-    lines: Sequence[tuple[int, bytes]], types: TypeRegistry, start: int, end: int
+    lines: Sequence[tuple[int, bytes]], types: TypeRegistry, start: int, end: int, aside: Aside = NOTHING
 ) -> Parsed:
-    """CloudEvents 1.0 in structured JSON, one per line."""
-    accepted, left = parse_columns(lines, types)
-    ways = [Parsed(start, end, tuple(accepted), (), 0)]
-    if left:
-        accepted, left = parse_typed(left, types)
-        ways.append(Parsed(start, end, tuple(accepted), (), 0))
-    if left:
-        ways.append(parse_with_care(left, types, start, end))
-    return joined(ways) if len(ways) > 1 else ways[0]
+    """CloudEvents 1.0 in structured JSON, one per line; whatever a line is, it costs at most itself.
+
+    Args:
+        aside: lines that are letters without being looked at.
+    """
+    lines, letters = put_aside(lines, aside, _letter)
+    accepted, left = _quickly(lines, types)
+    ways = [Parsed(start, end, tuple(accepted), (), 0)] if accepted else []
+    if left or not ways:
+        careful = functools.partial(_carefully, types)
+        ways.append(salvaged(left, start, end, careful, _letter))
+    return with_letters(joined(ways) if len(ways) > 1 else ways[0], letters)
+
+
+def _letter(line: tuple[int, bytes], flaw: Flaw) -> Rejected:
+    return Rejected(line[0], flaw, line[1], subject_in(line[1]))
+
+
+def subject_in(raw: bytes) -> str | None:
+    """Whose a line is that could not be taken, where that can be seen."""
+    try:
+        event, flaw = _decode(raw)
+        if flaw is not None:
+            return None
+        _spell_names(event, raw)
+    except UNEXPECTED:
+        return None
+    subject = event.get("subject")
+    return subject if subject_flaw(subject) is None else None
+
+
+def _quickly(
+    lines: Sequence[tuple[int, bytes]], types: TypeRegistry
+) -> tuple[list[tuple[EventType, pl.DataFrame]], Sequence[tuple[int, bytes]]]:
+    """(what the quick ways take, the lines that are left); a way that breaks has taken nothing."""
+    accepted: list[tuple[EventType, pl.DataFrame]] = []
+    for way in (parse_columns, parse_typed):
+        if lines:
+            try:
+                taken, lines = way(lines, types)
+            except UNEXPECTED as error:
+                if not is_of_the_line(error):
+                    raise
+                continue
+            accepted += taken
+    return accepted, lines
+
+
+def _carefully(types: TypeRegistry, lines: Sequence[tuple[int, bytes]], start: int, end: int) -> Parsed:
+    return parse_with_care(lines, types, start, end)
 
 
 def parse_with_care(lines: Sequence[tuple[int, bytes]], types: TypeRegistry, start: int, end: int) -> Parsed:
@@ -107,6 +109,7 @@ def parse_with_care(lines: Sequence[tuple[int, bytes]], types: TypeRegistry, sta
             continue
         event, flaw = _decode(raw)
         if flaw is None:
+            _spell_names(event, raw)
             key, flaw = _type_of(event, versions_of, names)
             if flaw is None:
                 groups.setdefault(key, []).append(_Candidate(line, raw, event))
@@ -135,8 +138,41 @@ def _decode(raw: bytes) -> tuple[dict[str, Any], Flaw | None]:
             raw.decode()
         except UnicodeDecodeError:
             return {}, Flaw("invalid_utf8")
-        return {}, Flaw("malformed_json")
+        return {}, _numbers_flaw(raw) or Flaw("malformed_json")
     return (event, None) if isinstance(event, dict) else ({}, Flaw("not_an_object"))
+
+
+def _numbers_flaw(raw: bytes) -> Flaw | None:
+    """Of a line that would be JSON, if `NaN`, `Infinity` and numbers beyond a double's were part of it."""
+    odd: list[Flaw] = []
+
+    def constant(_: str) -> float:
+        odd.append(Flaw("not_finite"))
+        return math.nan
+
+    def number(text: str) -> float:
+        if math.isinf(found := float(text)):
+            odd.append(Flaw("out_of_range"))
+        return found
+
+    try:
+        event = json.loads(raw, parse_constant=constant, parse_float=number)
+    except (ValueError, RecursionError):
+        return None
+    data = event.get("data") if isinstance(event, dict) else None
+    if not odd or not isinstance(data, dict):
+        return odd[0] if odd else None
+    at = next((k for k, v in data.items() if isinstance(v, float) and not math.isfinite(v)), None)
+    return Flaw(odd[0].reason, at)
+
+
+def _spell_names(event: dict[str, Any], raw: bytes) -> None:
+    """A whole number as id or subject is the text of its digits, as they were sent."""
+    if type(event.get("id")) in _NUMBERS or type(event.get("subject")) in _NUMBERS:
+        sent = members(raw)
+        for name in ("id", "subject"):
+            if type(event.get(name)) in _NUMBERS and _DIGITS.fullmatch(sent[name]):
+                event[name] = sent[name].decode()
 
 
 def _type_of(
@@ -148,7 +184,7 @@ def _type_of(
     for name in ("id", "source", "type"):
         value = event.get(name)
         if not isinstance(value, str) or not value:
-            return none, Flaw("missing_attribute" if not value else "wrong_type", name)
+            return none, Flaw("missing_attribute" if value in (None, "") else "wrong_type", name)
     subject = event.get("subject")
     if not isinstance(subject, str) or (flaw := names.get(subject, "new")) == "new":
         flaw = subject_flaw(subject)
@@ -157,7 +193,7 @@ def _type_of(
     if flaw is not None:
         return none, Flaw(flaw, "subject")
     if not isinstance(event.get("data"), dict):
-        return none, Flaw("missing_attribute", "data")
+        return none, Flaw("missing_attribute" if event.get("data") is None else "wrong_type", "data")
     revision = event.get("revision", 0)
     if type(revision) is not int or not 0 <= revision < 2**31:
         return none, Flaw("wrong_type", "revision")
@@ -175,7 +211,12 @@ def _type_of(
 def _group(event_type: EventType, candidates: list[_Candidate]) -> tuple[pl.DataFrame, list[Rejected]]:
     records = [c.event["data"] for c in candidates]
     times = [parse_time(c.event.get("time")) for c in candidates]
-    frame, flaws = typed_columns(event_type, records)
+
+    @functools.lru_cache(maxsize=1)  # of one row after another
+    def sent(row: int) -> dict[str, bytes]:
+        return members(members(candidates[row].raw)["data"])
+
+    frame, flaws = typed_columns(event_type, records, sent)
     flaws = {**rule_flaws(event_type, frame), **flaws}
     flaws = {**schema_flaws(event_type, enumerate(records)), **flaws}
     for row, moment in enumerate(times):

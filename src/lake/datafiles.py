@@ -60,10 +60,9 @@ def write_data_file(
             writer.write_table(arrow, row_group_size=row_group_rows)
             writer.close()
         size_bytes = len(table.io.new_input(path))
-    footer = writer.writer.metadata
-    statistics = data_file_statistics_from_parquet_metadata(
-        footer, stats_plan, parquet_path_to_id_mapping(schema)
-    )
+        statistics = data_file_statistics_from_parquet_metadata(
+            writer.writer.metadata, stats_plan, parquet_path_to_id_mapping(schema)
+        ).to_serialized_dict()
     return DataFile.from_args(
         content=DataFileContent.DATA,
         file_path=path,
@@ -74,7 +73,7 @@ def write_data_file(
         spec_id=table.metadata.default_spec_id,
         equality_ids=None,
         key_metadata=None,
-        **statistics.to_serialized_dict(),
+        **statistics,
     )
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from keys import ShredlakeError
+
+if TYPE_CHECKING:
+    from lake.validate import Flaw
 
 
 class LakeError(ShredlakeError):
@@ -219,6 +225,20 @@ class CorruptBlock(LakeError):
     """A block's bodies do not hold the records that its columns promise."""
 
     default_next_step = "Restore the data file from a backup; run `shredlake lake verify --deep`."
+
+
+class Unsealable(LakeError):
+    """Lines of a batch cannot be sealed or written; nothing was. Whoever reads them makes them letters.
+
+    Attributes:
+        places: of each source the lines, and what their letters say; holds no value of them.
+    """
+
+    default_next_step = "Set the line aside: `shredlake ingest skip --help`."
+
+    def __init__(self, places: Mapping[str, Mapping[int, Flaw]]) -> None:
+        super().__init__(f"{sum(map(len, places.values()))} line(s) of a batch cannot be sealed")
+        self.places = places
 
 
 class AccountDamaged(LakeError):

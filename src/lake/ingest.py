@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -13,16 +14,19 @@ from pyiceberg.table.metadata import TableMetadata
 
 from keys import WritingKeys
 from keys.quiet import no_collections
-from lake.cloudevents import Parsed, Rejected
-from lake.errors import EpochMoved, Fenced
+from lake.errors import EpochMoved, Fenced, Unsealable
 from lake.events import BODY_COLUMNS, RANDOM_COLUMNS, day_partition
+from lake.objects import storage_errors
 from lake.offsets import AlreadyLanded, Range, offsets_of
+from lake.parsed import Parsed, Rejected
 from lake.runs import alone
+from lake.salvage import NOTHING, UNEXPECTED, Aside, guilty, is_of_data
 from lake.sealer import Sealer
 from lake.settled import SourceBook
 from lake.sources import DEFAULT_BATCH_EVENTS, Source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
+from lake.validate import Flaw
 
 Progress = Callable[[int, int], None]
 """Called with (lines done, bytes of blocks written so far)."""
@@ -91,11 +95,21 @@ class Ingestor:
         keyring: seals, and knows who is fenced.
         types: registered event types.
         clock: gives `ingested_at`.
+        asides: of a source the lines that an operator has set aside.
+
+    Attributes:
+        asides: the same.
     """
 
     def __init__(
-        self, table: IcebergTable, keyring: WritingKeys, types: TypeRegistry, clock: Callable[[], datetime]
+        self,
+        table: IcebergTable,
+        keyring: WritingKeys,
+        types: TypeRegistry,
+        clock: Callable[[], datetime],
+        asides: Callable[[str], Aside] = lambda source: NOTHING,
     ) -> None:
+        self.asides = asides
         self._table = table
         self._keyring = keyring
         self._clock = clock
@@ -117,42 +131,43 @@ class Ingestor:
             CommitConflict, KeysError: nothing was written for the batch in question.
         """
         summary = IngestSummary(source.name, already=self._next_line(source))
+        aside = dict(self.asides(source.name))
         while True:
             try:
-                return self._continue(source, summary, batch_events, progress)
+                for parsed in source.read(self._next_line(source), batch_events, aside):
+                    summary = self._added(summary, parsed, self.land([(source.name, parsed)]))
+                    progress(parsed.end, summary.stored_bytes)
+                return summary
+            except Unsealable as error:  # read again, with these lines as letters
+                aside |= error.places[source.name]
             except Fenced:
                 # Another process ingests the same source: what it did counts as done.
                 done = sum((summary.events, summary.dead, summary.suppressed, summary.blank))
                 summary = evolve(summary, already=self._next_line(source) - done)
 
-    def _continue(
-        self, source: Source, summary: IngestSummary, batch_events: int, progress: Progress
+    @staticmethod
+    def _added(
+        summary: IngestSummary, parsed: Parsed, landed: tuple[Prepared, Committed] | None
     ) -> IngestSummary:
-        for parsed in source.read(self._next_line(source), batch_events):
-            landed = self.land([(source.name, parsed)])
-            lines = parsed.end - parsed.start
-            if landed is None:
-                summary = evolve(summary, already=summary.already + lines)
-                continue
-            prepared, committed = landed
-            (done,) = prepared.ranges
-            reasons = Counter(dict(summary.reasons))
-            reasons.update(r.flaw.reason for r in parsed.rejected)
-            summary = evolve(
-                summary,
-                events=summary.events + done.events,
-                blocks=summary.blocks + prepared.blocks,
-                stored_bytes=summary.stored_bytes + prepared.stored_bytes,
-                dead=summary.dead + done.dead,
-                suppressed=summary.suppressed + done.suppressed,
-                blank=summary.blank + done.blank,
-                snapshots=(*summary.snapshots, committed.snapshot_id),
-                reasons=tuple(sorted(reasons.items())),
-                rejected=(*summary.rejected, *parsed.rejected),
-                suppressed_lines=(*summary.suppressed_lines, *prepared.suppressed_lines),
-            )
-            progress(parsed.end, summary.stored_bytes)
-        return summary
+        if landed is None:
+            return evolve(summary, already=summary.already + parsed.end - parsed.start)
+        prepared, committed = landed
+        (done,) = prepared.ranges
+        reasons = Counter(dict(summary.reasons))
+        reasons.update(r.flaw.reason for r in parsed.rejected)
+        return evolve(
+            summary,
+            events=summary.events + done.events,
+            blocks=summary.blocks + prepared.blocks,
+            stored_bytes=summary.stored_bytes + prepared.stored_bytes,
+            dead=summary.dead + done.dead,
+            suppressed=summary.suppressed + done.suppressed,
+            blank=summary.blank + done.blank,
+            snapshots=(*summary.snapshots, committed.snapshot_id),
+            reasons=tuple(sorted(reasons.items())),
+            rejected=(*summary.rejected, *parsed.rejected),
+            suppressed_lines=(*summary.suppressed_lines, *prepared.suppressed_lines),
+        )
 
     def offsets(self) -> dict[str, int]:
         """Next line per source by the table's head, of every stream and of the newest files."""
@@ -176,12 +191,19 @@ class Ingestor:
 
         Raises:
             Fenced: a source's next line is not where its part starts; nothing was written.
+            Unsealable: lines cannot be sealed; nothing was written. Read them again as letters.
             StorageFailed, CommitConflict, KeysError: nothing was written.
         """
         self._nobody = nobody
         while True:
             with no_collections():
-                prepared = self._prepare(parts)
+                try:
+                    prepared = self._prepare(parts)
+                except UNEXPECTED as error:
+                    places = self._guilty(parts) if is_of_data(error) else {}
+                    if not places:
+                        raise
+                    raise Unsealable(places) from None
             about_to(prepared)
 
             def guard(metadata: TableMetadata, prepared: Prepared = prepared) -> dict[str, str]:
@@ -197,6 +219,17 @@ class Ingestor:
                 return None
             except EpochMoved:
                 continue
+
+    def _guilty(self, parts: Sequence[Part]) -> dict[str, dict[int, Flaw]]:
+        """Of each source the lines that cannot be sealed and written by themselves."""
+
+        def trial(name: str, parsed: Parsed) -> None:
+            for file in self._prepare([(name, parsed)]).files:
+                with storage_errors():
+                    self._table.load().io.delete(file.file_path)
+
+        found = {name: guilty(parsed, functools.partial(trial, name)) for name, parsed in parts}
+        return {name: lines for name, lines in found.items() if lines}
 
     def _prepare(self, parts: Sequence[Part]) -> Prepared:
         """Seals a batch and writes its data file."""

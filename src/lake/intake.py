@@ -17,18 +17,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
 from attrs import frozen
 
 from keys import Effects, FieldContext, KeyRecordMissing, Keyring, KeysError, Opener, SealSession
 from keys.quiet import no_collections
 from lake.batches import Arrival, Batch, Note, Outcome, Queue, Waiting
-from lake.cloudevents import Rejected, parse_cloud_events
-from lake.errors import CorruptBlock, IntakeUnreadable
+from lake.cloudevents import parse_cloud_events
+from lake.errors import CorruptBlock, IntakeUnreadable, Unsealable
 from lake.ingest import Ingestor, Prepared
+from lake.parsed import Rejected
+from lake.rawjson import elements
 from lake.sealer import LETTER_PURPOSE
 from lake.spool import Spool, SpoolKeyClosed, read_waiting
 from lake.typeregistry import TypeRegistry
+from lake.validate import Flaw
 
 _PURPOSE: Final = "system"
 _CONTEXT: Final = FieldContext(b"shredlake-intake", 0, "intake", _PURPOSE, "batch", 1)
@@ -261,16 +263,23 @@ class Intake:
         if not batches:
             return Drained(0, 0)
         start, end = batches[0].start, batches[-1].end
-        with no_collections():
-            parsed = parse_cloud_events(self._lines(batches), self._types, start, end)
+        source, lines = self._spool.queue().source, self._lines(batches)
+        aside: dict[int, Flaw] = {}
+        while True:
+            with no_collections():
+                parsed = parse_cloud_events(lines, self._types, start, end, aside)
 
-        def about_to(prepared: Prepared) -> None:
-            outcomes = outcomes_of(batches, parsed.rejected, prepared.suppressed_lines)
-            with self._effects("intake.intend"):
-                self._spool.intend(end, outcomes)
+            def about_to(prepared: Prepared, rejected: Sequence[Rejected] = parsed.rejected) -> None:
+                outcomes = outcomes_of(batches, rejected, prepared.suppressed_lines)
+                with self._effects("intake.intend"):
+                    self._spool.intend(end, outcomes)
 
-        nobody = self._letters_key() if any(one.subject is None for one in parsed.rejected) else None
-        ingestor.land([(self._spool.queue().source, parsed)], about_to, nobody)
+            nobody = self._letters_key() if any(one.subject is None for one in parsed.rejected) else None
+            try:
+                ingestor.land([(source, parsed)], about_to, nobody)
+                break
+            except Unsealable as error:
+                aside |= error.places[source]
         with self._effects("intake.settle"):
             settled = self._spool.settle(end)
         return Drained(settled, end - start)
@@ -349,9 +358,8 @@ def _only(ref: bytes) -> Callable[[bytes, int, float], bool]:
 
 
 def lines_of(body: bytes) -> list[bytes]:
-    """Each event of a body as a line of its own; the body was JSON when it was taken."""
-    found = orjson.loads(body)
-    return [orjson.dumps(event) for event in (found if isinstance(found, list) else [found])]
+    """Each event of a body as the bytes that were sent; the body was JSON when it was taken."""
+    return elements(body)
 
 
 def outcomes_of(

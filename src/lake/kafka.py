@@ -21,7 +21,8 @@ from keys.quiet import rare_collections
 from lake.backlog import Backlog, CommitRule, Partition
 from lake.brokerends import BrokerEnds
 from lake.brokerkeeps import BrokerKeeps
-from lake.errors import Fenced, TopicGap, TopicUnavailable
+from lake.carefulmessages import CarefulMessages
+from lake.errors import Fenced, TopicGap, TopicUnavailable, Unsealable
 from lake.ingest import Ingestor
 from lake.kafkaprogress import Progress as Progress
 from lake.kafkarefusals import made, refusal
@@ -69,7 +70,8 @@ class KafkaIngest:
     ) -> None:
         self._wanted = subscription
         self._ingestor = ingestor
-        self._backlog = Backlog(rule or CommitRule(), message_format.parse)
+        self._format = CarefulMessages(message_format, ingestor.asides)
+        self._backlog = Backlog(rule or CommitRule(), self._format.parse)
         self._clock = clock_seconds
         self._topics = KafkaTopics(subscription.client_settings(), subscription.topics, effects)
         self._consumer = made(Consumer, subscription.consumer_settings())
@@ -346,6 +348,11 @@ class KafkaIngest:
                 self._leave(self._assigned())
                 return False
             landed = self._ingestor.land(ready)
+        except Unsealable as error:
+            for source, lines in error.places.items():
+                self._format.set_aside(source, lines)
+            self._leave(self._assigned())
+            return False
         except Fenced:
             self._leave(self._assigned())
             return False

@@ -8,13 +8,42 @@ from collections.abc import Sequence
 
 import orjson
 import polars as pl
+from attrs import evolve
 
-from lake.cloudevents import Parsed, Rejected
 from lake.mapping import Mapping, template_parts
+from lake.parsed import Parsed, Rejected
+from lake.salvage import NOTHING, Aside, plain_letter, put_aside, salvaged, with_letters
 from lake.validate import Flaw, Flaws, parse_time, rule_flaws, subject_flaw, without
 
 Row = tuple[int, bytes, "list[str] | Flaw"]
 """A line's number, what it was, and its cells or why it has none."""
+
+
+def map_lines(
+    mapping: Mapping,
+    header: Sequence[str],
+    lines: Sequence[tuple[int, bytes]],
+    digest: str,
+    start: int,
+    end: int,
+    aside: Aside = NOTHING,
+) -> Parsed:
+    """Lines [start, end) of a source as events; whatever a line is, it costs at most itself.
+
+    Args:
+        lines: those that are not blank.
+        header: names of the cells.
+        digest: what `{$file}` stands for in a template.
+        aside: lines that are letters without being looked at.
+    """
+
+    def parse(some: Sequence[tuple[int, bytes]], start: int, end: int) -> Parsed:
+        rows = [(number, raw, cells_of(mapping, raw)) for number, raw in some]
+        return map_rows(mapping, header, rows, digest, start, end)
+
+    left, letters = put_aside(lines, aside, plain_letter)
+    parsed = salvaged(left, start, end, parse, plain_letter, holes_are_blank=True)
+    return with_letters(evolve(parsed, blank=parsed.blank - len(letters)), letters)
 
 
 def map_rows(

@@ -15,9 +15,10 @@ from typing import Final, NamedTuple, Protocol
 import orjson
 from attrs import define, evolve, field
 
-from lake.cloudevents import Parsed, parse_cloud_events
-from lake.mapped import cells_of, map_rows
+from lake.cloudevents import parse_cloud_events
+from lake.mapped import map_lines
 from lake.mapping import Mapping
+from lake.parsed import Parsed
 from lake.typeregistry import TypeRegistry
 
 _PREFIX: Final = "ce_"
@@ -116,12 +117,8 @@ class MappedMessages:
 
     def parse(self, source: str, start: int, end: int, messages: Messages) -> Parsed:
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-        rows = [
-            (one.offset, one.value, cells_of(self._mapping, one.value))
-            for one in messages
-            if one.value is not None and one.value.strip()
-        ]
-        return map_rows(self._mapping, self._mapping.columns, rows, digest, start, end)
+        filled = [(one.offset, one.value) for one in messages if one.value is not None and one.value.strip()]
+        return map_lines(self._mapping, self._mapping.columns, filled, digest, start, end)
 
 
 def structured(message: Message) -> bytes:

@@ -11,8 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Final
 
-from lake.cloudevents import Parsed
 from lake.errors import LakeError, UnreadableInput
+from lake.parsed import Parsed
+from lake.salvage import NOTHING, Aside
 from lake.sources import DEFAULT_BATCH_EVENTS, JsonLinesFile, Source
 
 WORTH_IT_BYTES: Final = 32 * 1024 * 1024
@@ -40,7 +41,9 @@ class _Ahead(abc.ABC):
         self.total_bytes = source.total_bytes
 
     @abc.abstractmethod
-    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
+    def read(
+        self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS, aside: Aside = NOTHING
+    ) -> Iterator[Parsed]:
         """Batches from line `start` on.
 
         Raises:
@@ -52,8 +55,10 @@ class _Ahead(abc.ABC):
 class ReadAhead(_Ahead):
     """In a thread of this process."""
 
-    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
-        batches = self._source.read(start, batch_events)
+    def read(
+        self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS, aside: Aside = NOTHING
+    ) -> Iterator[Parsed]:
+        batches = self._source.read(start, batch_events, aside)
         with ThreadPoolExecutor(1, "read-ahead") as thread:
             coming = thread.submit(next, batches, None)
             while (parsed := _result(coming)) is not None:
@@ -64,11 +69,13 @@ class ReadAhead(_Ahead):
 class ReadAheadProcess(_Ahead):
     """In a process of its own; the source is picklable. Events cross a pipe; nothing touches the disk."""
 
-    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
+    def read(
+        self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS, aside: Aside = NOTHING
+    ) -> Iterator[Parsed]:
         # Spawned, not forked: Polars keeps threads that do not survive a fork.
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        arguments = (self._source, start, batch_events, sender)
+        arguments = (self._source, start, batch_events, aside, sender)
         process = context.Process(target=_send_batches, args=arguments, daemon=True)
         process.start()
         sender.close()  # so that the end of the process is the end of the pipe
@@ -108,10 +115,10 @@ def _received(receiver: Connection) -> Parsed | None:
     return message
 
 
-def _send_batches(source: Source, start: int, batch_events: int, sender: Connection) -> None:
+def _send_batches(source: Source, start: int, batch_events: int, aside: Aside, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sealing process decides
     try:
-        for parsed in source.read(start, batch_events):
+        for parsed in source.read(start, batch_events, aside):
             sender.send(parsed)
         sender.send(None)
     except BrokenPipeError:

@@ -14,10 +14,10 @@ import msgpack
 import polars as pl
 
 from lake.blocks import BLOCK_COLUMNS, open_blocks
-from lake.cloudevents import Parsed, Rejected
 from lake.errors import CorruptBlock, UnknownEventType
 from lake.eventtypes import Facet
 from lake.messages import Messages
+from lake.parsed import Parsed, Rejected
 from lake.typeregistry import TypeRegistry
 from lake.validate import Flaw
 

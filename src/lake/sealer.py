@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -14,9 +15,9 @@ from attrs import frozen
 
 from keys import Identity, InvalidName, Provisioned, SealSession, SubjectId, WritingKeys
 from lake.blocks import BLOCK_COLUMNS, event_tags, seal_events
-from lake.cloudevents import Parsed, Rejected
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet
 from lake.offsets import Range, source_number
+from lake.parsed import Parsed, Rejected
 from lake.typeregistry import TypeRegistry
 
 _SERVICE: Final = PRIMARY.purpose
@@ -265,14 +266,23 @@ def _lines_without(all_rows: pl.DataFrame, kept: pl.DataFrame) -> list[int]:
     return all_rows.join(kept, on="position", how="anti").get_column("position").to_list()
 
 
+_BASE64: Final = "base64,"
+
+
 def letter_text(raw: bytes) -> str:
     """A rejected line as text; bytes that are not UTF-8 travel as base64 behind `base64,`."""
     try:
-        return raw.decode()
+        text = raw.decode()
     except UnicodeDecodeError:
-        return "base64," + base64.b64encode(raw).decode()
+        text = _BASE64
+    return text if not text.startswith(_BASE64) else _BASE64 + base64.b64encode(raw).decode()
 
 
 def letter_bytes(text: str) -> bytes:
-    """Undoes `letter_text`."""
-    return base64.b64decode(text[7:]) if text.startswith("base64,") else text.encode()
+    """Undoes `letter_text`; a text that only looks like base64 was stored as it was, once."""
+    if not text.startswith(_BASE64):
+        return text.encode()
+    try:
+        return base64.b64decode(text[len(_BASE64) :], validate=True)
+    except binascii.Error:
+        return text.encode()

@@ -11,8 +11,9 @@ import polars as pl
 from attrs import frozen
 
 from keys import WritingKeys
-from lake.cloudevents import Parsed, parse_cloud_events
+from lake.cloudevents import parse_cloud_events
 from lake.kafkaoutlet import KafkaOutlet
+from lake.parsed import Parsed
 from lake.sealedmessages import encode_blocks
 from lake.sealer import Sealer
 from lake.typeregistry import TypeRegistry

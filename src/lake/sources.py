@@ -7,6 +7,7 @@ lines is ingested exactly once, whoever reads it.
 from __future__ import annotations
 
 import abc
+import codecs
 import csv
 import hashlib
 import itertools
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from keys.quiet import no_collections
-from lake.cloudevents import Parsed, joined, parse_cloud_events
+from lake.cloudevents import parse_cloud_events
 from lake.errors import UnreadableInput
-from lake.mapped import cells_of, map_rows
+from lake.mapped import map_lines
 from lake.mapping import Mapping
+from lake.parsed import Parsed, joined
+from lake.salvage import NOTHING, Aside
 from lake.typeregistry import TypeRegistry
 
 DEFAULT_BATCH_EVENTS: Final = 500_000
@@ -39,8 +42,12 @@ class Source(Protocol):
     feed: str
     total_bytes: int
 
-    def read(self, start: int, batch_events: int) -> Iterator[Parsed]:
-        """Batches from line `start` on."""
+    def read(self, start: int, batch_events: int, aside: Aside = NOTHING) -> Iterator[Parsed]:
+        """Batches from line `start` on.
+
+        Args:
+            aside: lines that are letters without being looked at.
+        """
         ...
 
 
@@ -62,14 +69,18 @@ class _File(abc.ABC):
         self.name = f"file:{full}"
         self.feed = f"file {self.digest}"
 
-    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
+    def read(
+        self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS, aside: Aside = NOTHING
+    ) -> Iterator[Parsed]:
         """Batches from line `start` on."""
         with self._path.open("rb") as file:
+            if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+                file.seek(0)
             lines = itertools.islice(enumerate(file), start, None)
-            while pieces := list(self._pieces(lines, batch_events)):
+            while pieces := list(self._pieces(lines, batch_events, aside)):
                 yield joined(pieces)
 
-    def _pieces(self, lines: Iterator[tuple[int, bytes]], left: int) -> Iterator[Parsed]:
+    def _pieces(self, lines: Iterator[tuple[int, bytes]], left: int, aside: Aside) -> Iterator[Parsed]:
         """Up to `left` lines, parsed a piece at a time."""
         while left > 0:
             with no_collections():
@@ -78,11 +89,11 @@ class _File(abc.ABC):
                 if not piece:
                     return
                 left -= len(piece)
-                parsed = self._parse(piece)
+                parsed = self._parse(piece, aside)
             yield parsed
 
     @abc.abstractmethod
-    def _parse(self, lines: list[tuple[int, bytes]]) -> Parsed: ...
+    def _parse(self, lines: list[tuple[int, bytes]], aside: Aside) -> Parsed: ...
 
 
 class JsonLinesFile(_File):
@@ -96,8 +107,8 @@ class JsonLinesFile(_File):
         super().__init__(path)
         self._types = types
 
-    def _parse(self, lines: list[tuple[int, bytes]]) -> Parsed:
-        return parse_cloud_events(lines, self._types, lines[0][0], lines[-1][0] + 1)
+    def _parse(self, lines: list[tuple[int, bytes]], aside: Aside) -> Parsed:
+        return parse_cloud_events(lines, self._types, lines[0][0], lines[-1][0] + 1, aside)
 
 
 class MappedFile(_File):
@@ -124,13 +135,10 @@ class MappedFile(_File):
         cells = next(csv.reader([text], delimiter=self._mapping.delimiter), [])
         return tuple(cell.strip() for cell in cells)
 
-    def _parse(self, lines: list[tuple[int, bytes]]) -> Parsed:
-        rows = [
-            (number, raw, cells_of(self._mapping, raw))
-            for number, raw in lines
-            if raw.strip() and (number > 0 or self._mapping.columns)
-        ]
-        return map_rows(self._mapping, self._header, rows, self.digest, lines[0][0], lines[-1][0] + 1)
+    def _parse(self, lines: list[tuple[int, bytes]], aside: Aside) -> Parsed:
+        filled = [line for line in lines if line[1].strip() and (line[0] > 0 or self._mapping.columns)]
+        start, end = lines[0][0], lines[-1][0] + 1
+        return map_lines(self._mapping, self._header, filled, self.digest, start, end, aside)
 
 
 def _batches(lines: Iterable[tuple[int, bytes]], size: int) -> Iterator[list[tuple[int, bytes]]]:
@@ -159,7 +167,9 @@ class HttpBatch:
         self.feed = "http"
         self.total_bytes = sum(map(len, events))
 
-    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
+    def read(
+        self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS, aside: Aside = NOTHING
+    ) -> Iterator[Parsed]:
         """All of it at once, whatever the batch size: no offset is kept for it, so it lands whole or not."""
         if self._events and start == 0:
-            yield parse_cloud_events(list(enumerate(self._events)), self._types, 0, len(self._events))
+            yield parse_cloud_events(list(enumerate(self._events)), self._types, 0, len(self._events), aside)

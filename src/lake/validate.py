@@ -6,7 +6,8 @@ event by event with `jsonschema`. A reason names the rule and the field, never t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -58,6 +59,9 @@ _PYTHON_TYPES: Final[dict[str, frozenset[type]]] = {
     "object": frozenset({dict}),
     "array": frozenset({list}),
 }
+_RFC_3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 _INT64: Final = range(-(2**63), 2**63)
 
 
@@ -73,8 +77,14 @@ Flaws = dict[int, Flaw]
 """Row → first flaw found."""
 
 
-def typed_columns(event_type: EventType, records: Sequence[dict[str, Any]]) -> tuple[pl.DataFrame, Flaws]:
-    """(one typed column per field, flaws by row) of decoded JSON objects; flawed rows hold nulls."""
+def typed_columns(
+    event_type: EventType, records: Sequence[dict[str, Any]], sent: Callable[[int], Mapping[str, bytes]]
+) -> tuple[pl.DataFrame, Flaws]:
+    """(one typed column per field, flaws by row) of decoded JSON objects; flawed rows hold nulls.
+
+    Args:
+        sent: the bytes of a row's members: objects and arrays are kept as they were received.
+    """
     flaws: Flaws = {}
     columns = []
     seen = 0
@@ -94,7 +104,10 @@ def typed_columns(event_type: EventType, records: Sequence[dict[str, Any]]) -> t
                 if value is not None and value not in _INT64:
                     flaws.setdefault(row, Flaw("out_of_range", field.name))
                     values[row] = None
-        columns.append(column_of(event_type, field, values, flaws))
+        if field.is_json:
+            columns.append(_texts(field, values, sent, flaws))
+        else:
+            columns.append(column_of(event_type, field, values, flaws))
     if seen != sum(map(len, records)):
         known = {field.name for field in event_type.fields}
         for row, record in enumerate(records):
@@ -169,14 +182,13 @@ def without(frame: pl.DataFrame, flaws: Flaws) -> pl.DataFrame:
 
 
 def parse_time(text: object) -> datetime | None:
-    """RFC 3339 with a zone, as UTC; None otherwise."""
-    if not isinstance(text, str):
+    """RFC 3339 with a zone, as UTC; None otherwise, and where its UTC is not in the years 1 to 9999."""
+    if not isinstance(text, str) or not _RFC_3339.fullmatch(text):
         return None
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else None
 
 
 def subject_flaw(value: object) -> str | None:
@@ -190,14 +202,28 @@ def subject_flaw(value: object) -> str | None:
 
 def column_of(event_type: EventType, field: Field, values: list[Any], flaws: Flaws) -> pl.Series:
     """Values of the field's type as its column; adds a flaw where a date is none."""
-    if field.is_json:
-        texts = [None if v is None else orjson.dumps(v, option=orjson.OPT_SORT_KEYS).decode() for v in values]
-        return pl.Series(field.name, texts, dtype=pl.String)
     if field.dtype == pl.Date:
         return dates_of(field, pl.Series(field.name, values, dtype=pl.String), flaws)
     if field.dtype == pl.Float64:
         values = [None if v is None else float(v) for v in values]
     return pl.Series(field.name, values, dtype=field.dtype)
+
+
+def _texts(
+    field: Field, values: list[Any], sent: Callable[[int], Mapping[str, bytes]], flaws: Flaws
+) -> pl.Series:
+    """Objects and arrays as the text that was sent; what most programs could not write again is flawed."""
+    texts: list[str | None] = []
+    for row, value in enumerate(values):
+        text = None
+        if value is not None:
+            try:
+                orjson.dumps(value)
+                text = sent(row)[field.name].decode()
+            except TypeError:
+                flaws.setdefault(row, Flaw("too_deep", field.name))
+        texts.append(text)
+    return pl.Series(field.name, texts, dtype=pl.String)
 
 
 def dates_of(field: Field, text: pl.Series, flaws: Flaws) -> pl.Series:

@@ -34,9 +34,9 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.message_factory import GetMessageClass
 
-from lake.cloudevents import Parsed, Rejected
 from lake.errors import RegistryRefused, RegistryUnavailable
 from lake.messages import Message, MessageFormat, Messages, attributes_of
+from lake.parsed import Parsed, Rejected
 from lake.validate import Flaw, subject_flaw
 
 _HEADER: Final = "__value_schema_id"

@@ -10,6 +10,7 @@ import polars as pl
 from attrs import frozen
 
 from lake import EventType, Parsed
+from lake.salvage import NOTHING, Aside
 from lake.sources import DEFAULT_BATCH_EVENTS
 from tests.world import START
 
@@ -26,7 +27,9 @@ class MadeUp:
     feed: str = "made up"
     total_bytes: int = 0
 
-    def read(self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS) -> Iterator[Parsed]:
+    def read(
+        self, start: int, batch_events: int = DEFAULT_BATCH_EVENTS, aside: Aside = NOTHING
+    ) -> Iterator[Parsed]:
         """Batches from line `start` on."""
         for at in range(start, self.events, batch_events):
             end = min(at + batch_events, self.events)

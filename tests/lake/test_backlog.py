@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lake.backlog import PIECE_EVENTS, Backlog, CommitRule
-from lake.cloudevents import Parsed, Rejected
 from lake.errors import RegistryUnavailable
 from lake.messages import Message, Messages
+from lake.parsed import Parsed, Rejected
 from lake.validate import Flaw
 
 A, B = ("topic", 0), ("topic", 1)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from lake import EventRead
 from lake.blocks import event_tags, pack_tags, unpack_tags
-from lake.cloudevents import joined, parse_cloud_events
+from lake.cloudevents import parse_cloud_events
 from lake.errors import CorruptBlock
+from lake.parsed import joined
 from service.runtime import Runtime
 from tests.lake.siphash import siphash
 from tests.world import paid, shred_before_tagging

@@ -34,6 +34,7 @@ from lake import (
     with_read_ahead,
 )
 from lake.ingest import Part
+from lake.salvage import NOTHING, Aside
 from service.runtime import Runtime, open_runtime
 from tests.world import PAID, erase, paid, send, shred, shred_before_tagging
 
@@ -358,7 +359,7 @@ def test_an_error_while_reading_ahead_comes_behind_what_was_read(world: Runtime,
     class Breaking:
         name, feed, total_bytes = plain.name, plain.feed, plain.total_bytes
 
-        def read(self, start: int, batch_events: int) -> Iterator[Parsed]:
+        def read(self, start: int, batch_events: int, aside: Aside = NOTHING) -> Iterator[Parsed]:
             yield from itertools.islice(plain.read(start, batch_events), 2)
             raise UnreadableInput("the disk is gone")
 
@@ -403,7 +404,7 @@ class Failing:
 
     name, feed, total_bytes = "failing", "failing", 0
 
-    def read(self, start: int, batch_events: int) -> Iterator[Parsed]:
+    def read(self, start: int, batch_events: int, aside: Aside = NOTHING) -> Iterator[Parsed]:
         """Fails."""
         raise RuntimeError("about secret-person")
         yield

@@ -12,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from lake.cloudevents import Parsed, joined, parse_cloud_events, parse_with_care
+from lake.cloudevents import parse_cloud_events, parse_with_care
 from lake.eventcolumns import parse_columns
 from lake.eventframe import Line
+from lake.parsed import Parsed, joined
 from lake.typedevents import parse_typed
 from lake.typeregistry import TypeRegistry
 
