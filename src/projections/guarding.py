@@ -58,9 +58,15 @@ def revealing(views: Sequence[View], types: TypeRegistry) -> list[Revealing]:
 
     A view over people without a floor tells it by itself, before and after. Of two views that count the
     same fields, one that keeps the anonymous remainder or has no floor tells what the other leaves out.
+    Views of types that are not registered are passed over.
     """
     found: list[Revealing] = []
-    aggregates = [view for view in views if not grain(view).subject]
+    known = set(types.names())
+    aggregates = [
+        view
+        for view in views
+        if not grain(view).subject and known.issuperset(t.partition("/")[0] for t in view.reads)
+    ]
     over_people = {view.name: view_is_personal(types, view) for view in aggregates}
     for view in aggregates:
         if over_people[view.name] and not is_guarded(view, True):

@@ -30,6 +30,7 @@ from lake import (
 from lake.errors import TopicGap, TopicGone
 from lake.objects import ObjectStore
 from lake.offsets import offsets_of
+from projections import revealing
 from purge import Stuck, unregistered
 from service.kafka import standing
 from service.keyplaces import vault_session
@@ -120,6 +121,8 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     objects = runtime.lake.warehouse.objects
     yield from (Finding("warehouse", "warning", text) for text in objects.check())
     yield _stores_finding(home, objects)
+    for pair in revealing(runtime.views.registry.all(), runtime.lake.types):
+        yield Finding(f"subtraction of {' and '.join(pair.views)}", "warning", pair.text)
     for name in runtime.lake.types.names():
         yield _clear_finding(name, clear_fields(runtime.lake.types.chain(name)))
     if runtime.settings.kafka is not None:

@@ -14,6 +14,7 @@ from keys import SubjectId
 from projections.differencing import Guarded, Shown, Withheld, guard
 from projections.errors import DefinitionError
 from projections.guarding import revealing
+from service.doctor import examine
 from service.runtime import Runtime, initialise, open_runtime
 from tests.world import PAID, START, erase, paid, publish, send
 
@@ -222,3 +223,9 @@ def test_views_that_reveal_people_are_named(lake: Runtime) -> None:
     """One without a floor, and a pair that counts the same field."""
     found = revealing(lake.views.registry.all(), lake.lake.types)
     assert [one.views for one in found] == [("open",), ("guarded", "open")]
+
+
+def test_doctor_names_views_that_reveal_people(lake: Runtime) -> None:
+    """Where an operator looks, without a publication."""
+    found = [f.check for f in examine(lake) if f.level == "warning" and "subtraction" in f.text]
+    assert found == ["subtraction of open"]
