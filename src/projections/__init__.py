@@ -54,10 +54,11 @@ def open_views(
     effects: Effects = lake.effects
     ledger = Ledger(home / "ledger.db", lake.clock, effects)
     tables = ViewTables(lake.warehouse, lake.keyring)
+    states = StateStore(home / "states.db", lake.keyring, effects)
     builder = Builder(
         lake,
         registry,
-        StateStore(home / "states.db", lake.keyring, effects),
+        states,
         tables,
         ledger,
         executor or InProcess(Deriver(lake.replay(), lake.types, registry, memory_bytes)),
@@ -66,7 +67,7 @@ def open_views(
         code_folder=code_folder,
         clock=lake.clock,
     )
-    return Views(lake, registry, builder, tables, ledger)
+    return Views(lake, registry, builder, tables, ledger, states)
 
 
 __all__ = [

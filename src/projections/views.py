@@ -20,6 +20,7 @@ from projections.differencing import Guarded, key_digests
 from projections.errors import DefinitionError, NotPublished
 from projections.ledger import Ledger, Publication, Release
 from projections.registry import ViewRegistry
+from projections.state import StateStore
 from projections.tables import ViewTables
 
 AGGREGATE: Final = "aggregate"
@@ -73,13 +74,20 @@ class Views:
     """All views of a lake."""
 
     def __init__(
-        self, lake: Lake, registry: ViewRegistry, builder: Builder, tables: ViewTables, ledger: Ledger
+        self,
+        lake: Lake,
+        registry: ViewRegistry,
+        builder: Builder,
+        tables: ViewTables,
+        ledger: Ledger,
+        states: StateStore,
     ) -> None:
         self._lake = lake
         self._keyring: Keyring = lake.keyring
         self.registry = registry
         self.builder = builder
         self.ledger = ledger
+        self.states = states
         self._tables = tables
 
     def build(

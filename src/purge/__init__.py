@@ -26,6 +26,7 @@ from purge.errors import (
 )
 from purge.inventory import STORES, Store, store_of, unregistered
 from purge.journal import Journal, Request, StageRecord, Stuck
+from purge.mending import Supplement, Supplements, settle_retired_states
 from purge.receipt import payload_of
 from purge.saga import Plan, Purge, Submitted
 from purge.scanner import Finding, Scanned, scan
@@ -82,6 +83,8 @@ __all__ = [
     "Store",
     "Stuck",
     "Submitted",
+    "Supplement",
+    "Supplements",
     "TransparencyLog",
     "UnderHold",
     "UnknownPurpose",
@@ -93,6 +96,7 @@ __all__ = [
     "open_purge",
     "payload_of",
     "scan",
+    "settle_retired_states",
     "store_of",
     "unregistered",
     "verifier_key",

@@ -24,11 +24,16 @@ def commitment(salt: bytes, subject: str) -> str:
 
 
 def statement(receipt_id: str, person_commitment: str, predicate: Mapping[str, Any]) -> bytes:
-    """Canonical JSON of the in-toto statement: what is signed and what is the log's leaf."""
+    """Canonical JSON of a receipt's in-toto statement: what is signed and what is the log's leaf."""
+    return statement_of(PREDICATE_TYPE, receipt_id, person_commitment, predicate)
+
+
+def statement_of(kind: str, receipt_id: str, person_commitment: str, predicate: Mapping[str, Any]) -> bytes:
+    """The same, with a predicate of any type about the person of a receipt."""
     body = {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": receipt_id, "digest": {"sha256": person_commitment}}],
-        "predicateType": PREDICATE_TYPE,
+        "predicateType": kind,
         "predicate": predicate,
     }
     return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()

@@ -73,6 +73,11 @@ class TransparencyLog:
         found: bytes = rows[0][0]
         return found
 
+    def named(self, prefix: str) -> list[tuple[int, str, bytes]]:
+        """Leaves whose name begins so: number, name, data; oldest first."""
+        sql = "SELECT leaf, name, data FROM leaves WHERE substr(name, 1, ?) = ? ORDER BY leaf"
+        return [(int(leaf), name, data) for leaf, name, data in self._db.read(sql, (len(prefix), prefix))]
+
     def newest_fence(self) -> Remembered | None:
         """What the restore gate asks: the newest epoch that a receipt or a publication names."""
         sql = "SELECT data FROM leaves ORDER BY leaf DESC LIMIT ?"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Verifies a Shredlake erasure receipt offline. One file; needs only `cryptography`.
+"""Verifies a Shredlake erasure receipt, or a supplement to one, offline. One file; needs only `cryptography`.
 
 usage: python verifier.py RECEIPT.json KEY.vkey [--subject ID --salt HEX]
 
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "urn:shredlake:erasure-receipt:v1"
+SUPPLEMENT_TYPE = "urn:shredlake:erasure-receipt-supplement:v1"
 
 
 class Refused(Exception):
@@ -68,13 +69,22 @@ def verify(receipt: bytes, vkeys: str, subject: str | None = None, salt: str | N
     _check_signature(signer, raw_signature, b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload))
     _check_log(proof, payload, keys)
     statement: dict[str, Any] = json.loads(payload)
-    if statement.get("predicateType") != PREDICATE_TYPE:
-        raise Refused("the statement is not an erasure receipt")
+    if statement.get("predicateType") not in (PREDICATE_TYPE, SUPPLEMENT_TYPE):
+        raise Refused("the statement is neither an erasure receipt nor a supplement to one")
     if subject is not None:
         digest = hashlib.sha256(bytes.fromhex(salt or "") + subject.encode()).hexdigest()
         if statement["subject"][0]["digest"]["sha256"] != digest:
             raise Refused("the receipt is about somebody else")
     return statement
+
+
+def described(statement: dict[str, Any]) -> str:
+    """A verified statement in a line: a receipt, or what a receipt had not covered and since when it is."""
+    name, predicate = statement["subject"][0]["name"], statement["predicate"]
+    level = predicate["level"]["name"]
+    if statement["predicateType"] == SUPPLEMENT_TYPE:
+        return f"supplement to receipt {name}: level {level} since {predicate['level'][level]['since']}"
+    return f"receipt {name}, level {level}"
 
 
 def _parse_key(vkey: str) -> tuple[str, bytes, bytes]:
@@ -162,8 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         print(f"REFUSED: cannot read: {type(error).__name__}", file=sys.stderr)
         return 1
-    predicate = statement["predicate"]
-    print(f"VERIFIED: receipt {statement['subject'][0]['name']}, level {predicate['level']['name']}")
+    print(f"VERIFIED: {described(statement)}")
     return 0
 
 

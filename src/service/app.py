@@ -188,6 +188,14 @@ def _erasures(runtime: Runtime, worker: ErasureWorker) -> APIRouter:
         """One request with every stage and its time."""
         return ErasureView.of(purge.journal.get(request_id))
 
+    @router.get("/erasure-requests/{request_id}/supplements/{number}", response_class=Response)
+    def get_supplement(request_id: str, number: int) -> Response:
+        """The signed supplement of this number, from 1: what the receipt had not covered, found out later."""
+        found = runtime.supplements.of(purge.journal.get(request_id).request_id)
+        if not 1 <= number <= len(found):
+            return problems.problem(404, "UnknownSupplement", f"the receipt has {len(found)} supplements")
+        return Response(runtime.supplements.document(found[number - 1]), media_type="application/json")
+
     @router.get("/erasure-requests/{request_id}/receipt", response_class=Response)
     def get_receipt(request_id: str) -> Response:
         """The signed receipt, byte for byte as it verifies."""

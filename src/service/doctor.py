@@ -108,6 +108,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield _tried("fence log", lambda: f"{runtime.keyring.fences.verify()} fences, hash chain holds")
     for copy in runtime.fence_copies.look():
         yield Finding(f"fence copy {copy.place}", copy.level, copy.text)
+    yield states_finding(runtime.views.states.retired(), len(runtime.supplements.all()))
     yield _tried("transparency log", lambda: f"{runtime.purge.log.verify()} leaves, hashes hold")
     checked = verify(runtime.lake)
     yield Finding(
@@ -137,6 +138,26 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         )
     free = shutil.disk_usage(home).free
     yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
+
+
+def states_finding(retired: int | None, supplements: int) -> Finding:
+    """Whether states of an older layout, which held values of other people, are behind this lake.
+
+    Args:
+        retired: states that were deleted while what follows from it is owed; None where nothing is.
+        supplements: to receipts, in the transparency log.
+    """
+    if retired is not None:
+        return Finding(
+            "view states",
+            "error",
+            f"{retired} of an older layout were deleted, which could hold values of erased people; their keys"
+            " and the epoch wait: open the restore gate, then run `shredlake doctor` as the purge role",
+        )
+    if supplements:
+        text = "receipts did not cover view states of an older layout, which are gone now: hand on their"
+        return Finding("view states", "note", f"{supplements} {text} supplements (`shredlake receipt show`)")
+    return Finding("view states", "ok", "each holds its own bucket alone")
 
 
 def _privacy_finding(lake: Lake) -> Finding:

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from keys import Effects, Keyring, LeasesElsewhere, open_keys
+from keys import Effects, Keyring, LeasesElsewhere, ShredlakeError, open_keys
 from keys.hardening import harden
 from lake import Lake, Replay, open_events, open_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
-from purge import Purge, open_evidence, open_purge
+from purge import Purge, Supplements, open_evidence, open_purge, settle_retired_states
 from service.agent import build_keys, build_lease
 from service.errors import BadSettings, NotInitialised
 from service.fencecopies import FenceCopies
@@ -28,6 +28,7 @@ from service.keyplaces import VaultRole, assurance, key_places, seal_rule
 from service.lakeplace import intake_rule, lake_place
 from service.settings import CONFIG_NAME, Settings, load_settings
 
+_log = logging.getLogger("shredlake.runtime")
 _FIRST_CONFIG: Final = """\
 # Settings of this lake; `shredlake config show` lists all with their defaults.
 # Each can be set in the environment too: SHREDLAKE_SERVER__PORT=9000.
@@ -58,6 +59,11 @@ class Runtime:
     purge: Purge
     fence_copies: FenceCopies
     token: str = field(repr=False)
+
+    @property
+    def supplements(self) -> Supplements:
+        """What receipts had not covered."""
+        return Supplements(self.keyring, self.purge.log)
 
     def close(self) -> None:
         """Gives the lease up and closes every database."""
@@ -195,7 +201,28 @@ def open_runtime(
     )
     copies = open_fence_copies(home, settings, keyring)
     purge = open_purge(home, lake, views, assurance(settings.keys), copies.write)
-    return Runtime(home, settings, keyring, lake, views, purge, copies, (home / "token").read_text().strip())
+    token = (home / "token").read_text().strip()
+    runtime = Runtime(home, settings, keyring, lake, views, purge, copies, token)
+    if role == "purge":
+        _settle(runtime)
+    return runtime
+
+
+def _settle(runtime: Runtime) -> None:
+    """Does what an older lake's states left to be done; what cannot be now, the next opening does."""
+    try:
+        told = settle_retired_states(
+            runtime.views.states,
+            runtime.keyring,
+            runtime.purge.journal,
+            runtime.supplements,
+            runtime.lake.clock,
+        )
+    except ShredlakeError as error:
+        _log.warning("what follows from an older layout of states waits: %s: %s", type(error).__name__, error)
+        return
+    if told is not None:
+        _log.warning("states of an older layout are gone for good; receipts with a supplement: %d", told)
 
 
 def open_replay(home: Path) -> Replay:
