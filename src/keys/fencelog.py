@@ -173,17 +173,23 @@ class FenceLog:
         """
         return _head(ref) + self._mac.digest(b"ref|" + ref)[:14]
 
-    def append(self, entries: Sequence[tuple[bytes, bytes, str, int]], request_id: str) -> list[Fence]:
-        """Writes fences for (subject_tag, ref_tag, purpose, generation).
+    def append(
+        self, entries: Sequence[tuple[bytes, bytes, str, int]], request_ids: str | Sequence[str]
+    ) -> list[Fence]:
+        """Writes fences for (subject_tag, ref_tag, purpose, generation), in one transaction.
+
+        Args:
+            request_ids: the request of each, or one of all.
 
         One that is there already, for this generation or a later one, stays as it was: whoever erases
         a person a second time no longer sees which generation it was.
         """
         written = []
+        ids = [request_ids] * len(entries) if isinstance(request_ids, str) else request_ids
         with self._db.write() as db:
             last = db.execute("SELECT epoch, chain FROM fences ORDER BY epoch DESC LIMIT 1").fetchone()
             epoch, chain = last or (0, _GENESIS)
-            for subject_tag, ref_tag, purpose, generation in entries:
+            for (subject_tag, ref_tag, purpose, generation), request_id in zip(entries, ids, strict=True):
                 found = db.execute(
                     "SELECT * FROM fences WHERE ref_tag = ? AND purpose = ? AND generation >= ?"
                     " ORDER BY epoch LIMIT 1",

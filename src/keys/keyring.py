@@ -198,18 +198,22 @@ class Keyring:
         Raises:
             RestoreGateClosed: a new fence would take the number of one that an older log has lost.
         """
+        return self.fence_together([(subject, ref, request_id, purpose) for subject, ref in targets])
+
+    def fence_together(self, targets: Sequence[tuple[SubjectId, bytes, str, str]]) -> list[Fence]:
+        """Writes the fence of each (subject, ref, request id, purpose) in one transaction; as `fence`."""
         self.gate().trusted()
         top: dict[bytes, int] = {}
-        for record in self.tree.records_of([ref for _, ref in targets]):
+        for record in self.tree.records_of([ref for _, ref, _, _ in targets]):
             top[record.ref] = max(top.get(record.ref, 1), record.generation)
         entries = []
-        for subject, ref in targets:
+        for subject, ref, _, purpose in targets:
             tag = self.fences.subject_tag(subject)
             # Never less than before: whoever comes back begins the generation after the newest fence's.
             before = max((fence.generation for fence in self.fences.of_tag(tag)), default=1)
             entries.append((tag, self.fences.ref_tag(ref), purpose, max(top.get(ref, 1), before)))
         with self._effects("keys.fence"):
-            return self.fences.append(entries, request_id)
+            return self.fences.append(entries, [request_id for _, _, request_id, _ in targets])
 
     def destroy(self, refs: Sequence[bytes], fences: Sequence[Fence]) -> int:
         """Destroys the records of fenced refs. Repeating it is success.

@@ -24,14 +24,21 @@ from lake.selection import WHOLE_COLUMNS, Selection, some_rows, stored_in, whole
 
 _LETTERS: Final = Selection(DEAD_LETTER, PRIMARY)
 _IN_FLIGHT_SECONDS: Final = 2.0
+Removed = Callable[[Sequence[bytes]], None]
+"""Told of the letters that were one record."""
 
 
 def _naming(letters: pl.DataFrame, holds: Callable[[bytes], bool]) -> pl.Series:
     """Which letters name somebody, or are a line of a torn record that does."""
     raws = [letter_bytes(raw) for raw in letters["raw"]]
-    record_of = torn_records(list(zip(letters["feed"], letters["line"], raws, strict=True)))
+    record_of = _records(letters)
     named = {record for record, raw in zip(record_of, raws, strict=True) if holds(raw)}
     return pl.Series([record in named for record in record_of], dtype=pl.Boolean)
+
+
+def _records(letters: pl.DataFrame) -> list[int]:
+    raws = [letter_bytes(raw) for raw in letters["raw"]]
+    return torn_records(list(zip(letters["feed"], letters["line"], raws, strict=True)))
 
 
 def torn_records(letters: Sequence[tuple[str, int, bytes]]) -> list[int]:
@@ -64,7 +71,12 @@ class LetterRedaction(Rewriter):
         self._housekeeping = Housekeeping(lake)
         self._sleep = sleep
 
-    def run(self, holds: Callable[[bytes], bool], in_use: Collection[bytes] = ()) -> int:
+    def run(
+        self,
+        holds: Callable[[bytes], bool],
+        in_use: Collection[bytes] = (),
+        removed: Removed = lambda lines: None,
+    ) -> int:
         """Removes dead letters of nobody's that `holds` recognises, and destroys what sealed them.
 
         A line without a readable subject is sealed under a key that belongs to no person. Those that
@@ -73,15 +85,16 @@ class LetterRedaction(Rewriter):
 
         Args:
             in_use: handles that a commit which was begun will use again.
+            removed: told of each record that was taken out, its lines.
 
         Raises:
             KeysError: a letter could not be opened for a reason that is no erasure; run it again.
         """
         days = {day_of(file) for file in self._table.files()}
-        removed = sum(self._redact_day(day, holds) for day in sorted(days))
+        count = sum(self._redact_day(day, holds, removed) for day in sorted(days))
         self._keyring.drop(self._replaced_keys())
         self._keyring.drop(self._abandoned_keys(in_use))
-        return removed
+        return count
 
     def count(self, holds: Callable[[bytes], bool]) -> int:
         """How many letters of nobody's `holds` recognises. Changes nothing. Raises as `run`."""
@@ -94,7 +107,7 @@ class LetterRedaction(Rewriter):
         found = self._open_group(letters, self._types.get(DEAD_LETTER), PRIMARY).frame
         return found.filter((pl.col("subject") == "") & ~pl.col("shredded"))
 
-    def _redact_day(self, day: date, holds: Callable[[bytes], bool]) -> int:
+    def _redact_day(self, day: date, holds: Callable[[bytes], bool], removed: Removed) -> int:
         while True:
             epoch = self._keyring.catch_up()
             live = self._live(day)
@@ -102,7 +115,8 @@ class LetterRedaction(Rewriter):
             if letters.height == 0:
                 return 0
             nobody = self._nobodys(letters)
-            doomed = nobody.filter(_naming(nobody, holds))
+            named = _naming(nobody, holds)
+            doomed = nobody.filter(named)
             if doomed.height == 0:
                 return 0
             old = doomed["subject_ref"].unique().to_list()
@@ -124,6 +138,12 @@ class LetterRedaction(Rewriter):
                 self._commit([fresh_file], files, epoch, redacted=doomed.height)
             except (EpochMoved, ValidationException):
                 continue  # upkeep or another erasure was first: look again
+            records: dict[int, list[bytes]] = {}
+            for record, raw, is_named in zip(_records(nobody), nobody["raw"], named, strict=True):
+                if is_named:
+                    records.setdefault(record, []).append(letter_bytes(raw))
+            for lines in records.values():
+                removed(lines)
             return doomed.height
 
     def _replaced_keys(self) -> list[bytes]:

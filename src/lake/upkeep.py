@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 
 import polars as pl
-from attrs import frozen
+from attrs import field, frozen
 from pyiceberg.exceptions import ValidationException
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.refs import MAIN_BRANCH
@@ -48,10 +49,11 @@ class Merged:
 
 @frozen
 class Severed:
-    """Dead blocks taken out of a day's live files, and the bytes written for it."""
+    """Dead blocks taken out of a day's live files, of each handle too, and the bytes written for it."""
 
     blocks: int
     bytes_written: int
+    blocks_of: Mapping[bytes, int] = field(factory=dict, repr=False)
 
 
 class Upkeep(Compactor):
@@ -137,7 +139,8 @@ class Upkeep(Compactor):
                 self._commit([fresh], files, epoch)
             except (EpochMoved, ValidationException):
                 continue
-            return Severed(len(dead), fresh.file_size_in_bytes)
+            counts = Counter(mine.filter(pl.col("block_id").is_in(dead))["subject_ref"].to_list())
+            return Severed(len(dead), fresh.file_size_in_bytes, counts)
 
     def days_with_dead(self, live: Sequence[Sequenced], today: date) -> list[date]:
         """Closed days that are sorted and hold sealed bytes whose key is destroyed, oldest first.

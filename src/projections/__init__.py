@@ -26,7 +26,8 @@ from projections.errors import (
 from projections.executors import Executor, InProcess, ProcessPool
 from projections.fingerprint import fingerprint
 from projections.guarding import Revealing, revealing
-from projections.ledger import Ledger, Publication, Release
+from projections.ledger import Aside, Ledger, Publication, Release
+from projections.rederive import Rederived, bring_back, rederive
 from projections.registry import ViewRegistry
 from projections.state import StateStore
 from projections.tables import ViewTables
@@ -72,6 +73,7 @@ def open_views(
 
 __all__ = [
     "Answer",
+    "Aside",
     "Builder",
     "Built",
     "Check",
@@ -97,6 +99,7 @@ __all__ = [
     "ProjectionError",
     "Publication",
     "Reconciled",
+    "Rederived",
     "Release",
     "Revealing",
     "StaleEpoch",
@@ -109,11 +112,13 @@ __all__ = [
     "ViewRegistry",
     "ViewTables",
     "Views",
+    "bring_back",
     "derive",
     "fingerprint",
     "grain",
     "non_negative",
     "open_views",
+    "rederive",
     "result",
     "revealing",
     "unique",

@@ -13,6 +13,7 @@ from projections.compute import Partial
 from projections.derive import Deriver, DeriveTask
 
 _worker: Deriver | None = None
+_not_started: Exception | None = None
 
 
 class Executor(Protocol):
@@ -58,10 +59,16 @@ class ProcessPool:
 
 
 def _start(open_deriver: Callable[[], Deriver]) -> None:
-    global _worker
-    _worker = open_deriver()
+    """Opens this worker; that keys or lake do not answer is told by its tasks, not by its death."""
+    global _worker, _not_started
+    try:
+        _worker = open_deriver()
+    except Exception as error:
+        _not_started = error
 
 
 def _run(task: DeriveTask) -> dict[str, Partial]:
+    if _not_started is not None:
+        raise _not_started
     assert _worker is not None
     return _worker.run(task)

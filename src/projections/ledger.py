@@ -7,7 +7,7 @@ see two views of different releases.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ CREATE TABLE IF NOT EXISTS publications (publication_id INTEGER PRIMARY KEY, bui
 CREATE TABLE IF NOT EXISTS releases (release_id INTEGER PRIMARY KEY, released_at TEXT NOT NULL,
     entries TEXT NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS withheld (build_id TEXT NOT NULL, key_digest BLOB NOT NULL,
-    people INTEGER NOT NULL, changed INTEGER NOT NULL, PRIMARY KEY (build_id, key_digest)) WITHOUT ROWID
+    people INTEGER NOT NULL, changed INTEGER NOT NULL, PRIMARY KEY (build_id, key_digest)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS set_aside (view TEXT PRIMARY KEY, set_aside_at TEXT NOT NULL, reason TEXT NOT NULL,
+    is_served INTEGER NOT NULL) WITHOUT ROWID
 """
 
 
@@ -94,6 +96,20 @@ class Release:
     why: str
 
 
+@frozen
+class Aside:
+    """A view that could not be derived anew.
+
+    Attributes:
+        is_served: readers still see the version of before, marked stale; else it is withdrawn.
+    """
+
+    view: str
+    since: datetime
+    reason: str
+    is_served: bool
+
+
 class Ledger:
     """Publications and releases of one lake."""
 
@@ -131,6 +147,7 @@ class Ledger:
                         (one.build_id, one.view, body),
                     ).fetchone()
                 entries[one.view] = int(found[0])
+                db.execute("DELETE FROM set_aside WHERE view = ?", (one.view,))
             return self._insert(db, entries, "publish", who, why)
 
     def revert(
@@ -142,11 +159,40 @@ class Ledger:
             entries = {one.view: one.publication_id for one in publications}
             return self._insert(db, self._newest_entries(db) | dict(entries), "rollback", who, why)
 
-    def withdraw(self, names: Collection[str], *, who: str, why: str) -> Release:
-        """Takes views out of what readers see; their publications stay on record."""
+    def set_aside(
+        self, withdrawn: Mapping[str, str], stale: Mapping[str, str], *, who: str, why: str
+    ) -> None:
+        """Takes views out of what readers see, and marks others as stale, each with its reason.
+
+        Their publications stay on record; a later release of a view ends both.
+        """
+        at = _stamp(self._clock())
         with self._effects("release"), self._db.write() as db:
-            kept = {name: one for name, one in self._newest_entries(db).items() if name not in names}
-            return self._insert(db, kept, "withdraw", who, why)
+            entries = self._newest_entries(db)
+            kept = {name: one for name, one in entries.items() if name not in withdrawn}
+            if kept != entries:
+                self._insert(db, kept, "withdraw", who, why)
+            db.executemany(
+                "INSERT INTO set_aside VALUES (?, ?, ?, ?) ON CONFLICT (view) DO UPDATE"
+                " SET reason = excluded.reason, is_served = excluded.is_served",
+                [
+                    *((name, at, reason, 0) for name, reason in withdrawn.items()),
+                    *((name, at, reason, 1) for name, reason in stale.items()),
+                ],
+            )
+
+    def aside(self) -> dict[str, Aside]:
+        """Views that could not be derived anew when somebody was erased, and have not been built since."""
+        rows = self._db.read("SELECT * FROM set_aside ORDER BY view")
+        return {row[0]: Aside(row[0], datetime.fromisoformat(row[1]), row[2], bool(row[3])) for row in rows}
+
+    def withdrawn(self) -> list[str]:
+        """Those of them that readers do not see."""
+        return [name for name, one in self.aside().items() if not one.is_served]
+
+    def stale(self) -> list[str]:
+        """Those of them that readers see as they were before the erasure."""
+        return [name for name, one in self.aside().items() if one.is_served]
 
     def current(self, at: datetime | None = None) -> Release | None:
         """The release readers saw at a moment; the newest for None."""

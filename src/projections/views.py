@@ -12,7 +12,7 @@ import polars as pl
 from attrs import field, frozen
 
 from keys import Keyring, Shredded, SubjectId
-from lake import Lake, build_tag, checked_moment
+from lake import Lake, UnknownEventType, build_tag, checked_moment
 from projections.build import Builder, Built, Progress
 from projections.definition import SUBJECT, event_reads
 from projections.derive import view_is_personal
@@ -34,12 +34,14 @@ class Answer:
         rows: of a subject-grain view without the handle, one per person that can be opened.
         shredded: how many rows belong to erased people.
         withheld: rows left out because fewer people than the view's floor would explain their difference.
+        stale: why it is from before an erasure and still served; None where it is not.
     """
 
     rows: pl.DataFrame = field(repr=False)
     publication: Publication
     shredded: int = 0
     withheld: int = 0
+    stale: str | None = None
 
 
 @frozen
@@ -141,7 +143,14 @@ class Views:
 
     def personal_names(self) -> list[str]:
         """Views that an erasure touches."""
-        return [v.name for v in self.registry.all() if view_is_personal(self._lake.types, v)]
+        return [name for name in self.registry.names() if self.is_personal(name)]
+
+    def is_personal(self, name: str) -> bool:
+        """Whether an erasure touches a view; so it is where that cannot be told."""
+        try:
+            return view_is_personal(self._lake.types, self.registry.get(name))
+        except UnknownEventType:
+            return True
 
     def forget_people(self, refs: Sequence[bytes]) -> list[int]:
         """Destroys the states of the buckets these handles are in, of every version ever built.
@@ -166,6 +175,13 @@ class Views:
         history = self.ledger.history(name)
         if not history and name not in self.registry.names():
             self.registry.get(name)
+        aside = self.ledger.aside().get(name)
+        if aside is not None and (at is None or at >= aside.since):
+            raise NotPublished(
+                f"`{name}` was withdrawn at {aside.since.isoformat(timespec='seconds')}, when somebody was"
+                f" erased and it could not be derived anew: {aside.reason}",
+                next_step=f"Mend its code; it comes back when it builds: `shredlake views publish {name}`.",
+            )
         if not history:
             raise NotPublished(
                 f"`{name}` was never published", next_step=f"Run `shredlake views publish {name}`."
@@ -179,11 +195,12 @@ class Views:
     def as_reported(self, name: str, at: datetime | None = None) -> Answer:
         """What readers saw at a moment, from the snapshot they saw."""
         publication = self.publication(name, at)
+        stale = self._stale(name, publication)
         if publication.grain == AGGREGATE:
             rows = self._tables.read_aggregate(publication.table, publication.snapshot_id)
-            return Answer(rows, publication, withheld=publication.withheld_rows)
+            return Answer(rows, publication, withheld=publication.withheld_rows, stale=stale)
         found = self._tables.read_subjects(publication.table, publication.snapshot_id, publication.columns)
-        return Answer(found.frame.drop(SUBJECT), publication, len(found.shredded))
+        return Answer(found.frame.drop(SUBJECT), publication, len(found.shredded), stale=stale)
 
     def person(self, name: str, subject: SubjectId, at: datetime | None = None) -> PersonAnswer:
         """One person's row of a subject-grain view.
@@ -262,6 +279,16 @@ class Views:
         for read in event_reads(self.registry.get(publication.view), self._lake.types):
             gone += int(replay.events(files, read).frame["shredded"].sum())
         return gone - publication.events_shredded
+
+    def _stale(self, name: str, publication: Publication) -> str | None:
+        """Why this publication is behind an erasure, where it is served although it is."""
+        aside = self.ledger.aside().get(name)
+        release = self.ledger.current()
+        if aside is None or not aside.is_served or release is None:
+            return None
+        if release.entries.get(name) != publication.publication_id:
+            return None
+        return f"from before an erasure, since {aside.since.isoformat(timespec='seconds')}: {aside.reason}"
 
     @contextmanager
     def _pinned(self, snapshot_id: int | None) -> Iterator[int | None]:

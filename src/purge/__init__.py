@@ -4,7 +4,7 @@ A journaled saga fences a person, destroys one key, derives views anew, sweeps, 
 receipt that anyone can check offline.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -28,9 +28,10 @@ from purge.inventory import STORES, Store, store_of, unregistered
 from purge.journal import Journal, Request, StageRecord, Stuck
 from purge.mending import Supplement, Supplements, settle_retired_states
 from purge.receipt import payload_of
-from purge.saga import Plan, Purge, Submitted
+from purge.saga import OPEN_STATUSES, Purge, Submitted
 from purge.scanner import Finding, Scanned, scan
 from purge.stages import STAGES, Status
+from purge.steps import Plan
 from purge.tlog import Checkpoint, TransparencyLog, verifier_key, verifier_keys
 
 
@@ -50,18 +51,21 @@ def open_purge(
     views: Views,
     assurance: Assurance = EMBEDDED_ASSURANCE,
     copy_fences: Callable[[], Mapping[str, str]] = dict,
+    serve_stale: Collection[str] = (),
 ) -> Purge:
     """Erasures of the lake in a folder: journal, transparency log and locks below it.
 
     Args:
         copy_fences: writes the fence log's copies; place → what came of it.
+        serve_stale: views that are served on where an erasure cannot derive them anew; `*` stands for all.
     """
     journal, log = open_evidence(home, lake.keyring, lake.clock, lake.effects)
-    return Purge(home, lake, views, journal, log, assurance, copy_fences)
+    return Purge(home, lake, views, journal, log, assurance, copy_fences, serve_stale)
 
 
 __all__ = [
     "EMBEDDED_ASSURANCE",
+    "OPEN_STATUSES",
     "REGIMES",
     "STAGES",
     "STORES",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -69,6 +70,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
             "events": plan.get("events"),
             "severed_blocks": request.detail("swept").get("severed_blocks"),
             "views": request.detail("views_rederived").get("views"),
+            "views_withdrawn": _reasons(request, "withdrawn"),
             "dead_letters": request.detail("letters_redacted").get("letters"),
         },
         "stores": [store.name for store in STORES],
@@ -79,6 +81,10 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
             "aggregates published before the erasure, kept as reported then",
             "anonymous fields, kept by design",
             "unreadable blocks in data files of older snapshots, until these expire",
+            *(
+                f"the published view {name}, served on as stale until it builds again: {reason}"
+                for name, reason in _reasons(request, "stale").items()
+            ),
         ],
     }
 
@@ -87,6 +93,12 @@ def backups_gone_at(epoch_closed_at: datetime, assurance: Assurance) -> datetime
     """From when no backup of the custodian brings back what was erased; None where nobody declared it."""
     days = assurance.snapshot_horizon_days
     return None if days is None else epoch_closed_at + timedelta(days=days)
+
+
+def _reasons(request: Request, what: str) -> dict[str, str]:
+    """View → why it could not be derived anew; begun by an earlier release, names alone."""
+    found = request.detail("views_rederived").get(what) or {}
+    return dict(found) if isinstance(found, Mapping) else dict.fromkeys(found, "there is no code for it")
 
 
 def _backup_level(epoch_closed_at: str | None, assurance: Assurance) -> dict[str, Any]:

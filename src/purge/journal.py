@@ -7,8 +7,9 @@ handles are removed once the receipt is out.
 from __future__ import annotations
 
 import json
+import sqlite3
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from attrs import field, frozen
 from keys import Database, Effects, Remembered
 from purge.clocks import Regime, due_at
 from purge.errors import IdempotencyConflict, NotCancellable, UnknownRequest
-from purge.stages import STAGES, Status, may_cancel, status_of
+from purge.stages import POINT_OF_NO_RETURN, STAGES, Status, may_cancel, status_of
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS requests (request_id TEXT PRIMARY KEY, received_at TEXT NOT NULL,
@@ -181,57 +182,66 @@ class Journal:
         rows = self._db.read(sql, (Status.INCOMPLETE.value,))
         return [Stuck(row[0], row[1], datetime.fromisoformat(row[2])) for row in rows]
 
-    def begin(self, request_id: str, stage: str) -> None:
-        """Writes the intent of a stage before its effect."""
-        self._edit(request_id, lambda records: [*_without(records, stage), _begun(stage, self._clock())])
+    def begin(self, request_ids: Sequence[str], stage: str) -> list[str]:
+        """Writes the intent of a stage before its effect; returns those that nobody has cancelled."""
+        at = self._clock()
+        with self._effects("journal"), self._db.write() as db:
+            found = [(one, *_standing(db, one)) for one in request_ids]
+            open_ = [(one, records) for one, status, records in found if status != Status.CANCELLED.value]
+            db.executemany(
+                "UPDATE requests SET details = ? WHERE request_id = ?",
+                [(json.dumps([*_without(records, stage), _begun(stage, at)]), one) for one, records in open_],
+            )
+        return [one for one, _ in open_]
 
-    def complete(self, request_id: str, stage: str, seconds: float, detail: Mapping[str, Any]) -> None:
-        """Marks a stage done with what it found."""
+    def complete(self, stage: str, seconds: float, details: Mapping[str, Mapping[str, Any]]) -> None:
+        """Marks a stage of some requests done, each with what it found."""
+        done = {"finished_at": self._clock().isoformat(), "seconds": round(seconds, 4)}
+        with self._effects("journal"), self._db.write() as db:
+            for request_id, detail in details.items():
+                _, records = _standing(db, request_id)
+                for record in records:
+                    if record["stage"] == stage:
+                        record |= done | {"detail": dict(detail)}
+                db.execute(
+                    "UPDATE requests SET details = ?, stage = ?, status = ? WHERE request_id = ?",
+                    (json.dumps(records), stage, status_of(stage).value, request_id),
+                )
 
-        def change(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            for record in records:
-                if record["stage"] == stage:
-                    record |= {
-                        "finished_at": self._clock().isoformat(),
-                        "seconds": round(seconds, 4),
-                        "detail": dict(detail),
-                    }
-            return records
-
-        self._edit(request_id, change, stage=stage, status=status_of(stage))
-
-    def set_status(self, request_id: str, status: Status) -> None:
-        """Notes that a request waits (held) or stands (incomplete)."""
+    def set_status(self, status: Mapping[str, Status]) -> None:
+        """Notes that requests wait (held) or stand (incomplete)."""
         with self._db.write() as db:
-            db.execute("UPDATE requests SET status = ? WHERE request_id = ?", (status.value, request_id))
+            db.executemany(
+                "UPDATE requests SET status = ? WHERE request_id = ?",
+                [(one.value, request_id) for request_id, one in status.items()],
+            )
 
-    def reseal(self, request_id: str, sealed_ref: bytes, sealed_subject: bytes) -> None:
-        """Keeps the id under another key, before the person's own is fenced."""
+    def reseal(self, sealed: Mapping[str, tuple[bytes, bytes]]) -> None:
+        """Keeps ids under other keys, before the people's own are fenced: request → (handle, sealed id)."""
         with self._effects("journal.reseal"), self._db.write() as db:
-            db.execute(
+            db.executemany(
                 "UPDATE requests SET sealed_ref = ?, sealed_subject = ? WHERE request_id = ?",
-                (sealed_ref, sealed_subject, request_id),
+                [(ref, subject, request_id) for request_id, (ref, subject) in sealed.items()],
             )
         self._db.flush_deleted()
 
-    def put_statement(self, request_id: str, statement: bytes) -> bytes:
-        """Keeps the first statement of a request and returns it: a resumed run signs the same one."""
+    def put_statements(self, statements: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Keeps the first statement of each request and returns them: a resumed run signs the same ones."""
         with self._effects("journal.statement"), self._db.write() as db:
-            db.execute(
+            db.executemany(
                 "UPDATE requests SET statement = COALESCE(statement, ?) WHERE request_id = ?",
-                (statement, request_id),
+                [(statement, request_id) for request_id, statement in statements.items()],
             )
-        kept = self.get(request_id).statement
-        assert kept is not None
-        return kept
+        kept = {request_id: self.get(request_id).statement for request_id in statements}
+        return {request_id: statement for request_id, statement in kept.items() if statement is not None}
 
-    def put_receipt(self, request_id: str, receipt: bytes) -> None:
-        """Keeps the receipt and removes what still pointed at the person."""
+    def put_receipts(self, receipts: Mapping[str, bytes]) -> None:
+        """Keeps receipts and removes what still pointed at the people."""
         with self._effects("journal.receipt"), self._db.write() as db:
-            db.execute(
+            db.executemany(
                 "UPDATE requests SET receipt = ?, ref = NULL, sealed_ref = NULL, sealed_subject = NULL "
                 "WHERE request_id = ?",
-                (receipt, request_id),
+                [(receipt, request_id) for request_id, receipt in receipts.items()],
             )
         self._db.flush_deleted()
 
@@ -251,9 +261,10 @@ class Journal:
 
     def cancel(self, request_id: str) -> Request:
         """Takes a request back. Raises `NotCancellable` past the fence."""
-        request = self.get(request_id)
         with self._db.write() as db:
-            if not may_cancel(request.stage, request.status):
+            request = self.get(request_id)
+            is_fenced = any(one.stage == POINT_OF_NO_RETURN for one in request.stages)
+            if is_fenced or not may_cancel(request.stage, request.status):
                 raise NotCancellable(f"the request is {request.status.value} and past the fence")
             db.execute("UPDATE requests SET status = 'cancelled' WHERE request_id = ?", (request_id,))
         return self.get(request_id)
@@ -282,32 +293,22 @@ class Journal:
         return bool(self._db.read("SELECT 1 FROM holds WHERE subject_tag = ?", (subject_tag,)))
 
     @contextmanager
-    def unless_held(self, subject_tag: bytes) -> Iterator[bool]:
-        """Yields whether no hold stands, and lets none be placed before the block is left."""
+    def holds_kept_out(self) -> Iterator[set[bytes]]:
+        """Yields who is under hold, by keyed hash; none is placed or released before the block is left."""
         with self._db.write() as db:
-            found = db.execute("SELECT 1 FROM holds WHERE subject_tag = ?", (subject_tag,)).fetchone()
-            yield found is None
+            yield {row[0] for row in db.execute("SELECT subject_tag FROM holds")}
 
     def close(self) -> None:
         """Closes the database."""
         self._db.close()
 
-    def _edit(
-        self,
-        request_id: str,
-        change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
-        stage: str | None = None,
-        status: Status | None = None,
-    ) -> None:
-        with self._effects("journal"), self._db.write() as db:
-            row = db.execute("SELECT details FROM requests WHERE request_id = ?", (request_id,)).fetchone()
-            if row is None:
-                raise UnknownRequest("there is no such erasure request")
-            db.execute(
-                "UPDATE requests SET details = ?, stage = COALESCE(?, stage), status = COALESCE(?, status) "
-                "WHERE request_id = ?",
-                (json.dumps(change(json.loads(row[0]))), stage, status and status.value, request_id),
-            )
+
+def _standing(db: sqlite3.Connection, request_id: str) -> tuple[str, list[dict[str, Any]]]:
+    """Status and stage records of a request. Raises `UnknownRequest`."""
+    row = db.execute("SELECT status, details FROM requests WHERE request_id = ?", (request_id,)).fetchone()
+    if row is None:
+        raise UnknownRequest("there is no such erasure request")
+    return row[0], json.loads(row[1])
 
 
 def _begun(stage: str, at: datetime) -> dict[str, Any]:

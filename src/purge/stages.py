@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
@@ -46,6 +47,14 @@ def next_stage(done: str) -> str | None:
     """The stage after a completed one; None after the last."""
     at = STAGES.index(done) + 1
     return STAGES[at] if at < len(STAGES) else None
+
+
+def first_of(done: Iterable[str]) -> str | None:
+    """The earliest stage that comes next for any of these requests, by their last completed ones.
+
+    Those further on wait for the others, and go on with them together.
+    """
+    return min((stage for one in done if (stage := next_stage(one))), key=STAGES.index, default=None)
 
 
 def may_cancel(done: str, status: Status) -> bool:

@@ -91,10 +91,18 @@ class TransparencyLog:
 
     def proof(self, leaf: int) -> str:
         """C2SP tlog-proof of a leaf under the newest checkpoint."""
+        return self.proofs([leaf])[leaf]
+
+    def proofs(self, leaves: Iterable[int]) -> dict[int, str]:
+        """The proof of each leaf, all under one checkpoint."""
         hashes = self._hashes()
-        lines = ["c2sp.org/tlog-proof@v1", f"index {leaf}"]
-        lines += [base64.b64encode(h).decode() for h in inclusion_proof(hashes, leaf)]
-        return "\n".join(lines) + "\n\n" + self._checkpoint(hashes).note
+        note = self._checkpoint(hashes).note
+        found = {}
+        for leaf in leaves:
+            lines = ["c2sp.org/tlog-proof@v1", f"index {leaf}"]
+            lines += [base64.b64encode(h).decode() for h in inclusion_proof(hashes, leaf)]
+            found[leaf] = "\n".join(lines) + "\n\n" + note
+        return found
 
     def verify(self) -> int:
         """Recomputes every leaf hash; returns the size. Raises ValueError where one does not fit."""

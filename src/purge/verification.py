@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import polars as pl
+from attrs import frozen
 
-from keys import ALL_PURPOSES, DEFAULT_PURPOSE, Fence, FieldContext, Opener, Shredded
+from keys import ALL_PURPOSES, DEFAULT_PURPOSE, Fence, FieldContext, GateStatus, Shredded
 from lake import Lake, block_rows
 from lake.events import SEALED_FIELD_ID
 from projections import Views
 from purge.inventory import unregistered
+
+_NEWEST: Final = 1 << 62
+
+
+@frozen
+class _Whole:
+    """What is looked at once for many: the oldest epoch of a published aggregate, and the stores."""
+
+    oldest_view: int
+    verified_epoch: int
+    gate: GateStatus
+    has_unregistered: bool
 
 
 class Verification:
@@ -28,52 +41,88 @@ class Verification:
         self._keyring = lake.keyring
         self._views = views
 
-    def checks(self, purpose: str, ref: bytes, fence: Fence) -> dict[str, bool]:
-        """Checks of one erased handle, for one purpose or `*`: name → passed."""
-        opener = self._keyring.opener()
-        whole = purpose == ALL_PURPOSES
+    def checks(
+        self, erased: Sequence[tuple[str, bytes, Fence]], stale: Collection[str] = ()
+    ) -> list[dict[str, bool]]:
+        """Checks of each erased (purpose or `*`, handle, fence): name → passed.
+
+        Args:
+            stale: views that are served on although they do not reflect the fence; their receipt says so.
+        """
+        refs = list({ref for _, ref, _ in erased})
         events = self._lake.events
         old, live = (
-            block_rows(events, files, None, [ref]).filter(pl.col("sealed").is_not_null())
+            block_rows(events, files, None, refs).filter(pl.col("sealed").is_not_null())
             for files in (events.kept_files(), events.files())
         )
-        if not whole:
-            old = old.filter(pl.col("facet").str.ends_with(f"/{purpose}"))
-            live = live.filter(pl.col("facet").str.ends_with(f"/{purpose}"))
-        release = self._views.ledger.current()
-        current = [
-            self._views.ledger.publication(one) for one in (release.entries.values() if release else ())
+        readable = self._readable(old)
+        sealed = live.select("subject_ref", "facet").unique().rows()
+        whole = self._whole(stale)
+        return [
+            self._handle_checks(purpose, ref, fence, readable, sealed) | self._lake_checks(fence, whole)
+            for (purpose, ref, fence) in erased
         ]
-        gate = self._keyring.gate()
+
+    def _handle_checks(
+        self,
+        purpose: str,
+        ref: bytes,
+        fence: Fence,
+        readable: Sequence[tuple[bytes, str]],
+        sealed: Sequence[tuple[bytes, str]],
+    ) -> dict[str, bool]:
+        whole = purpose == ALL_PURPOSES
+
+        def mine(block: tuple[bytes, str]) -> bool:
+            return block[0] == ref and (whole or block[1].endswith(f"/{purpose}"))
+
         keys = self._keyring.resident.deks([ref], DEFAULT_PURPOSE if whole else purpose)
         left = self._keyring.purposes_of(ref)
         return {
             "no key record is left in the pages": not (left if whole else purpose in left),
             "the key look-up answers Shredded": all(isinstance(v, Shredded) for v in keys.values()),
-            "blocks in every kept snapshot answer Shredded": all(
-                self._is_shredded(opener, row) for row in old.iter_rows(named=True)
-            ),
-            "no live file holds sealed blocks of the person": live.height == 0,
-            "every published view reflects the fence": all(
-                p.epoch >= fence.epoch for p in current if p.personal and p.grain == "aggregate"
-            ),
-            "the fence log's hash chain holds": self._keyring.fences.verify() >= fence.epoch,
-            "fence log and key pages agree": not gate.fence_log_behind
-            and fence.epoch not in gate.pending_epochs,
+            "blocks in every kept snapshot answer Shredded": not any(map(mine, readable)),
+            "no live file holds sealed blocks of the person": not any(map(mine, sealed)),
+        }
+
+    def _whole(self, stale: Collection[str]) -> _Whole:
+        release = self._views.ledger.current()
+        current = [
+            self._views.ledger.publication(one)
+            for name, one in (release.entries.items() if release else ())
+            if name not in stale
+        ]
+        return _Whole(
+            min((p.epoch for p in current if p.personal and p.grain == "aggregate"), default=_NEWEST),
+            self._keyring.fences.verify(),
+            self._keyring.gate(),
+            bool(unregistered(self._home, self._lake.warehouse.objects)),
+        )
+
+    def _lake_checks(self, fence: Fence, whole: _Whole) -> dict[str, bool]:
+        return {
+            "every published view reflects the fence": whole.oldest_view >= fence.epoch,
+            "the fence log's hash chain holds": whole.verified_epoch >= fence.epoch,
+            "fence log and key pages agree": not whole.gate.fence_log_behind
+            and fence.epoch not in whole.gate.pending_epochs,
             "nothing received before the fence waits in the intake": not self._lake.intake.holds_before(
                 fence.epoch
             ),
-            "no unregistered store": not unregistered(self._home, self._lake.warehouse.objects),
+            "no unregistered store": not whole.has_unregistered,
         }
 
-    def _is_shredded(self, opener: Opener, row: Mapping[str, Any]) -> bool:
-        context = FieldContext(
-            self._lake.events.metadata().table_uuid.bytes,
-            SEALED_FIELD_ID,
-            "personal",
-            row["facet"].partition("/")[2],
-            row["event_type"],
-            row["schema_version"],
-        )
-        opened = opener.open(context, [row["subject_ref"]], [row["block_id"]], [row["sealed"]])
-        return isinstance(opened[0], Shredded)
+    def _readable(self, blocks: pl.DataFrame) -> list[tuple[bytes, str]]:
+        """(handle, facet) of those blocks that do not answer Shredded."""
+        uuid, opener = self._lake.events.metadata().table_uuid.bytes, self._keyring.opener()
+        found = []
+        for (facet, name, version), rows in blocks.group_by("facet", "event_type", "schema_version"):
+            purpose = str(facet).partition("/")[2]
+            context = FieldContext(uuid, SEALED_FIELD_ID, "personal", purpose, str(name), int(str(version)))
+            refs = rows["subject_ref"].to_list()
+            opened = opener.open(context, refs, rows["block_id"].to_list(), rows["sealed"].to_list())
+            found += [
+                (ref, str(facet))
+                for ref, answer in zip(refs, opened, strict=True)
+                if not isinstance(answer, Shredded)
+            ]
+        return found

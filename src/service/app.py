@@ -270,15 +270,8 @@ def _views(runtime: Runtime) -> APIRouter:
             return answer(name, mode, between.differences, between.publication, limit=limit, **told)
         ask = views.as_reported if mode == "as_reported" else views.as_recomputed
         rows = ask(name, as_of)
-        return answer(
-            name,
-            mode,
-            rows.rows,
-            rows.publication,
-            shredded=rows.shredded,
-            withheld=rows.withheld,
-            limit=limit,
-        )
+        more = {"shredded": rows.shredded, "withheld": rows.withheld, "stale": rows.stale}
+        return answer(name, mode, rows.rows, rows.publication, limit=limit, **more)
 
     @router.post("/views/{name}/row", response_model=None, responses={410: {"description": "erased"}})
     def get_row(

@@ -30,7 +30,7 @@ from lake import (
 from lake.errors import TopicGap, TopicGone
 from lake.objects import ObjectStore
 from lake.offsets import offsets_of
-from projections import revealing
+from projections import Views, revealing
 from purge import Stuck, unregistered
 from service.kafka import standing
 from service.keyplaces import vault_session
@@ -118,6 +118,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     )
     yield intake_finding(runtime.lake.intake.queue(), time.time())
     yield stuck_finding(runtime.purge.journal.stuck(), runtime.lake.clock())
+    yield from _aside_findings(runtime.views)
     yield _privacy_finding(runtime.lake)
     objects = runtime.lake.warehouse.objects
     yield from (Finding("warehouse", "warning", text) for text in objects.check())
@@ -213,6 +214,14 @@ def stuck_finding(stuck: Sequence[Stuck], now: datetime) -> Finding:
     more = f" and {len(stuck) - _STUCK_SHOWN} more" if len(stuck) > _STUCK_SHOWN else ""
     text = f"{len(stuck)} stuck: {shown}{more}; the log says why, `shredlake erase apply --resume` goes on"
     return Finding("erasures", "error" if any(one.due_at < now for one in stuck) else "warning", text)
+
+
+def _aside_findings(views: Views) -> Iterator[Finding]:
+    """Views that an erasure could not derive anew."""
+    for one in views.ledger.aside().values():
+        what = "stale, and still counts people erased since" if one.is_served else "withdrawn"
+        text = f"{what}: {one.reason}; mend it, then run `shredlake views publish {one.view}`"
+        yield Finding(f"view {one.view}", "error", text)
 
 
 def _clear_finding(name: str, fields: Sequence[ClearField]) -> Finding:

@@ -188,6 +188,7 @@ class ViewAnswer(Body):
         0,
         description="rows left out: subtracted from earlier ones they would tell what few erased people did",
     )
+    stale: str | None = Field(None, description="why it is of before an erasure and still served")
     explanation: dict[str, Any] | None = None
     publication: dict[str, Any]
     log_leaf: int | None

@@ -200,7 +200,8 @@ def open_runtime(
         memory_bytes=settings.replay.memory_bytes,
     )
     copies = open_fence_copies(home, settings, keyring)
-    purge = open_purge(home, lake, views, assurance(settings.keys), copies.write)
+    stale = settings.erasure.serve_stale
+    purge = open_purge(home, lake, views, assurance(settings.keys), copies.write, stale)
     token = (home / "token").read_text().strip()
     runtime = Runtime(home, settings, keyring, lake, views, purge, copies, token)
     if role == "purge":

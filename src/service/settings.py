@@ -171,6 +171,16 @@ class Projections(Section):
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="processes that derive buckets")
 
 
+class Erasure(Section):
+    """How erasures treat what does not go along."""
+
+    serve_stale: list[str] = Field(
+        default_factory=list,
+        description="views that are served on, marked stale, where an erasure cannot derive them anew;"
+        ' ["*"] for all; default: they are withdrawn until they build again',
+    )
+
+
 class Job(Section):
     """Scheduled work."""
 
@@ -271,6 +281,7 @@ class Settings(BaseSettings):
     upkeep: Upkeep = Field(default_factory=Upkeep)
     replay: Replay = Field(default_factory=Replay)
     projections: Projections = Field(default_factory=Projections)
+    erasure: Erasure = Field(default_factory=Erasure)
     keys: Keys = Field(default_factory=Keys)
     kafka: Kafka | None = Field(None, description="default: no topic is followed")
     jobs: list[Job] = Field(default_factory=list, description="scheduled work")

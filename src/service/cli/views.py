@@ -157,6 +157,8 @@ def show(
             + (f", {answer.shredded} row(s) shredded" if answer.shredded else "")
         )
         _say_withheld(answer.withheld)
+        if answer.stale:
+            say(f"stale: {answer.stale}")
         emit_frame(here, answer.rows, limit, f"{name} {mode.value}")
 
 
