@@ -165,6 +165,10 @@ class FenceLog:
         """Keyed hash of an id."""
         return self._mac.digest(_SUBJECT + subject.reveal().encode())[:_TAG_BYTES]
 
+    def reference_tag(self, reference: str) -> bytes:
+        """Keyed hash of a name that a client gave to a request of theirs; it may hold a person's id."""
+        return self._mac.digest(b"reference|" + reference.encode())[:_TAG_BYTES]
+
     def ref_tag(self, ref: bytes) -> bytes:
         """16 bytes: the handle's first ten bits in the clear, then its keyed hash.
 

@@ -25,12 +25,12 @@ from purge.errors import (
     VerificationFailed,
 )
 from purge.inventory import STORES, Store, store_of, unregistered
-from purge.journal import Journal, Request, StageRecord, Stuck
+from purge.journal import Journal, Request, StageRecord, Stuck, standing_of
 from purge.mending import Supplement, Supplements, settle_retired_states
 from purge.receipt import payload_of
-from purge.saga import OPEN_STATUSES, Purge, Submitted
+from purge.saga import MAX_TOGETHER, OPEN_STATUSES, Purge, Submitted
 from purge.scanner import Finding, Scanned, scan
-from purge.stages import STAGES, Status
+from purge.stages import STAGES, Standing, Status
 from purge.steps import Plan
 from purge.tlog import Checkpoint, TransparencyLog, verifier_key, verifier_keys
 
@@ -39,7 +39,7 @@ def open_evidence(
     home: Path, keyring: Keyring, clock: Callable[[], datetime], effects: Effects
 ) -> tuple[Journal, TransparencyLog]:
     """Request journal and transparency log of a lake. Both become witnesses of the restore gate."""
-    journal = Journal(home / "purge" / "journal.db", clock, effects)
+    journal = Journal(home / "purge" / "journal.db", clock, effects, keyring.fences.reference_tag)
     log = TransparencyLog(home / "evidence" / "tlog.db", keyring, effects)
     keyring.gatekeeping.witnesses += [journal.newest_fence, log.newest_fence]
     return journal, log
@@ -65,6 +65,7 @@ def open_purge(
 
 __all__ = [
     "EMBEDDED_ASSURANCE",
+    "MAX_TOGETHER",
     "OPEN_STATUSES",
     "REGIMES",
     "STAGES",
@@ -83,6 +84,7 @@ __all__ = [
     "Request",
     "Scanned",
     "StageRecord",
+    "Standing",
     "Status",
     "Store",
     "Stuck",
@@ -101,6 +103,7 @@ __all__ = [
     "payload_of",
     "scan",
     "settle_retired_states",
+    "standing_of",
     "store_of",
     "unregistered",
     "verifier_key",

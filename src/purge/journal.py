@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from attrs import field, frozen
 from keys import Database, Effects, Remembered
 from purge.clocks import Regime, due_at
 from purge.errors import IdempotencyConflict, NotCancellable, UnknownRequest
-from purge.stages import POINT_OF_NO_RETURN, STAGES, Status, may_cancel, status_of
+from purge.stages import POINT_OF_NO_RETURN, STAGES, Standing, Status, may_cancel, status_of
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS requests (request_id TEXT PRIMARY KEY, received_at TEXT NOT NULL,
@@ -33,8 +33,12 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_open_request ON requests (subject_tag, pur
 CREATE TABLE IF NOT EXISTS holds (subject_tag BLOB PRIMARY KEY, ref BLOB NOT NULL, placed_at TEXT NOT NULL,
     why TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS newest_fence (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL,
-    chain BLOB NOT NULL)
+    chain BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS salts (request_id TEXT PRIMARY KEY, ref BLOB NOT NULL, sealed BLOB NOT NULL)
+    WITHOUT ROWID
 """
+_REFERENCES_DIGESTED: Final = 1
+"""Version of the file in which idempotency keys are keyed digests."""
 
 
 @frozen
@@ -90,13 +94,39 @@ class Stuck:
     due_at: datetime
 
 
-class Journal:
-    """Requests and holds in one SQLite file with secure_delete."""
+def standing_of(requests: Iterable[Request], now: datetime) -> Standing:
+    """Counts what is open."""
+    waiting = half_done = held = overdue = 0
+    for one in requests:
+        if one.status in (Status.COMPLETED, Status.CANCELLED):
+            continue
+        is_fenced = STAGES.index(one.stage) >= STAGES.index(POINT_OF_NO_RETURN)
+        held += one.status is Status.HELD
+        half_done += is_fenced and one.status is not Status.HELD
+        waiting += not is_fenced and one.status is not Status.HELD
+        overdue += one.due_at < now
+    return Standing(waiting, half_done, held, overdue)
 
-    def __init__(self, path: Path, clock: Callable[[], datetime], effects: Effects) -> None:
+
+class Journal:
+    """Requests and holds in one SQLite file with secure_delete.
+
+    Args:
+        reference_tag: keyed digest of a client's idempotency key, which may name the person.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], datetime],
+        effects: Effects,
+        reference_tag: Callable[[str], bytes],
+    ) -> None:
         self._db = Database(path, _SCHEMA)
         self._clock = clock
         self._effects = effects
+        self._reference_tag = reference_tag
+        self._digest_references()
 
     def submit(
         self,
@@ -108,19 +138,23 @@ class Journal:
         purpose: str,
         regime: Regime,
         idempotency_key: str | None,
-        request_id: str | None = None,
+        salt: tuple[bytes, bytes] | None = None,
     ) -> tuple[Request, bool]:
         """(the request, whether it is new). A person's open or finished request is found, not doubled.
+
+        Args:
+            salt: handle of a key and what it sealed, for the requester; kept with a new request alone.
 
         Raises:
             IdempotencyConflict: the key came with another person or purpose.
         """
         at = self._clock()
+        reference = None if idempotency_key is None else self._reference_tag(idempotency_key).hex()
         with self._effects("journal.submit"), self._db.write() as db:
-            if idempotency_key is not None:
+            if reference is not None:
                 row = db.execute(
                     "SELECT request_id, subject_tag, purpose FROM requests WHERE idempotency_key = ?",
-                    (idempotency_key,),
+                    (reference,),
                 ).fetchone()
                 if row is not None and (row[1], row[2]) != (subject_tag, purpose):
                     raise IdempotencyConflict("this idempotency key was used for another request")
@@ -137,7 +171,7 @@ class Journal:
                     "WHERE subject_tag = ? AND purpose = ? AND status = 'completed'",
                     (subject_tag, purpose),
                 )
-                row = (request_id or str(uuid.uuid4()),)
+                row = (str(uuid.uuid4()),)
                 record = [_begun("received", at) | {"finished_at": at.isoformat(), "seconds": 0.0}]
                 db.execute(
                     "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'received', 'pending', ?, "
@@ -154,9 +188,11 @@ class Journal:
                         sealed_subject,
                         commitment,
                         json.dumps(record),
-                        idempotency_key,
+                        reference,
                     ),
                 )
+                if salt is not None:
+                    db.execute("INSERT INTO salts VALUES (?, ?, ?)", (row[0], *salt))
         return self.get(row[0]), new
 
     def get(self, request_id: str) -> Request:
@@ -259,6 +295,22 @@ class Journal:
         rows = self._db.read("SELECT epoch, chain FROM newest_fence")
         return Remembered("the request journal", *rows[0]) if rows else None
 
+    def salt(self, request_id: str) -> tuple[bytes, bytes] | None:
+        """Handle and sealed salt, while it was not delivered."""
+        rows = self._db.read("SELECT ref, sealed FROM salts WHERE request_id = ?", (request_id,))
+        return rows[0] if rows else None
+
+    def salts_of_before(self, moment: datetime) -> list[str]:
+        """Requests received before a moment whose salts nobody has fetched."""
+        sql = "SELECT request_id FROM salts JOIN requests USING (request_id) WHERE received_at < ?"
+        return [row[0] for row in self._db.read(sql, (moment.isoformat(),))]
+
+    def forget_salt(self, request_id: str) -> None:
+        """Removes a salt, once its key is gone."""
+        with self._effects("journal.salt"), self._db.write() as db:
+            db.execute("DELETE FROM salts WHERE request_id = ?", (request_id,))
+        self._db.flush_deleted()
+
     def cancel(self, request_id: str) -> Request:
         """Takes a request back. Raises `NotCancellable` past the fence."""
         with self._db.write() as db:
@@ -301,6 +353,26 @@ class Journal:
     def close(self) -> None:
         """Closes the database."""
         self._db.close()
+
+    def _digest_references(self) -> None:
+        """Replaces the idempotency keys that earlier releases kept as they came."""
+        if self._db.read("PRAGMA user_version")[0][0] >= _REFERENCES_DIGESTED:
+            return
+        with self._effects("journal.references"), self._db.write() as db:
+            sql = "SELECT request_id, idempotency_key FROM requests WHERE idempotency_key IS NOT NULL"
+            kept = db.execute(sql).fetchall()
+            db.executemany(
+                "UPDATE requests SET idempotency_key = ? WHERE request_id = ?",
+                [(self._reference_tag(reference).hex(), request_id) for request_id, reference in kept],
+            )
+            if kept:
+                db.execute("REINDEX requests")  # rebuilt, so that no page keeps a boundary of its old order
+            db.execute(f"PRAGMA user_version = {_REFERENCES_DIGESTED}")
+        if kept:
+            self._db.flush_deleted()
+            with self._effects("journal.vacuum"):
+                self._db.read("VACUUM")
+            self._db.flush_deleted()
 
 
 def _standing(db: sqlite3.Connection, request_id: str) -> tuple[str, list[dict[str, Any]]]:

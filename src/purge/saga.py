@@ -12,14 +12,15 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from keys import ALL_PURPOSES, Identity, Shredded, ShredlakeError, SubjectId
+from keys import ALL_PURPOSES, FieldContext, Identity, Shredded, ShredlakeError, SubjectId
 from lake import Lake, LetterRedaction
-from projections import Views
+from projections import Views, bring_back
 from purge.attestation import EMBEDDED_ASSURANCE, Assurance
 from purge.clocks import Regime
 from purge.errors import UnderHold, UnknownPurpose
@@ -31,6 +32,10 @@ from purge.steps import PLAN_PLACE, SUBJECT_CONTEXT, Outcomes, Plan, Steps
 from purge.tlog import TransparencyLog
 
 OPEN_STATUSES: Final = (Status.PENDING, Status.IN_PROGRESS, Status.INCOMPLETE)
+_SALT_BYTES: Final = 16
+_SALT_CONTEXT: Final = FieldContext(b"shredlake-salt\0\0", 0, "journal", "system", "salt", 1)
+SALT_DAYS: Final = 90
+"""For so long a salt is kept that nobody has fetched."""
 MAX_TOGETHER: Final = 250
 """Requests that are carried on together; each holds a lock file open."""
 OnStage = Callable[[str, float, Mapping[str, Any]], None]
@@ -41,7 +46,7 @@ OnFailure = Callable[[str, Exception], None]
 
 @frozen
 class Submitted:
-    """A request, whether it is new, and the salt of its commitment (hex), told only once."""
+    """A request, whether it is new, and then the salt of its commitment (hex); see `Purge.salt`."""
 
     request: Request
     is_new: bool
@@ -70,6 +75,7 @@ class Purge:
     ) -> None:
         self._home = home
         self._keyring = lake.keyring
+        self._clock = lake.clock
         self._views = views
         self._steps = Steps(home, lake, views, journal, log, assurance, copy_fences, serve_stale)
         self._seeking = Seeking(lake, LetterRedaction(lake))
@@ -122,12 +128,13 @@ class Purge:
             ref = found
         if purpose != ALL_PURPOSES and purpose not in self._keyring.purposes_of(ref):
             raise UnknownPurpose("this person has no key for that purpose")
-        salt = secrets.token_bytes(16)
+        salt = secrets.token_bytes(_SALT_BYTES)
         sealed = self._keyring.session().seal(
             SUBJECT_CONTEXT, [ref], [PLAN_PLACE], [subject.reveal().encode()]
         )[0]
         if isinstance(sealed, Shredded):
             return Submitted(self.journal.get(sealed.receipt_id), False, None)
+        kept = self._sealed_salt(salt)
         request, is_new = self.journal.submit(
             subject_tag=tag,
             ref=ref,
@@ -136,8 +143,45 @@ class Purge:
             purpose=purpose,
             regime=regime,
             idempotency_key=idempotency_key,
+            salt=kept,
         )
-        return Submitted(request, is_new, salt.hex() if is_new else None)
+        if not is_new:
+            self._keyring.drop([kept[0]])
+            return Submitted(request, False, None)
+        return Submitted(request, True, salt.hex())
+
+    def salt(self, request_id: str) -> str | None:
+        """The salt of a request's commitment (hex), for its requester; None once it was delivered.
+
+        Raises:
+            UnknownRequest: there is no such request.
+        """
+        self.journal.get(request_id)
+        kept = self.journal.salt(request_id)
+        if kept is None:
+            return None
+        ref, sealed = kept
+        (opened,) = self._keyring.opener().open(_SALT_CONTEXT, [ref], [PLAN_PLACE], [sealed])
+        return opened.hex() if isinstance(opened, bytes) else None
+
+    def salt_received(self, request_id: str) -> None:
+        """Destroys a salt that was delivered; repeating it is success. Raises `UnknownRequest`."""
+        self.journal.get(request_id)
+        kept = self.journal.salt(request_id)
+        if kept is not None:
+            self._keyring.drop([kept[0]])
+            self.journal.forget_salt(request_id)
+
+    def forget_old_salts(self) -> None:
+        """Destroys the salts that nobody has fetched for `SALT_DAYS`."""
+        for request_id in self.journal.salts_of_before(self._clock() - timedelta(days=SALT_DAYS)):
+            self.salt_received(request_id)
+
+    def _sealed_salt(self, salt: bytes) -> tuple[bytes, bytes]:
+        ref = self._keyring.mint(1)[0].ref
+        (sealed,) = self._keyring.session().seal(_SALT_CONTEXT, [ref], [PLAN_PLACE], [salt])
+        assert isinstance(sealed, bytes), "a minted key is never fenced"
+        return ref, sealed
 
     def run(self, request_id: str, on_stage: OnStage = lambda stage, seconds, detail: None) -> Request:
         """Carries a request on from where it stands to its receipt. Repeating it is success.
@@ -211,6 +255,18 @@ class Purge:
                 return {request.request_id: error for request in batch}
         middle = len(batch) // 2
         return {**self._outcomes(stage, batch[:middle]), **self._outcomes(stage, batch[middle:])}
+
+    def bring_views_back(self) -> list[str]:
+        """Publishes the views that erasures had to set aside and that build again; returns them.
+
+        Raises:
+            KeysError, LakeError, OSError: keys or lake do not answer.
+        """
+        if not self._views.ledger.aside():
+            return []
+        found = bring_back(self._views, who="erasure", why="builds again")
+        self.log_publications()
+        return found
 
     # -- holds -------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
+from attrs import frozen
+
 
 class Status(Enum):
     """What the outside sees."""
@@ -16,6 +18,32 @@ class Status(Enum):
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     INCOMPLETE = "incomplete"
+
+
+@frozen
+class Standing:
+    """How many requests are open.
+
+    Attributes:
+        waiting: asked for, and nothing is fenced yet; `half_done` are past that.
+        overdue: of both, those whose deadline has passed.
+        held: wait for the end of a legal hold.
+    """
+
+    waiting: int = 0
+    half_done: int = 0
+    held: int = 0
+    overdue: int = 0
+
+    @property
+    def open(self) -> int:
+        """Those that somebody can go on with."""
+        return self.waiting + self.half_done
+
+    def words(self) -> str:
+        """In a sentence."""
+        held = f", {self.held:,} held" if self.held else ""
+        return f"{self.waiting:,} waiting, {self.half_done:,} half done{held}, {self.overdue:,} overdue"
 
 
 STAGES: Final = (

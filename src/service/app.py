@@ -31,6 +31,7 @@ from service.models import (
     Named,
     PlanView,
     QueueView,
+    SaltView,
     StuckView,
     ViewAnswer,
     ViewSummary,
@@ -203,6 +204,19 @@ def _erasures(runtime: Runtime, worker: ErasureWorker) -> APIRouter:
         if receipt is None:
             raise HTTPException(404, "the erasure is not attested yet")
         return Response(receipt, media_type="application/json")
+
+    @router.get("/erasure-requests/{request_id}/salt")
+    def get_salt(request_id: str) -> SaltView:
+        """The salt of the receipt's commitment, again until its receipt was confirmed by DELETE."""
+        found = purge.salt(request_id)
+        if found is None:
+            raise HTTPException(404, "the salt was received, or nobody fetched it in time; it is not kept")
+        return SaltView(request_id=request_id, salt=found)
+
+    @router.delete("/erasure-requests/{request_id}/salt", status_code=204)
+    def salt_received(request_id: str) -> None:
+        """Confirms that the salt has arrived: it is destroyed here."""
+        purge.salt_received(request_id)
 
     @router.post("/erasure-requests/{request_id}/cancel")
     def cancel(request_id: str) -> ErasureView:

@@ -31,7 +31,7 @@ from lake.errors import TopicGap, TopicGone
 from lake.objects import ObjectStore
 from lake.offsets import offsets_of
 from projections import Views, revealing
-from purge import Stuck, unregistered
+from purge import Standing, Stuck, standing_of, unregistered
 from service.kafka import standing
 from service.keyplaces import vault_session
 from service.runtime import Runtime, open_runtime
@@ -118,6 +118,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     )
     yield intake_finding(runtime.lake.intake.queue(), time.time())
     yield stuck_finding(runtime.purge.journal.stuck(), runtime.lake.clock())
+    yield _open_finding(standing_of(runtime.purge.journal.all(), runtime.lake.clock()))
     yield from _aside_findings(runtime.views)
     yield _privacy_finding(runtime.lake)
     objects = runtime.lake.warehouse.objects
@@ -222,6 +223,14 @@ def _aside_findings(views: Views) -> Iterator[Finding]:
         what = "stale, and still counts people erased since" if one.is_served else "withdrawn"
         text = f"{what}: {one.reason}; mend it, then run `shredlake views publish {one.view}`"
         yield Finding(f"view {one.view}", "error", text)
+
+
+def _open_finding(standing: Standing) -> Finding:
+    """Requests that nobody has carried to their receipts yet."""
+    if not standing.open:
+        return Finding("erasure requests", "ok", standing.words())
+    text = f"{standing.words()}; `shredlake serve` carries them out, or `shredlake erase apply --resume`"
+    return Finding("erasure requests", "error" if standing.overdue else "note", text)
 
 
 def _clear_finding(name: str, fields: Sequence[ClearField]) -> Finding:

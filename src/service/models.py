@@ -109,7 +109,10 @@ class ErasureView(Body):
     purpose: str
     stages: list[StageView]
     receipt_url: str | None
-    salt: str | None = Field(None, description="salt of the receipt's commitment: told only once, keep it")
+    salt: str | None = Field(
+        None,
+        description="salt of the commitment; GET …/salt tells it again until DELETE confirms it",
+    )
 
     @classmethod
     def of(cls, request: Request, salt: str | None = None) -> ErasureView:
@@ -137,6 +140,13 @@ class ErasureView(Body):
             receipt_url=f"/v1/erasure-requests/{request.request_id}/receipt" if done else None,
             salt=salt,
         )
+
+
+class SaltView(Body):
+    """What proves that a receipt's commitment is of an id: SHA-256(salt ‖ id)."""
+
+    request_id: str
+    salt: str = Field(description="hex")
 
 
 class PlanView(Body):

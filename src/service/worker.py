@@ -1,4 +1,4 @@
-"""Runs erasure requests in the background, one at a time, the one due first ahead; resumes on start.
+"""Runs erasure requests in the background, all that wait together, the one due first ahead; resumes on start.
 
 A request that fails is tried again until it is done, whatever the error: soon where a retry helps, else
 every hour at the latest, since what stopped it is mended without a word to this process.
@@ -15,9 +15,10 @@ from typing import Final
 from attrs import frozen
 
 from keys import ShredlakeError
-from purge import Purge, Status, UnderHold
+from purge import MAX_TOGETHER, OPEN_STATUSES, Purge, UnderHold
 
 _IDLE_SECONDS: Final = 1.0
+_TIDY_SECONDS: Final = 60.0
 _SOON_SECONDS: Final = (1.0, 60.0)
 _LATER_SECONDS: Final = (60.0, 3600.0)
 _log = logging.getLogger("shredlake.worker")
@@ -43,6 +44,7 @@ class ErasureWorker:
         self._clock_seconds = clock_seconds
         self._wake = threading.Event()
         self._stop = False
+        self._tidy_at = 0.0
         self._failed: dict[str, _Failed] = {}
         self._thread = threading.Thread(target=self._loop, name="erasures", daemon=True)
 
@@ -70,30 +72,43 @@ class ErasureWorker:
             self._wake.clear()
 
     def _round(self) -> None:
-        for request in self._purge.journal.all():
+        now = self._clock_seconds()
+        due = [
+            request.request_id
+            for request in self._purge.journal.all()
+            if request.status in OPEN_STATUSES
+            and ((failed := self._failed.get(request.request_id)) is None or now >= failed.again_at)
+        ]
+        for start in range(0, len(due), MAX_TOGETHER):
             if self._stop:
                 return
-            failed = self._failed.get(request.request_id)
-            is_open = request.status in (Status.PENDING, Status.IN_PROGRESS, Status.INCOMPLETE)
-            if is_open and (failed is None or self._clock_seconds() >= failed.again_at):
-                self._run(request.request_id)
+            self._run(due[start : start + MAX_TOGETHER])
+        if now >= self._tidy_at:
+            self._tidy_at = now + _TIDY_SECONDS
+            self._purge.forget_old_salts()
+            for name in self._purge.bring_views_back():
+                _log.info("view %s builds again and is published", name)
 
-    def _run(self, request_id: str) -> None:
-        try:
-            done = self._purge.run(request_id)
-        except UnderHold:
+    def _run(self, request_ids: list[str]) -> None:
+        failures: dict[str, Exception] = {}
+        for done in self._purge.run_together(request_ids, on_failure=failures.__setitem__):
+            error = failures.get(done.request_id)
+            if error is None:
+                _log.info("erasure %s: %s", done.request_id, done.status.value)
+                self._failed.pop(done.request_id, None)
+            else:
+                self._note(done.request_id, error)
+
+    def _note(self, request_id: str, error: Exception) -> None:
+        if isinstance(error, UnderHold):
             _log.info("erasure %s waits for a legal hold", request_id)
-        except ShredlakeError as error:
+            self._failed.pop(request_id, None)
+        elif isinstance(error, ShredlakeError):
             _log.error("erasure %s: %s: %s", request_id, type(error).__name__, error)
             self._again(request_id, _SOON_SECONDS if error.retry_helps else _LATER_SECONDS)
-            return
-        except Exception as error:  # its text may quote the person; whatever handler writes it
+        else:  # its text may quote the person; whatever handler writes it
             _log.error("erasure %s failed: %s", request_id, type(error).__name__)
             self._again(request_id, _LATER_SECONDS)
-            return
-        else:
-            _log.info("erasure %s: %s", request_id, done.status.value)
-        self._failed.pop(request_id, None)
 
     def _again(self, request_id: str, pauses: tuple[float, float]) -> None:
         first, longest = pauses

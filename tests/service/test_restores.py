@@ -205,7 +205,7 @@ def test_lost_fences_can_be_given_up_by_name_and_by_no_other_way(home: Path, cop
     go_back(home, (PAGES, LOG, STATES), copied=copied)
     plain = CliRunner().invoke(app, ["--home", str(home), "keys", "converge"])
     assert isinstance(plain.exception, RestoreGateClosed)
-    adopted = CliRunner().invoke(app, ["--home", str(home), "keys", "converge", "--adopt-log"])
+    adopted = CliRunner().invoke(app, ["--home", str(home), "keys", "converge", "--adopt-log", "--yes"])
     assert adopted.exit_code == 0, adopted.output
     with open_runtime(home) as runtime:
         assert runtime.keyring.gate().is_open

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, TextIO
 
 import orjson
 import polars as pl
@@ -27,6 +28,7 @@ from service.settings import find_home
 GROUP: Final[dict[str, Any]] = {"no_args_is_help": True, "rich_markup_mode": None}
 INCOMPLETE: Final = 3
 HELD: Final = 4
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 messages = Console(stderr=True, highlight=False)
 data = Console(highlight=False, soft_wrap=True)
 
@@ -112,6 +114,63 @@ def emit_frame(here: Session, frame: pl.DataFrame, limit: int, title: str = "") 
     emit_rows(here, frame.head(limit).to_dicts(), title)
     if frame.height > limit:
         say(f"({frame.height - limit} more rows: --limit {frame.height})")
+
+
+def ask_first(question: str, yes: bool) -> None:
+    """Asks before something that cannot be taken back; every such command calls this before it does anything.
+
+    How data is written, `--quiet`, and where output goes never decide: the question goes to the terminal that
+    the answer comes from.
+
+    Raises:
+        BadInput: nobody can be asked, since standard input is no terminal.
+        typer.Abort: the answer was not yes.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise BadInput(
+            "nothing was done: this cannot be taken back, and there is nobody to ask",
+            next_step="Repeat with --yes, or from a terminal.",
+        )
+    with _terminal() as terminal:
+        terminal.write(f"{question} This cannot be taken back. [y/N]: ")
+        terminal.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise typer.Abort
+
+
+@contextmanager
+def _terminal() -> Iterator[TextIO]:
+    """The terminal of standard input, for writing; standard error where it cannot be opened."""
+    try:
+        terminal = open(os.ttyname(sys.stdin.fileno()), "w")  # noqa: PTH123, SIM115  (a device; closed below)
+    except OSError:
+        yield sys.stderr
+        return
+    with terminal:
+        yield terminal
+
+
+def read_subjects(texts: Sequence[str]) -> list[SubjectId]:
+    """The people named on the command line, each once; `-` stands for all lines of standard input.
+
+    Raises:
+        BadInput: not a usable id; says which one by its place.
+    """
+    lines: list[str] = []
+    for text in texts:
+        lines += [line for line in map(str.strip, sys.stdin) if line] if text == "-" else [text]
+    if not lines:
+        raise BadInput("nobody was named", next_step="Write one id a line to standard input.")
+    found: dict[str, SubjectId] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            found[line] = SubjectId(line)
+        except InvalidName as error:
+            where = "" if len(lines) == 1 else f"id {number} of {len(lines)}: "
+            raise BadInput(f"{where}{error}") from None
+    return list(found.values())
 
 
 def read_subject(text: str) -> SubjectId:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 from attrs import asdict
 
-from keys import ALL_PURPOSES
-from purge import Request, Status, scan
+from keys import ALL_PURPOSES, ShredlakeError, SubjectId
+from purge import PurgeError, Request, Status, scan, standing_of
 from service.cli.common import (
     GROUP,
     HELD,
     INCOMPLETE,
+    Session,
+    Yes,
+    ask_first,
     emit,
     emit_rows,
     human_bytes,
@@ -23,9 +27,12 @@ from service.cli.common import (
     opened_gate,
     progress_bar,
     read_subject,
+    read_subjects,
     say,
 )
+from service.errors import BadInput
 from service.keyplaces import key_places
+from service.runtime import Runtime
 
 app = typer.Typer(help="Erasure requests and legal holds.", **GROUP)
 Subject = Annotated[str, typer.Argument(help="the person's id; - reads it from stdin")]
@@ -71,7 +78,9 @@ def open_store_text(store: Mapping[str, str | None]) -> str:
 @app.command()
 def apply(
     context: typer.Context,
-    subject: Annotated[str | None, typer.Argument(help="the person's id; - reads it from stdin")] = None,
+    subjects: Annotated[
+        list[str] | None, typer.Argument(help="ids of people; - reads one id a line from stdin")
+    ] = None,
     purpose: Annotated[str, typer.Option(help="one purpose only; default: the whole person")] = ALL_PURPOSES,
     regime: Annotated[RegimeName, typer.Option(help="which law sets the deadline")] = RegimeName.GDPR,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="same as `erase plan`")] = False,
@@ -79,51 +88,128 @@ def apply(
         bool, typer.Option("--suppress", help="also of whom nothing is stored: refuse what comes later")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on with every request that is not done")
+        bool, typer.Option("--resume", help="go on with every request that waits or is not done")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    yes: Yes = False,
 ) -> None:
-    """Erase a person: fence, destroy, derive anew, sweep, verify, attest. Cannot be taken back."""
+    """Erase people: fence, destroy, derive anew, sweep, verify, attest. Cannot be taken back.
+
+    Several are erased together, each with a receipt of its own; one that cannot be stops no other.
+    """
     if resume:
         _resume(context)
         return
-    if subject is None:
+    if not subjects:
         raise typer.BadParameter("name a person, or pass --resume")
     if dry_run:
-        plan(context, subject)
+        for one in subjects:
+            plan(context, one)
         return
-    with opened_gate(context) as (here, runtime):
-        person = read_subject(subject)
-        if not yes and not here.as_json and not here.quiet:
-            typer.confirm("This cannot be taken back. Erase?", abort=True, err=True)
-        submitted = runtime.purge.submit(person, purpose=purpose, regime=regime.value, suppress=suppress)
-        if not submitted.is_new:
-            say("this person's erasure was requested before; going on with that request")
-        done = runtime.purge.run(
-            submitted.request.request_id,
-            lambda stage, seconds, detail: say(f"  {stage:<18} {seconds:8.3f} s"),
+    if "-" in subjects and not yes:
+        raise BadInput(
+            "nothing was done: this cannot be taken back, and standard input holds the ids",
+            next_step="Repeat with --yes.",
         )
-        if submitted.salt:
-            say(f"salt for the requester (told only now): {submitted.salt}")
-        emit(here, _row(done) | {"salt": submitted.salt}, f"{done.status.value}: receipt {done.request_id}")
-        if done.status is not Status.COMPLETED:
-            raise typer.Exit(INCOMPLETE)
+    with opened_gate(context) as (here, runtime):
+        people = read_subjects(subjects)
+        ask_first("Erase this person?" if len(people) == 1 else f"Erase these {len(people):,} people?", yes)
+        _apply(here, runtime, people, purpose, regime, suppress)
+
+
+def _apply(
+    here: Session,
+    runtime: Runtime,
+    people: Sequence[SubjectId],
+    purpose: str,
+    regime: RegimeName,
+    suppress: bool,
+) -> None:
+    salts: dict[str, str | None] = {}
+    failures: dict[str, Exception] = {}
+    refused: list[ShredlakeError] = []
+    for person in people:
+        try:
+            asked = runtime.purge.submit(person, purpose=purpose, regime=regime.value, suppress=suppress)
+        except PurgeError as error:
+            if len(people) == 1:
+                raise
+            refused.append(error)
+            continue
+        salts[asked.request.request_id] = salt = asked.salt or runtime.purge.salt(asked.request.request_id)
+        if not asked.is_new:
+            say("this person's erasure was requested before; going on with that request")
+        if salt:  # before anything is destroyed
+            say(f"salt for the requester of {asked.request.request_id}: {salt}")
+    done = runtime.purge.run_together(list(salts), _say_stage, failures.__setitem__)
+    rows = [_row(one) | {"salt": salts[one.request_id]} for one in done]
+    if len(people) == 1:
+        emit(here, rows[0], f"{done[0].status.value}: receipt {done[0].request_id}")
+    else:
+        emit_rows(here, rows if here.as_json else [_row(one) for one in done], "erasures")
+    sys.stdout.flush()
+    for request_id in salts:
+        runtime.purge.salt_received(request_id)
+    _end(done, failures, refused)
+
+
+def _end(done: Sequence[Request], failures: Mapping[str, Exception], refused: Sequence[Exception]) -> None:
+    """Says what did not go; a single failure is raised, for its own words and exit code."""
+    if len(done) + len(refused) == 1 and failures:
+        raise next(iter(failures.values()))
+    for request_id, error in failures.items():
+        say(f"{request_id} waits: {told(error)}")
+    for error in refused:
+        say(f"refused: {told(error)}")
+    if refused or any(request.status is not Status.COMPLETED for request in done):
+        raise typer.Exit(INCOMPLETE)
+
+
+def told(error: Exception) -> str:
+    """An error in a sentence; the text of a foreign one may quote a value."""
+    if isinstance(error, ShredlakeError):
+        return f"{error.message}. {error.next_step}"
+    return type(error).__name__
+
+
+def _say_stage(stage: str, seconds: float, detail: Mapping[str, object]) -> None:
+    say(f"  {stage:<18} {seconds:8.3f} s")
 
 
 def _resume(context: typer.Context) -> None:
     with opened_gate(context) as (here, runtime):
         runtime.keyring.converge()
-        done = runtime.purge.resume_all(lambda stage, seconds, detail: say(f"  {stage:<18} {seconds:8.3f} s"))
+        failures: dict[str, Exception] = {}
+        done = runtime.purge.resume_all(_say_stage, failures.__setitem__)
+        for name in runtime.purge.bring_views_back():
+            say(f"view {name} builds again and is published")
         emit_rows(here, [_row(request) for request in done], "resumed")
-        if any(request.status is not Status.COMPLETED for request in done):
-            raise typer.Exit(INCOMPLETE)
+        _end(done, failures, ())
+
+
+@app.command("salt")
+def show_salt(context: typer.Context, request_id: RequestId) -> None:
+    """Print the salt of a receipt's commitment, kept for the requester; printed once, it is destroyed."""
+    with opened(context) as (here, runtime):
+        found = runtime.purge.salt(request_id)
+        if found is None:
+            raise BadInput(
+                "the salt was delivered already, and is not kept",
+                next_step="Ask whoever received it; without it the receipt still verifies.",
+            )
+        emit(here, {"request": request_id, "salt": found}, found)
+        sys.stdout.flush()
+        runtime.purge.salt_received(request_id)
 
 
 @app.command("list")
 def list_requests(context: typer.Context) -> None:
-    """List requests, the one due first ahead."""
+    """List requests, the one due first ahead, and count those that wait, are half done, or overdue."""
     with opened(context) as (here, runtime):
-        emit_rows(here, [_row(request) for request in runtime.purge.journal.all()], "erasure requests")
+        requests = runtime.purge.journal.all()
+        emit_rows(here, [_row(request) for request in requests], "erasure requests")
+        count = standing_of(requests, runtime.lake.clock())
+        if count.open:
+            say(f"{count.words()}; `shredlake erase apply --resume` goes on with them")
 
 
 @app.command()

@@ -11,7 +11,17 @@ import typer
 from attrs import asdict
 from typer.core import TyperGroup
 
-from service.cli.common import INCOMPLETE, emit, human_bytes, opened_gate, progress_bar, say, session
+from service.cli.common import (
+    INCOMPLETE,
+    Yes,
+    ask_first,
+    emit,
+    human_bytes,
+    opened_gate,
+    progress_bar,
+    say,
+    session,
+)
 from service.errors import BadInput
 from service.feed import open_feed
 from service.kafka import Totals, run_workers
@@ -143,8 +153,11 @@ def ingest_intake(
     give_up: Annotated[
         bool, typer.Option("--give-up", help="first drop what waits under keys that a restore has lost")
     ] = False,
+    yes: Yes = False,
 ) -> None:
     """Commit once what came over HTTP and waits: for when no server runs."""
+    if give_up:
+        ask_first("Batches that were accepted and cannot be opened are dropped. Go on?", yes)
     with opened_gate(context) as (here, runtime):
         if give_up:
             say(f"{runtime.lake.intake.give_up()} batch(es) could not be opened and were dropped")

@@ -12,7 +12,7 @@ from keys.agentcounts import COUNTS_NAME, read_counts
 from keys.hardening import harden
 from lake import get_bytes
 from service.agent import agent_folder, serve_agent
-from service.cli.common import GROUP, INCOMPLETE, emit, opened, progress_bar, say, session
+from service.cli.common import GROUP, INCOMPLETE, Yes, ask_first, emit, opened, progress_bar, say, session
 from service.cli.drill_command import drill
 from service.errors import BadInput, NotInitialised
 from service.jobs import export_fence_copies
@@ -55,8 +55,11 @@ def converge(
         bool,
         typer.Option("--all", help="look at every page: also for what a partial restore has brought back"),
     ] = False,
+    yes: Yes = False,
 ) -> None:
     """After a restore: destroy every fenced subject again, so that the gate opens."""
+    if adopt_log:
+        ask_first("The erasures that only the lake's own fence log knows are forgotten. Go on?", yes)
     with opened(context) as (here, runtime):
         if adopt_log:
             runtime.keyring.bind_fence_log(replace=True)
@@ -65,8 +68,9 @@ def converge(
 
 
 @app.command("close-epoch")
-def close_epoch(context: typer.Context) -> None:
+def close_epoch(context: typer.Context, yes: Yes = False) -> None:
     """Rotate the root and retire what came before: no older copy of the key pages opens any more."""
+    ask_first("Every backup of the key pages from before becomes unreadable. Close the epoch?", yes)
     with opened(context) as (here, runtime):
         done = runtime.keyring.close_epoch()
         proof = "an old wrap was tried and refused" if done.old_wrap_refused else "AN OLD WRAP STILL OPENS"
@@ -78,14 +82,10 @@ def close_epoch(context: typer.Context) -> None:
 @app.command("adopt-root")
 def adopt_root(
     context: typer.Context,
-    yes: Annotated[bool, typer.Option("--yes", help="no other lake is wrapped with this root")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="no other lake is wrapped with this root")] = False,
 ) -> None:
     """Go on with a root that somebody else rotated; closing an epoch then retires what they wrapped."""
-    if not yes:
-        raise BadInput(
-            "whatever another lake wrapped with this root is lost at the next epoch close",
-            next_step="Look who else uses it; then repeat with --yes.",
-        )
+    ask_first("Whatever another lake wrapped with this root is lost at the next epoch close. Go on?", yes)
     with opened(context) as (here, runtime):
         version = runtime.keyring.adopt_root()
         emit(here, {"root_version": version}, f"root version {version} is this lake's")
@@ -94,14 +94,10 @@ def adopt_root(
 @app.command("adopt-host")
 def adopt_host_(
     context: typer.Context,
-    yes: Annotated[bool, typer.Option("--yes", help="no process of the other host is left")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="no process of the other host is left")] = False,
 ) -> None:
     """Keep the leases on this host from now on: an erasure does not wait for processes of another one."""
-    if not yes:
-        raise BadInput(
-            "a process of the other host that still runs reads erased people until it ends",
-            next_step="Make sure that none is left; then repeat with --yes.",
-        )
+    ask_first("A process of the other host that still runs reads erased people until it ends. Go on?", yes)
     here = session(context)
     adopt_host(key_places(here.home, load_settings(here.home).keys), here.home / "keys")
     emit(here, {"adopted": True}, "the leases are kept on this host")

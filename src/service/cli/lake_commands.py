@@ -26,6 +26,8 @@ from lake.offsets import KIND
 from lake.upkeeprules import SWEEP_GRACE_SECONDS
 from service.cli.common import (
     GROUP,
+    Yes,
+    ask_first,
     emit,
     emit_rows,
     human_bytes,
@@ -117,8 +119,10 @@ def compact(
 def expire(
     context: typer.Context,
     keep: Annotated[int, typer.Option(min=1, help="newest snapshots to keep")] = 100,
+    yes: Yes = False,
 ) -> None:
     """Forget snapshots that no tag names; their files go with the next sweep."""
+    ask_first("Nobody can read the lake as it was at the snapshots that go. Forget them?", yes)
     with opened(context) as (here, runtime):
         gone = Housekeeping(runtime.lake).expire(keep)
         emit(here, {"expired": len(gone)}, f"{len(gone)} snapshot(s) expired")
