@@ -45,6 +45,7 @@ from projections.registry import ViewRegistry
 from projections.state import StateStore
 from projections.statebody import aligned, has_enum
 from projections.tables import ViewTables, column_types
+from projections.viewrows import row_purposes
 
 DEFAULT_BITS = 8
 EVENTS_PER_TASK = 2_000_000
@@ -362,8 +363,8 @@ class Builder:
         build_id = _build_id(plan, target.snapshot_id, f"{people}{basis}", self._bits)
         self._ledger.withhold(build_id, guarded.withheld)
         name = self._tables.table_name(plan.view.name, plan.version)
-        subject_grain = grain(plan.view).subject
-        written = self._tables.write(name, build_id, rows, subject_grain)
+        purposes = row_purposes(plan.view, self._lake.types) if grain(plan.view).subject else None
+        written = self._tables.write(name, build_id, rows, purposes)
         last_day = counts["last_day"].max()
         sha, dirty = git_state(self._code_folder)
         publication = Publication(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -23,13 +23,14 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
-from keys import FieldContext, Keyring, Shredded
+from keys import FieldContext, Held, Keyring, Shredded
 from lake import IcebergTable, Warehouse, collected
 from lake.bodies import pack
 from lake.bodyreader import unpack
 from lake.offsets import BATCH, KIND
 from projections.definition import SUBJECT
 from projections.errors import DefinitionError
+from projections.viewrows import ContextOf, open_rows, seal_rows
 
 PUBLICATION: Final = "publication"
 _SEALED_ID: Final = 3
@@ -82,10 +83,12 @@ class SubjectRows:
     Attributes:
         frame: opened rows with `subject_ref`.
         shredded: handle → receipt of rows whose key is gone.
+        held: handles of rows under a legal hold.
     """
 
     frame: pl.DataFrame = field(repr=False)
     shredded: dict[bytes, Shredded] = field(repr=False)
+    held: frozenset[bytes] = field(default=frozenset(), repr=False)
 
 
 class ViewTables:
@@ -99,19 +102,22 @@ class ViewTables:
         """`views.<view>__<first digits of the version>`."""
         return f"views.{view}__{version[:8]}"
 
-    def write(self, name: str, build_id: str, rows: pl.DataFrame, subject_grain: bool) -> Written:
+    def write(self, name: str, build_id: str, rows: pl.DataFrame, purposes: Sequence[str] | None) -> Written:
         """Replaces a table's rows in one snapshot; the same build again finds its snapshot.
+
+        Args:
+            purposes: that the rows of single people are derived from; None for an aggregate.
 
         Raises:
             DefinitionError: a column of a type that cannot be stored.
             StorageFailed, CommitConflict: see `lake.IcebergTable.commit`.
         """
-        schema = _SEALED_SCHEMA if subject_grain else _schema_of(rows)
+        schema = _SEALED_SCHEMA if purposes is not None else _schema_of(rows)
         table = self._warehouse.create(name, schema, _PROPERTIES)
-        stored = self._sealed(table, name, rows) if subject_grain else _storable(rows)
+        stored = _storable(rows) if purposes is None else self._sealed(table, name, rows, purposes)
         found = _landed(table, build_id)
         if found is None:
-            plain = ("sealed",) if subject_grain else ()
+            plain = () if purposes is None else ("sealed",)
             fresh = table.write_file(stored, random=plain)
             old = table.files()
 
@@ -141,8 +147,12 @@ class ViewTables:
             scan = scan.filter(pl.col(SUBJECT).is_in(refs))
         rows = collected(scan)
         handles = rows[SUBJECT].to_list()
-        opened = self._keyring.opener().open(
-            self._context(table, name), handles, rows["row_id"].to_list(), rows["sealed"].to_list()
+        opened = open_rows(
+            self._keyring,
+            self._context(table, name),
+            handles,
+            rows["row_id"].to_list(),
+            rows["sealed"].to_list(),
         )
         alive = [at for at, body in enumerate(opened) if isinstance(body, bytes)]
         bodies = [body for body in opened if isinstance(body, bytes)]
@@ -154,25 +164,29 @@ class ViewTables:
         dead = {
             handle: body for handle, body in zip(handles, opened, strict=True) if isinstance(body, Shredded)
         }
-        return SubjectRows(frame.select(SUBJECT, *(_restored(n, t) for n, t in types.items())), dead)
+        held = frozenset(ref for ref, body in zip(handles, opened, strict=True) if isinstance(body, Held))
+        return SubjectRows(frame.select(SUBJECT, *(_restored(n, t) for n, t in types.items())), dead, held)
 
-    def _sealed(self, table: IcebergTable, name: str, rows: pl.DataFrame) -> pl.DataFrame:
+    def _sealed(
+        self, table: IcebergTable, name: str, rows: pl.DataFrame, purposes: Sequence[str]
+    ) -> pl.DataFrame:
         ordered = rows.sort(SUBJECT)
         values = ordered.select(_stored(n, t) for n, t in ordered.schema.items() if n != SUBJECT)
         refs = ordered[SUBJECT].to_list()
         row_ids = [hashlib.sha256(b"row" + ref).digest()[:16] for ref in refs]
         bodies = pack(values, np.arange(values.height + 1)).to_list()
-        sealed = self._keyring.session().seal(self._context(table, name), refs, row_ids, bodies)
+        sealed = seal_rows(self._keyring, self._context(table, name), refs, row_ids, bodies, purposes)
         return pl.DataFrame(
             {
                 SUBJECT: pl.Series(refs, dtype=pl.Binary),
                 "row_id": pl.Series(row_ids, dtype=pl.Binary),
-                "sealed": pl.Series([s if isinstance(s, bytes) else None for s in sealed], dtype=pl.Binary),
+                "sealed": pl.Series(sealed, dtype=pl.Binary),
             }
         ).drop_nulls("sealed")
 
-    def _context(self, table: IcebergTable, name: str) -> FieldContext:
-        return FieldContext(table.metadata().table_uuid.bytes, _SEALED_ID, "view", "service", name, 1)
+    def _context(self, table: IcebergTable, name: str) -> ContextOf:
+        uuid = table.metadata().table_uuid.bytes
+        return lambda purpose: FieldContext(uuid, _SEALED_ID, "view", purpose, name, 1)
 
 
 def column_types(rows: pl.DataFrame) -> dict[str, str]:
