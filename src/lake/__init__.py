@@ -4,6 +4,7 @@ Events sealed per person in blocks, appended exactly once to an Apache Iceberg t
 pinned snapshots.
 """
 
+from lake.acceptance import accepted_event_type
 from lake.batches import Batch, Note, Outcome, Queue
 from lake.blocks import PERSONAL_HEAD, bucket_of
 from lake.clearfields import ClearField, clear_fields
@@ -152,6 +153,7 @@ __all__ = [
     "Verified",
     "Warehouse",
     "WarehousePlace",
+    "accepted_event_type",
     "block_rows",
     "bucket_of",
     "build_tag",

@@ -29,6 +29,7 @@ from lake.validate import (
     subject_flaw,
     typed_columns,
     without,
+    written_nulls,
 )
 
 _NUMBERS: Final = (int, float)
@@ -217,7 +218,7 @@ def _group(event_type: EventType, candidates: list[_Candidate]) -> tuple[pl.Data
         return members(members(candidates[row].raw)["data"])
 
     frame, flaws = typed_columns(event_type, records, sent)
-    flaws = {**rule_flaws(event_type, frame), **flaws}
+    flaws = {**rule_flaws(event_type, frame, written_nulls(event_type, records)), **flaws}
     flaws = {**schema_flaws(event_type, enumerate(records)), **flaws}
     for row, moment in enumerate(times):
         if moment is None:

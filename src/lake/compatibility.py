@@ -18,15 +18,14 @@ mixes classes, roles or purposes, or changes what names a person.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, Final
 
-import jsonschema
 from attrs import evolve, field, frozen
 
 from lake.eventtypes import EventType, Field
+from lake.fieldrules import is_valid, matches
 from lake.upcast import taken
 from lake.upcastrules import INT64_MAX, Rule, convert, outcome
 
@@ -166,7 +165,7 @@ def _unfit_constants(rule: Rule, target: Field) -> list[str]:
 
 
 def _fits(value: Any, target: Field) -> bool:
-    if not jsonschema.Draft202012Validator(target.body).is_valid(value):
+    if not is_valid(target.body, value):
         return False
     if target.kind == "integer":
         return isinstance(value, int) and abs(value) <= INT64_MAX
@@ -197,7 +196,7 @@ def _shape(one: Field) -> _Shape:
     if "enum" in rules:
         rest = {name: bound for name, bound in rules.items() if name != "enum"}
         rules = {"enum": [v for v in rules["enum"] if v is not None and _allowed(v, rest)]}
-    return _Shape(one.kind, not one.required, rules)
+    return _Shape(one.kind, not one.required or one.may_be_null, rules)
 
 
 def _backward(path: Sequence[EventType]) -> tuple[list[_Found], list[_Found]]:
@@ -346,7 +345,7 @@ _CHECKS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "exclusiveMaximum": lambda value, bound: not _is_number(value) or value < bound,
     "minLength": lambda value, bound: not isinstance(value, str) or len(value) >= bound,
     "maxLength": lambda value, bound: not isinstance(value, str) or len(value) <= bound,
-    "pattern": lambda value, bound: not isinstance(value, str) or re.search(bound, value) is not None,
+    "pattern": lambda value, bound: not isinstance(value, str) or matches(bound, value),
 }
 
 

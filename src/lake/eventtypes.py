@@ -27,6 +27,7 @@ from attrs import field, frozen
 from keys import DEFAULT_PURPOSE, InvalidName, check_purpose
 from lake.bodies import Schema
 from lake.errors import SchemaError
+from lake.schemarefs import plain_body
 from lake.upcastrules import Rule, parse_upcast
 
 SUBJECT_ROLE: Final = "subject"
@@ -95,6 +96,7 @@ class Field:
         subject_of: the role whose SubjectId this value is.
         kind: JSON Schema's type, or `date` for a string of format date; `body` is its whole schema.
         reason: why it may be kept in clear, where its schema says so; `declared` when by `because`.
+        may_be_null: whether its schema says so; where it is required as well, null is a value of it.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Field:
     body: dict[str, Any] = field(factory=dict, repr=False)
     reason: str | None = None
     declared: bool = False
+    may_be_null: bool = False
 
 
 @frozen
@@ -173,6 +176,8 @@ def parse_event_type(document: dict[str, Any]) -> EventType:
         jsonschema.Draft202012Validator.check_schema(document)
     except jsonschema.SchemaError as error:
         raise SchemaError(f"not a valid JSON Schema: {error.message}") from None
+    except RecursionError:
+        raise SchemaError("the schema is nested too deeply") from None
     name, version = document.get("name"), document.get("version", 1)
     if not isinstance(name, str) or not is_type_name(name):
         raise SchemaError("`name` must be a word of letters, digits, `_`, `.` and `-`")
@@ -184,7 +189,7 @@ def parse_event_type(document: dict[str, Any]) -> EventType:
     if not isinstance(window, int) or window < 0:
         raise SchemaError("`dedup_window_days` must be a whole number of days")
     required = set(document.get("required", ()))
-    fields = tuple(_field(n, body, n in required) for n, body in document["properties"].items())
+    fields = tuple(_field(document, n, n in required) for n in document["properties"])
     mode = document.get("compatibility", COMPATIBILITIES[0])
     if mode not in COMPATIBILITIES:
         raise SchemaError(f"`compatibility` must be one of {', '.join(COMPATIBILITIES)}")
@@ -196,7 +201,7 @@ def parse_event_type(document: dict[str, Any]) -> EventType:
     return found
 
 
-def _field(name: str, body: dict[str, Any], required: bool) -> Field:
+def _field(document: dict[str, Any], name: str, required: bool) -> Field:
     if not _FIELD.fullmatch(name):
         raise SchemaError(f"property `{name}`: a name is letters, digits and `_`, not starting with `_`")
     if name in RESERVED:
@@ -204,12 +209,15 @@ def _field(name: str, body: dict[str, Any], required: bool) -> Field:
             f"property `{name}` has the name of a column of ours",
             next_step=f"Call it something else, for instance `{name}_of_event`.",
         )
+    body, may_be_null = plain_body(document, name, document["properties"][name])
     kind = body.get("type", "string" if "enum" in body else None)
     if not isinstance(kind, str) or kind not in _TYPES:
         raise SchemaError(f"property `{name}`: `type` must be one of {', '.join(_TYPES)}")
     role = body.get("subject_of") or body.get("role", SUBJECT_ROLE)
     purpose = body.get("purpose", DEFAULT_PURPOSE)
     anonymous = body.get("anonymous", False)
+    if not isinstance(role, str) or not isinstance(purpose, str):
+        raise SchemaError(f"property `{name}`: `role`, `subject_of` and `purpose` are words")
     try:
         check_purpose(purpose)
     except InvalidName as error:
@@ -237,9 +245,10 @@ def _field(name: str, body: dict[str, Any], required: bool) -> Field:
         kind in ("object", "array"),
         {key: body[key] for key in body if key in VECTOR_RULES},
         kind,
-        body,
+        {**{key: document[key] for key in ("$defs", "definitions") if key in document}, **body},
         because,
         "because" in body,
+        may_be_null,
     )
 
 

@@ -167,7 +167,8 @@ def _map_table(mapping: Mapping, table: pl.DataFrame, digest: str) -> tuple[pl.D
             if value in odd:
                 flaws.setdefault(row, Flaw(odd[value], "subject"))
     frame = pl.concat([head, fields], how="horizontal")
-    return frame, {**rule_flaws(mapping.event_type, fields), **flaws}
+    empty = {f.name: range(table.height) for f in by_name.values() if f.may_be_null}  # an empty cell is null
+    return frame, {**rule_flaws(mapping.event_type, fields, empty), **flaws}
 
 
 def _typed(text: pl.Series, dtype: pl.DataType, scale: int | None, date_format: str | None) -> pl.Series:

@@ -17,7 +17,7 @@ from attrs import evolve
 
 from keys import InvalidName, ShredlakeError
 from lake.parsed import Parsed, Rejected, joined
-from lake.validate import Flaw
+from lake.validate import UNFORESEEN, Flaw
 
 Aside = Mapping[int, Flaw]
 """Lines that are not read, and what their letters say."""
@@ -25,7 +25,7 @@ NOTHING: Final[Aside] = {}
 SET_ASIDE: Final = Flaw("set_aside")
 DROPPED: Final = Flaw("dropped")
 """Of a line that an operator drops: its letter says so and holds nothing of it."""
-UNEXPECTED: Final = (Exception, pl.exceptions.PanicException)  # a panic is no `Exception`
+UNEXPECTED: Final = UNFORESEEN
 T = TypeVar("T")
 _log = logging.getLogger("shredlake.ingest")
 _SYSTEMS_FAULT: Final = (ShredlakeError, OSError, MemoryError)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 
+from lake.acceptance import accepted_event_type
 from lake.bodies import Schema
 from lake.compatibility import problems
 from lake.errors import SchemaError, UnknownEventType
@@ -37,7 +38,7 @@ class TypeRegistry:
             SchemaError: invalid, other content under a known version, older than a registered one, or
                 not compatible (see `lake.compatibility`).
         """
-        found = parse_event_type(document)
+        found = accepted_event_type(document)
         if found.name == DEAD_LETTER:
             raise SchemaError(f"`{DEAD_LETTER}` is a name of our own")
         known = self.chain(found.name)  # looked at once: another process may register meanwhile

@@ -7,35 +7,36 @@ event by event with `jsonschema`. A reason names the rule and the field, never t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import jsonschema
 import orjson
 import polars as pl
 from attrs import frozen
 
 from keys import is_subject_id
 from lake.eventtypes import VECTOR_RULES, EventType, Field
+from lake.fieldrules import broken_rules, validator_of
+from lake.schemarefs import NOTES
 
 MAX_FIELD_BYTES: Final = 1024 * 1024
-_OWN_KEYWORDS: Final = frozenset(
+_OWN_KEYWORDS: Final = NOTES | {
+    "anonymous",
+    "role",
+    "purpose",
+    "subject_of",
+    "identity",
+    "type",
+    "format",
+    "because",
+    "$defs",
+    "definitions",
+}
+_SIMPLE_TOP: Final = NOTES | frozenset(
     {
-        "anonymous",
-        "role",
-        "purpose",
-        "subject_of",
-        "identity",
-        "type",
-        "format",
-        "description",
-        "title",
-        "because",
-    }
-)
-_SIMPLE_TOP: Final = frozenset(
-    {
+        "$defs",
+        "definitions",
         "$schema",
         "$id",
         "name",
@@ -44,8 +45,6 @@ _SIMPLE_TOP: Final = frozenset(
         "type",
         "properties",
         "required",
-        "title",
-        "description",
         "additionalProperties",
         "compatibility",
         "upcast",
@@ -63,6 +62,11 @@ _RFC_3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _INT64: Final = range(-(2**63), 2**63)
+_NO_NULLS: Final[Mapping[str, Collection[int]]] = {}
+UNFORESEEN: Final = (Exception, pl.exceptions.PanicException)
+"""A panic is no `Exception`."""
+_EXACT: Final = 2.0**53
+_BEYOND: Final = 2**63
 
 
 @frozen
@@ -75,16 +79,20 @@ class Flaw:
 
 Flaws = dict[int, Flaw]
 """Row → first flaw found."""
+Sent = Callable[[int], Mapping[str, bytes]]
+"""Row → the bytes of its members."""
 
 
 def typed_columns(
-    event_type: EventType, records: Sequence[dict[str, Any]], sent: Callable[[int], Mapping[str, bytes]]
+    event_type: EventType, records: Sequence[dict[str, Any]], sent: Sent | None = None
 ) -> tuple[pl.DataFrame, Flaws]:
     """(one typed column per field, flaws by row) of decoded JSON objects; flawed rows hold nulls.
 
     Args:
-        sent: the bytes of a row's members: objects and arrays are kept as they were received.
+        sent: the bytes of a row's members: objects and arrays are kept as they were received. Default: as
+            they would be written.
     """
+    sent = sent or (lambda row: {name: orjson.dumps(value) for name, value in records[row].items()})
     flaws: Flaws = {}
     columns = []
     seen = 0
@@ -92,7 +100,9 @@ def typed_columns(
         values = [record.get(field.name) for record in records]
         present = len(values) - values.count(None)
         seen += present
-        kind = _kind(event_type, field)
+        kind = "string" if field.kind == "date" else field.kind
+        if kind == "integer" and float in map(type, values):
+            values = [_as_whole(value) for value in values]
         odd = set(map(type, values)) - _PYTHON_TYPES[kind] - {type(None)}
         if odd:
             for row, value in enumerate(values):
@@ -117,34 +127,61 @@ def typed_columns(
     return pl.DataFrame(columns), flaws
 
 
-def rule_flaws(event_type: EventType, frame: pl.DataFrame) -> Flaws:
-    """Rows that break `required`, a size limit or a rule such as `minimum`."""
+def rule_flaws(
+    event_type: EventType, frame: pl.DataFrame, written_nulls: Mapping[str, Collection[int]] = _NO_NULLS
+) -> Flaws:
+    """Rows that break `required`, a size limit or a rule such as `minimum`.
+
+    Args:
+        written_nulls: of required fields that may be null the rows that say so.
+    """
     flaws: Flaws = {}
 
-    def mark(reason: str, name: str, bad: pl.Series) -> None:
+    def mark(reason: str, name: str, bad: pl.Series, spared: Collection[int] = ()) -> None:
         for row in bad.fill_null(False).arg_true().to_list():
-            flaws.setdefault(row, Flaw(reason, name))
+            if row not in spared:
+                flaws.setdefault(row, Flaw(reason, name))
 
     for field in event_type.fields:
         column = frame.get_column(field.name)
         if field.required and column.null_count():
-            mark("missing_field", field.name, column.is_null())
+            mark("missing_field", field.name, column.is_null(), written_nulls.get(field.name, ()))
         if field.dtype == pl.String:
             mark("field_too_large", field.name, column.str.len_bytes() > MAX_FIELD_BYTES)
         if not field.is_json:
-            for rule, bound in field.rules.items():
-                mark(rule, field.name, _RULES[rule](column, bound))
+            for rule, bad in broken_rules(field, column):
+                mark(rule, field.name, bad)
     return flaws
 
 
+def written_nulls(event_type: EventType, records: Sequence[dict[str, Any]]) -> dict[str, set[int]]:
+    """Of required fields that may be null the rows that say so: null is a value of theirs."""
+    return {
+        name: {row for row, record in enumerate(records) if record.get(name, name) is None}
+        for name in _nullable(event_type)
+    }
+
+
+def _nullable(event_type: EventType) -> list[str]:
+    return [one.name for one in event_type.fields if one.required and one.may_be_null]
+
+
 def schema_flaws(event_type: EventType, records: Iterable[tuple[int, dict[str, Any]]]) -> Flaws:
-    """Rows that break what only `jsonschema` can check; empty at once where the type has no such rule."""
+    """Rows that break what only `jsonschema` can check; empty at once where the type has no such rule.
+
+    A field that is null is one that is not there.
+    """
     if not needs_whole_schema(event_type):
         return {}
-    validator = jsonschema.Draft202012Validator(event_type.document)
+    validator, nullable = validator_of(event_type), _nullable(event_type)
     flaws: Flaws = {}
     for row, record in records:
-        error = next(iter(validator.iter_errors(record)), None)
+        said = {name: value for name, value in record.items() if value is not None or name in nullable}
+        try:
+            error = next(iter(validator.iter_errors(said)), None)
+        except UNFORESEEN as failure:
+            flaws[row] = Flaw(f"unprocessable ({type(failure).__name__})")
+            continue
         if error is not None:
             path = str(error.path[0]) if error.path else None
             flaws[row] = Flaw(str(error.validator), path)
@@ -153,10 +190,8 @@ def schema_flaws(event_type: EventType, records: Iterable[tuple[int, dict[str, A
 
 def needs_whole_schema(event_type: EventType) -> bool:
     """Whether the type uses more of JSON Schema than columns can be checked for."""
-    document = event_type.document
-    return not document.keys() <= _SIMPLE_TOP or any(
-        not body.keys() <= VECTOR_RULES | _OWN_KEYWORDS or body.get("type") in ("object", "array")
-        for body in document["properties"].values()
+    return not event_type.document.keys() <= _SIMPLE_TOP or any(
+        one.is_json or not one.body.keys() <= VECTOR_RULES | _OWN_KEYWORDS for one in event_type.fields
     )
 
 
@@ -209,9 +244,7 @@ def column_of(event_type: EventType, field: Field, values: list[Any], flaws: Fla
     return pl.Series(field.name, values, dtype=field.dtype)
 
 
-def _texts(
-    field: Field, values: list[Any], sent: Callable[[int], Mapping[str, bytes]], flaws: Flaws
-) -> pl.Series:
+def _texts(field: Field, values: list[Any], sent: Sent, flaws: Flaws) -> pl.Series:
     """Objects and arrays as the text that was sent; what most programs could not write again is flawed."""
     texts: list[str | None] = []
     for row, value in enumerate(values):
@@ -235,18 +268,8 @@ def dates_of(field: Field, text: pl.Series, flaws: Flaws) -> pl.Series:
     return column
 
 
-def _kind(event_type: EventType, field: Field) -> str:
-    kind: str = event_type.document["properties"][field.name].get("type", "string")
-    return kind
-
-
-_RULES: Final[dict[str, Callable[[pl.Series, Any], pl.Series]]] = {
-    "minimum": lambda column, bound: column < bound,
-    "maximum": lambda column, bound: column > bound,
-    "exclusiveMinimum": lambda column, bound: column <= bound,
-    "exclusiveMaximum": lambda column, bound: column >= bound,
-    "minLength": lambda column, bound: column.str.len_chars() < bound,
-    "maxLength": lambda column, bound: column.str.len_chars() > bound,
-    "enum": lambda column, bound: ~column.is_in(bound) & column.is_not_null(),
-    "pattern": lambda column, bound: ~column.str.contains(bound),
-}
+def _as_whole(value: Any) -> Any:
+    """A whole number in the form of a fraction, such as 5.0, as what it is."""
+    if type(value) is not float or not value.is_integer():
+        return value
+    return int(value) if abs(value) <= _EXACT else _BEYOND  # the digits of a larger one are not known

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-from lake import EventType, SchemaError, notes, parse_event_type, problems, refused
+from lake import EventType, SchemaError, accepted_event_type, notes, parse_event_type, problems, refused
 
 Known = Callable[[str], Sequence[EventType]]
 """The registered versions of a type, ascending."""
@@ -50,7 +50,7 @@ def read_document(path: Path) -> dict[str, Any]:
         document = json.loads(text)
     except OSError as error:
         raise SchemaError(f"the schema cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise SchemaError("the schema is not JSON") from None
     if not isinstance(document, dict):
         raise SchemaError("the schema is not a JSON object")
@@ -86,7 +86,7 @@ def check_files(files: Iterable[Path], known: Known) -> list[Verdict]:
     files = list(files)
     for path in files:
         try:
-            parsed.append((path, parse_event_type(read_document(path))))
+            parsed.append((path, accepted_event_type(read_document(path))))
         except SchemaError as error:
             verdicts[path] = Verdict(str(path), None, None, None, (f"{error.message} → {error.next_step}",))
     chains: dict[str, list[EventType]] = {}
