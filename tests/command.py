@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
+import threading
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -22,7 +26,21 @@ class Done:
 
 
 def command(home: Path, *arguments: str, stdin: str = "") -> Done:
-    """Runs `shredlake --home HOME …` here; what leaves `main` as an exception is the test's to see."""
+    """Runs `shredlake --home HOME …` here; what leaves `main` as an exception is the test's to see.
+
+    What it does to its process (hooks, the factory of log records) is taken back.
+    """
+    hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook, warnings.showwarning)
+    factory, raises = logging.getLogRecordFactory(), logging.raiseExceptions
+    try:
+        return _run(home, arguments, stdin)
+    finally:
+        sys.excepthook, threading.excepthook, sys.unraisablehook, warnings.showwarning = hooks
+        logging.setLogRecordFactory(factory)
+        logging.raiseExceptions = raises
+
+
+def _run(home: Path, arguments: Sequence[str], stdin: str) -> Done:
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
     given = io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")
     argv = ["shredlake", "--home", str(home), *arguments]

@@ -48,6 +48,7 @@ from keys.errors import (
 )
 from keys.fencecopy import Merged, export_fences, import_fences
 from keys.fencelog import ALL_PURPOSES, MAX_BUCKET_BITS, Fence, FenceLog
+from keys.foreign import Unexpected, kinds_of, mask_process, masked_end, place_of, unexpected
 from keys.frames import Body
 from keys.keyring import Keyring
 from keys.keytree import KeyTree
@@ -144,6 +145,7 @@ __all__ = [
     "SubjectRef",
     "TamperedEnvelope",
     "TreeCheck",
+    "Unexpected",
     "Witness",
     "WritingKeys",
     "WrongKey",
@@ -154,9 +156,14 @@ __all__ = [
     "export_fences",
     "import_fences",
     "is_subject_id",
+    "kinds_of",
+    "mask_process",
+    "masked_end",
     "open_embedded",
     "open_forensic",
     "open_keys",
+    "place_of",
     "run_drill",
     "signature_is_valid",
+    "unexpected",
 ]

@@ -95,7 +95,7 @@ class EventReader:
         """
         chain = tuple(self._types.chain(wanted.event_type))
         if not chain:
-            raise UnknownEventType(f"event type `{wanted.event_type}` is not registered")
+            raise UnknownEventType("no event type of this name is registered")
         personal = wanted.is_personal(chain[-1])
         if personal:
             self._opener.catch_up()

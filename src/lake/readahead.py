@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Final
 
+from keys import masked_end, unexpected
 from lake.errors import LakeError, UnreadableInput
 from lake.parsed import Parsed
 from lake.salvage import NOTHING, Aside
@@ -98,7 +99,7 @@ def _result(coming: Future[Parsed | None]) -> Parsed | None:
 
 
 def _foreign(error: Exception) -> UnreadableInput:
-    return UnreadableInput(f"the input could not be read: {type(error).__name__}")
+    return UnreadableInput(f"the input could not be read: {unexpected(error).message}")
 
 
 def _received(receiver: Connection) -> Parsed | None:
@@ -116,6 +117,11 @@ def _received(receiver: Connection) -> Parsed | None:
 
 
 def _send_batches(source: Source, start: int, batch_events: int, aside: Aside, sender: Connection) -> None:
+    with masked_end():
+        _read_and_send(source, start, batch_events, aside, sender)
+
+
+def _read_and_send(source: Source, start: int, batch_events: int, aside: Aside, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sealing process decides
     try:
         for parsed in source.read(start, batch_events, aside):

@@ -70,12 +70,12 @@ class TypeRegistry:
         if version is None:
             versions = self.versions(name)
             if not versions:
-                raise UnknownEventType(f"event type `{name}` is not registered")
+                raise UnknownEventType("no event type of this name is registered")
             version = versions[-1]
         if (name, version) not in self._cache:
             path = self._path(name, version)
             if not is_type_name(name) or not path.exists():
-                raise UnknownEventType(f"event type `{name}` version {version} is not registered")
+                raise UnknownEventType(f"no event type of this name has a version {version}")
             self._cache[name, version] = parse_event_type(orjson.loads(path.read_bytes()))
         return self._cache[name, version]
 

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from keys import mask_process
 from lake import sharing_cores
 from projections.compute import Partial
 from projections.derive import Deriver, DeriveTask
@@ -61,6 +62,7 @@ class ProcessPool:
 def _start(open_deriver: Callable[[], Deriver]) -> None:
     """Opens this worker; that keys or lake do not answer is told by its tasks, not by its death."""
     global _worker, _not_started
+    mask_process()
     try:
         _worker = open_deriver()
     except Exception as error:

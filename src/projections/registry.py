@@ -60,7 +60,7 @@ class ViewRegistry:
         """One view. Raises `UnknownView`, naming those that exist."""
         if name not in self._views:
             known = ", ".join(sorted(self._views)) or "none"
-            raise UnknownView(f"there is no view `{name}`; defined are: {known}")
+            raise UnknownView(f"there is no view of this name; defined are: {known}")
         return self._views[name]
 
     def names(self) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, evolve
 
-from keys import ShredlakeError
+from keys import ShredlakeError, masked_end
 from service.errors import WorkerFailed
 
 if TYPE_CHECKING:
@@ -164,8 +164,9 @@ class Crew:
 
 def _work_while_watched(work: Callable[[Any, Connection], None], order: Any, sender: Connection) -> None:
     """What a process of a crew runs; it does not outlive who started it."""
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    work(order, sender)
+    with masked_end():
+        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        work(order, sender)
 
 
 def _end_with_parent() -> None:

@@ -7,7 +7,7 @@ import logging
 import threading
 from typing import Final
 
-from keys import ShredlakeError
+from keys import ShredlakeError, unexpected
 from lake import Intake
 
 _IDLE_SECONDS: Final = 1.0
@@ -89,4 +89,4 @@ class IntakeWorker:
             _log.warning("what waits is not committed yet: %s: %s", type(error).__name__, error.message)
         else:
             # its type alone: its text may quote an event, and whatever handler is set up would write it
-            _log.error("what waits is not committed yet: %s", type(error).__name__)
+            _log.error("what waits is not committed yet: %s", unexpected(error).message)

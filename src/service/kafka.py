@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import asdict, frozen
 
-from keys import AgentUnavailable, ShredlakeError
+from keys import AgentUnavailable, ShredlakeError, unexpected
 from keys.hardening import harden
 from lake import load_mapping
 from lake.errors import ClientSettingRefused, MemberNotReleased
@@ -151,7 +151,7 @@ def _consume(order: _Order, sender: Connection) -> None:
     except ShredlakeError as error:
         tell(error)
     except Exception as error:  # its text may quote a message
-        _log.error("a consumer process failed: %s", type(error).__name__)
+        _log.error("a consumer process failed: %s", unexpected(error).message)
         sys.exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -9,7 +10,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from keys import CustodianUnavailable, EnvelopeError, FenceCopyInvalid, RestoreGateClosed, ShredlakeError
+from keys import (
+    CustodianUnavailable,
+    EnvelopeError,
+    FenceCopyInvalid,
+    RestoreGateClosed,
+    ShredlakeError,
+    kinds_of,
+    place_of,
+)
 from lake import IntakeFull, SnapshotGone, UnknownBatch, UnknownEventType
 from projections import NotPublished, UnknownView
 from purge import (
@@ -75,16 +84,39 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         errors = [
-            {"where": ".".join(str(part) for part in e["loc"]), "what": e["type"]} for e in error.errors()
+            {"where": ".".join(_known(app, part) for part in e["loc"]), "what": e["type"]}
+            for e in error.errors()
         ]
         return problem(422, "InvalidRequest", "the request does not fit its schema", errors=errors)
 
     @app.exception_handler(Exception)
     def _unexpected(_: Request, error: Exception) -> JSONResponse:
-        return problem(500, "UnexpectedError", f"{type(error).__name__}; the log has the place")
+        return problem(500, "UnexpectedError", f"{kinds_of(error)} at {place_of(error)}")
 
     @app.exception_handler(HTTPException)
     def _http(_: Request, error: HTTPException) -> JSONResponse:
         answer = problem(error.status_code, "HTTPError", str(error.detail))
         answer.headers.update(error.headers or {})
         return answer
+
+
+def _known(app: FastAPI, part: Any) -> str:
+    """A part of a place in a request, where our schema has it; the sender's own names are not said."""
+    if isinstance(part, int):
+        return str(part)
+    names: set[str] = getattr(app.state, "names", set())
+    if not names:
+        names = app.state.names = {"body", "query", "path", "header", "cookie", *_names(app.openapi())}
+    return part if part in names else "…"
+
+
+def _names(schema: Any) -> Iterator[str]:
+    if isinstance(schema, Mapping):
+        yield from (name for name in schema.get("properties", ()) if isinstance(name, str))
+        if isinstance(schema.get("name"), str) and "in" in schema:
+            yield schema["name"]
+        for one in schema.values():
+            yield from _names(one)
+    elif isinstance(schema, list):
+        for one in schema:
+            yield from _names(one)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from attrs import frozen
 from pyiceberg.manifest import DataFile
 
+from keys import mask_process
 from lake import EpochMoved, EventRead, Pace, Replay, build_tag, sharing_cores
 from lake.replay import EVERYBODY, Progress
 from lake.selection import HandleRange
@@ -222,6 +223,7 @@ def _opener(runtime: Runtime) -> Iterator[Callable[[], Replay]]:
 
 def _start(open_reader: Callable[[], Replay]) -> None:
     global _worker
+    mask_process()
     _worker = open_reader()
 
 

@@ -271,7 +271,8 @@ class SafeFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """A line; the text that another handler cached for the exception is not used."""
         own = copy.copy(record)
-        own.exc_text = None
+        if own.exc_info:
+            own.exc_text = None
         return super().format(own)
 
     def formatException(self, ei: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Final
 from attrs import frozen
 from cronsim import CronSim, CronSimError
 
-from keys import Database, ShredlakeError
+from keys import Database, ShredlakeError, unexpected
 from service.errors import BadSettings
 from service.settings import Job
 
@@ -96,7 +96,7 @@ class Scheduler:
             try:
                 done += self._run_if_due(job)
             except Exception as error:
-                _log.error("job %s could not be scheduled: %s", job.name, type(error).__name__)
+                _log.error("job %s could not be scheduled: %s", job.name, unexpected(error).message)
         return done
 
     def history(self, job: str | None = None) -> list[Run]:
@@ -178,8 +178,8 @@ class Scheduler:
             _log.error("job %s failed: %s", job.name, error)
             return f"failed: {type(error).__name__}: {error}"
         except Exception as error:  # the text of a foreign error may quote a value
-            _log.error("job %s failed: %s", job.name, type(error).__name__)
-            return f"failed: {type(error).__name__}"
+            _log.error("job %s failed: %s", job.name, unexpected(error).message)
+            return f"failed: {unexpected(error).message}"
 
     def _finish(self, job: str, due: datetime, outcome: str) -> None:
         with self._db.write() as db:

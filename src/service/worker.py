@@ -14,7 +14,7 @@ from typing import Final
 
 from attrs import frozen
 
-from keys import ShredlakeError
+from keys import ShredlakeError, unexpected
 from purge import MAX_TOGETHER, OPEN_STATUSES, Purge, UnderHold
 
 _IDLE_SECONDS: Final = 1.0
@@ -67,7 +67,7 @@ class ErasureWorker:
             try:
                 self._round()
             except Exception as error:  # the journal could not be read
-                _log.error("erasures wait: %s", type(error).__name__)
+                _log.error("erasures wait: %s", unexpected(error).message)
             self._wake.wait(_IDLE_SECONDS)
             self._wake.clear()
 
@@ -107,7 +107,7 @@ class ErasureWorker:
             _log.error("erasure %s: %s: %s", request_id, type(error).__name__, error)
             self._again(request_id, _SOON_SECONDS if error.retry_helps else _LATER_SECONDS)
         else:  # its text may quote the person; whatever handler writes it
-            _log.error("erasure %s failed: %s", request_id, type(error).__name__)
+            _log.error("erasure %s failed: %s", request_id, unexpected(error).message)
             self._again(request_id, _LATER_SECONDS)
 
     def _again(self, request_id: str, pauses: tuple[float, float]) -> None:

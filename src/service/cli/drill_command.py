@@ -11,6 +11,7 @@ from attrs import asdict
 
 from keys import DrillReport, run_drill
 from purge import Assurance, backups_gone_at
+from service.cli.boundary import WrongUse
 from service.cli.common import INCOMPLETE, Session, emit, emit_rows, progress_bar, say, session
 from service.drill import DrilledLake, SnapshotFiles, drill_site
 from service.errors import BadInput, NotInitialised
@@ -43,7 +44,7 @@ def drill(
 ) -> None:
     """Restore yesterday's backups in a sandbox and count who opens; exit code 3 if the promise fails."""
     if erase >= people:
-        raise typer.BadParameter("fewer people have to be erased than there are", param_hint="--erase")
+        raise WrongUse("--erase: fewer people have to be erased than there are")
     snapshot = _snapshot(
         snapshot_token_file, restore_address, restore_token_file, restore_ca_file, unseal_keys_file
     )

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from attrs import asdict
 
-from keys import ALL_PURPOSES, ShredlakeError, SubjectId
+from keys import ALL_PURPOSES, ShredlakeError, SubjectId, unexpected
 from purge import PurgeError, Request, Status, scan, standing_of
+from service.cli.boundary import WrongUse
 from service.cli.common import (
     GROUP,
     HELD,
@@ -100,7 +101,7 @@ def apply(
         _resume(context)
         return
     if not subjects:
-        raise typer.BadParameter("name a person, or pass --resume")
+        raise WrongUse("name a person, or pass --resume")
     if dry_run:
         for one in subjects:
             plan(context, one)
@@ -168,7 +169,7 @@ def told(error: Exception) -> str:
     """An error in a sentence; the text of a foreign one may quote a value."""
     if isinstance(error, ShredlakeError):
         return f"{error.message}. {error.next_step}"
-    return type(error).__name__
+    return unexpected(error).message
 
 
 def _say_stage(stage: str, seconds: float, detail: Mapping[str, object]) -> None:

@@ -9,9 +9,7 @@ from typing import Annotated
 
 import typer
 
-from keys import ShredlakeError
 from keys.hardening import harden
-from purge import UnderHold
 from service.allocation import keep_freed_memory
 from service.cli import (
     config_commands,
@@ -24,13 +22,12 @@ from service.cli import (
     schema,
     views,
 )
+from service.cli.boundary import run
 from service.cli.common import (
-    HELD,
     Output,
     Session,
     emit,
     emit_rows,
-    messages,
     opened,
     say,
     session,
@@ -158,20 +155,4 @@ def show_version(context: typer.Context) -> None:
 def main() -> None:
     """Entry point: errors become one sentence and what to do next."""
     keep_freed_memory()
-    try:
-        app()
-    except UnderHold as error:
-        _report(error)
-        sys.exit(HELD)
-    except ShredlakeError as error:
-        _report(error)
-        sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(1)
-
-
-def _report(error: ShredlakeError) -> None:
-    messages.print(f"error: {error.message}", markup=False)
-    messages.print(f"  → {error.next_step}", markup=False)
-    if error.retry_helps:
-        messages.print("  (the same call may succeed later)", markup=False)
+    sys.exit(run(app))

@@ -100,7 +100,7 @@ def _fields(known: EventType, facet: Facet, text: str | None, personal: bool) ->
     strange = [name for name in names if name not in {*clear, *sealed, *PERSONAL_HEAD, *CLEAR_FIELDS}]
     if strange:
         raise BadInput(
-            f"{known.name} has no field `{strange[0]}` in facet {facet}",
+            f"{known.name} has not every field that is asked for in facet {facet}",
             next_step=f"It has {', '.join((*clear, *sealed))}; of every event {', '.join(PERSONAL_HEAD)}.",
         )
     secret = [name for name in names if name in {*sealed, *PERSONAL_HEAD}]
