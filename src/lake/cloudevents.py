@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 import polars as pl
 
+from lake.attributes import data_bytes, data_of, optional_flaw, specversion_flaw
 from lake.eventcolumns import parse_columns
 from lake.eventframe import MAX_LINE_BYTES
 from lake.eventtypes import DEAD_LETTER, EventType
@@ -180,8 +181,8 @@ def _type_of(
     event: dict[str, Any], versions_of: Callable[[str], list[int]], names: dict[str, str | None]
 ) -> tuple[tuple[str, int], Flaw | None]:
     none = ("", 0)
-    if event.get("specversion", "1.0") != "1.0":
-        return none, Flaw("unknown_specversion", "specversion")
+    if (odd := specversion_flaw(event)) is not None:
+        return none, odd
     for name in ("id", "source", "type"):
         value = event.get(name)
         if not isinstance(value, str) or not value:
@@ -193,9 +194,12 @@ def _type_of(
             names[subject] = flaw
     if flaw is not None:
         return none, Flaw(flaw, "subject")
-    if not isinstance(event.get("data"), dict):
-        return none, Flaw("missing_attribute" if event.get("data") is None else "wrong_type", "data")
-    revision = event.get("revision", 0)
+    if (odd := optional_flaw(event)) is not None:
+        return none, odd
+    event["data"], odd = data_of(event)
+    if odd is not None:
+        return none, odd
+    revision = 0 if event.get("revision") is None else event["revision"]
     if type(revision) is not int or not 0 <= revision < 2**31:
         return none, Flaw("wrong_type", "revision")
     version = event.get("schemaversion")
@@ -215,7 +219,7 @@ def _group(event_type: EventType, candidates: list[_Candidate]) -> tuple[pl.Data
 
     @functools.lru_cache(maxsize=1)  # of one row after another
     def sent(row: int) -> dict[str, bytes]:
-        return members(members(candidates[row].raw)["data"])
+        return members(data_bytes(members(candidates[row].raw)))
 
     frame, flaws = typed_columns(event_type, records, sent)
     flaws = {**rule_flaws(event_type, frame, written_nulls(event_type, records)), **flaws}
@@ -230,7 +234,7 @@ def _group(event_type: EventType, candidates: list[_Candidate]) -> tuple[pl.Data
             "source": [c.event["source"] for c in candidates],
             "event_id": [c.event["id"] for c in candidates],
             "occurred_at": pl.Series(times, dtype=pl.Datetime("us", "UTC")),
-            "revision": pl.Series([c.event.get("revision", 0) for c in candidates], dtype=pl.Int64),
+            "revision": pl.Series([c.event.get("revision") or 0 for c in candidates], dtype=pl.Int64),
             "position": pl.Series([c.line for c in candidates], dtype=pl.Int64),
         }
     )

@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.json
 
+from lake.attributes import DESCRIBING, KNOWN, MEMBER, describes
 from lake.eventframe import LEFT, MAX_LINE_BYTES, Line, framed, quick_type
 from lake.eventtypes import EventType
 from lake.typeregistry import TypeRegistry
@@ -100,7 +101,7 @@ def _read(lines: Sequence[Line], types: TypeRegistry) -> tuple[EventType, pl.Dat
     table = None if schema is None else _table(raws, schema)
     if table is None:
         return None
-    asked = [one for one in (*_TEXTS, *_NUMBERS) if one in table.column_names]
+    asked = [one for one in table.column_names if one != "data"]
     head = dict(zip(asked, _frame(table.select(asked)), strict=True))
     data = table.column("data").chunk(0)
     odd = _odd_heads(head, name, version) | pl.Series("odd", pl.from_arrow(data.is_null()), dtype=pl.Boolean)
@@ -174,13 +175,16 @@ def _schema(fields: tuple[tuple[str, str], ...], keys: tuple[tuple[str, type], .
 
     Attributes that may be left out are only expected where the first event has them.
     """
-    extensions = {name: kind for name, kind in keys if name not in (*_TEXTS, *_NUMBERS, "data")}
-    if not fields or not set(extensions.values()) <= _EXTENSIONS.keys():
+    known = (*_TEXTS, *_NUMBERS, *DESCRIBING, "data")
+    extensions = {name: kind for name, kind in keys if name not in known}
+    odd = any(name in KNOWN or not MEMBER.fullmatch(name) for name in extensions)
+    if not fields or odd or not set(extensions.values()) <= _EXTENSIONS.keys():
         return None
     return pa.schema(
         {
             **dict.fromkeys(_TEXTS, pa.large_string()),
             **{name: pa.int64() for name, _ in keys if name in _NUMBERS},
+            **{name: pa.large_string() for name, _ in keys if name in DESCRIBING},
             **{name: _EXTENSIONS[kind] for name, kind in extensions.items()},
             "data": pa.struct({name: _KINDS[kind] for name, kind in fields}),
         }
@@ -208,4 +212,10 @@ def _odd_heads(head: dict[str, pl.Series], name: str, version: int | None) -> pl
     if "schemaversion" in head:
         versions = head["schemaversion"]
         odd |= versions.is_not_null() if version is None else (versions != version).fill_null(True)
+    for each in DESCRIBING.keys() & head.keys():
+        wrong = [one for one in head[each].unique() if one is not None and not describes(each, one)]
+        odd |= head[each].is_in(wrong).fill_null(False)
+    for each in head.keys() - KNOWN:
+        if head[each].dtype == pl.Int64:
+            odd |= ~head[each].is_between(-(2**31), 2**31 - 1).fill_null(True)
     return odd

@@ -1,8 +1,9 @@
 """What a Kafka message is to the lake: CloudEvents in both of their modes, or any JSON by a mapping. Pure.
 
-Formats: the Kafka protocol binding of CloudEvents 1.0.2. A message without a value (a tombstone of a
-compacted topic) is no event: it is counted as blank, like the offsets that compaction and transaction
-markers leave empty.
+Formats: the Kafka protocol binding of CloudEvents 1.0.2. The content type says the mode, and where it says
+nothing the headers do. With attributes in headers a message without a value is an event without data; without
+them it is a tombstone of a compacted topic and no event: it is counted as blank, like the offsets that
+compaction and transaction markers leave empty.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Final, NamedTuple, Protocol
 
-import orjson
 from attrs import define, evolve, field
 
+from lake.binarymode import event_of, mode_of
 from lake.cloudevents import parse_cloud_events
 from lake.mapped import map_lines
 from lake.mapping import Mapping
@@ -22,7 +23,6 @@ from lake.parsed import Parsed
 from lake.typeregistry import TypeRegistry
 
 _PREFIX: Final = "ce_"
-_WHOLE_NUMBERS: Final = ("revision", "schemaversion")
 
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -123,25 +123,20 @@ class MappedMessages:
 
 def structured(message: Message) -> bytes:
     """A message as one structured CloudEvent; whatever it is, nothing of it is lost."""
-    value = message.value
-    if value is None:
-        return b""
     attributes = attributes_of(message)
-    if "specversion" not in attributes:
-        return value
-    head = orjson.dumps(attributes)[:-1]
-    return head + b',"data":' + (value or b"null") + b"}"
+    return event_of(attributes, message.value) if attributes else message.value or b""
 
 
-def attributes_of(message: Message) -> dict[str, str | int]:
-    """The attributes of a CloudEvent that come in headers; none where there are no such headers."""
-    return {
-        name[len(_PREFIX) :]: _attribute(name[len(_PREFIX) :], raw)
-        for name, raw in message.headers or ()
-        if name.startswith(_PREFIX)
-    }
-
-
-def _attribute(name: str, raw: bytes | None) -> str | int:
-    text = (raw or b"").decode(errors="replace")
-    return int(text) if name in _WHOLE_NUMBERS and text.isdecimal() else text
+def attributes_of(message: Message) -> list[tuple[str, bytes | None]]:
+    """The attributes of a CloudEvent in binary mode; of any other message none."""
+    content_type: bytes | None = None
+    attributes: list[tuple[str, bytes | None]] = []
+    for name, raw in message.headers or ():
+        if name.startswith(_PREFIX):
+            attributes.append((name[len(_PREFIX) :], raw))
+        elif content_type is None and name.lower() == "content-type":
+            content_type = raw
+    text = None if content_type is None else content_type.decode(errors="replace")
+    if mode_of(text, (name for name, _ in attributes)) != "binary":
+        return []
+    return attributes if content_type is None else [*attributes, ("datacontenttype", content_type)]

@@ -17,6 +17,7 @@ import attrs
 import msgspec
 import polars as pl
 
+from lake.attributes import KNOWN, MEMBER, describes
 from lake.eventframe import MAX_LINE_BYTES, Line, framed, quick_type
 from lake.eventtypes import EventType
 from lake.typeregistry import TypeRegistry
@@ -41,12 +42,23 @@ class _Head(msgspec.Struct, gc=False):
     subject: str
     time: str
     data: msgspec.Raw
-    specversion: Literal["1.0"] = "1.0"
+    specversion: Literal["1.0"]
     revision: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
     schemaversion: int | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
 
 
+class _Bare(_Head, gc=False, forbid_unknown_fields=True):
+    """The same of an event without extension attributes."""
+
+
+_bare: Final = msgspec.json.Decoder(_Bare).decode
 _head: Final = msgspec.json.Decoder(_Head).decode
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_extension: Final = msgspec.json.Decoder(
+    str | bool | Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] | None
+).decode
 
 
 @attrs.define
@@ -73,7 +85,7 @@ def parse_typed(
                 raise ValueError
             if not raw.isascii():
                 raw.decode()  # the decoder does not look into what it skips
-            head = _head(raw)
+            head = _head_of(raw)
             key = head.type, head.schemaversion
             group = groups[key] if key in groups else groups.setdefault(key, _group(types, *key))
             if group is None:
@@ -95,6 +107,24 @@ def parse_typed(
                 accepted.append((group.event_type, frame))
     left.sort()
     return accepted, left
+
+
+def _head_of(raw: bytes) -> _Head:
+    """Raises ValueError where an attribute needs a closer look."""
+    head: _Head
+    try:
+        head = _bare(raw)
+    except msgspec.ValidationError:  # mostly of an extension attribute
+        for name, value in _members(raw).items():
+            if name not in _Head.__struct_fields__:
+                if name in KNOWN or not MEMBER.fullmatch(name):
+                    raise ValueError from None
+                _extension(value)
+        head = _head(raw)
+    for name, text in (("datacontenttype", head.datacontenttype), ("dataschema", head.dataschema)):
+        if text is not None and not describes(name, text):
+            raise ValueError
+    return head
 
 
 def _group(types: TypeRegistry, name: str, version: int | None) -> _Group | None:

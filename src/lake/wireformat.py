@@ -34,6 +34,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.message_factory import GetMessageClass
 
+from lake.binarymode import event_of
 from lake.errors import RegistryRefused, RegistryUnavailable
 from lake.messages import Message, MessageFormat, Messages, attributes_of
 from lake.parsed import Parsed, Rejected
@@ -178,9 +179,9 @@ def _letter(message: Message, flaw: Flaw) -> Rejected:
     value, attributes = message.value or b"", attributes_of(message)
     if not attributes:
         return Rejected(message.offset, flaw, value)
-    whole = orjson.dumps({**attributes, "data_base64": base64.b64encode(value).decode()})
-    subject = attributes.get("subject")
-    usable = subject if isinstance(subject, str) and subject_flaw(subject) is None else None
+    whole = event_of(attributes, value, opaque=True)
+    subject = orjson.loads(whole).get("subject")
+    usable = subject if subject_flaw(subject) is None else None
     return Rejected(message.offset, flaw, whole, usable)
 
 

@@ -146,17 +146,17 @@ class Journal:
             salt: handle of a key and what it sealed, for the requester; kept with a new request alone.
 
         Raises:
-            IdempotencyConflict: the key came with another person or purpose.
+            IdempotencyConflict: the key came with another person, purpose or regime.
         """
         at = self._clock()
         reference = None if idempotency_key is None else self._reference_tag(idempotency_key).hex()
         with self._effects("journal.submit"), self._db.write() as db:
             if reference is not None:
                 row = db.execute(
-                    "SELECT request_id, subject_tag, purpose FROM requests WHERE idempotency_key = ?",
+                    "SELECT subject_tag, purpose, regime FROM requests WHERE idempotency_key = ?",
                     (reference,),
                 ).fetchone()
-                if row is not None and (row[1], row[2]) != (subject_tag, purpose):
+                if row is not None and tuple(row) != (subject_tag, purpose, regime):
                     raise IdempotencyConflict("this idempotency key was used for another request")
             row = db.execute(
                 "SELECT request_id FROM requests WHERE subject_tag = ? AND purpose = ? AND ref IS ? "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -13,13 +12,14 @@ from typing import Annotated, Any, Final, Literal
 from attrs import asdict
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Response
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from keys import SubjectId
 from purge import verifier_keys
 from service import problems
 from service.batches import batch_routes
+from service.door import Door
 from service.errors import NearestRefused
 from service.gatekeeper import Gatekeeper
 from service.intake import IntakeWorker
@@ -47,8 +47,12 @@ _BEARER: Final = HTTPBearer(auto_error=False, description="the token that `shred
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     code: {"description": text, "content": {problems.MEDIA_TYPE: {}}}
     for code, text in (
+        (400, "the body is not what it says it is"),
         (401, "no or wrong token"),
         (404, "not there; the detail says what is"),
+        (408, "the body came too slowly"),
+        (409, "the idempotency key came with another body, or the state does not allow it"),
+        (413, "the body is too large"),
         (422, "does not fit"),
         (429, "too much waits to be committed; try again later"),
         (503, "try again later"),
@@ -83,8 +87,9 @@ def create_app(runtime: Runtime) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
+    app.add_middleware(Door, token=runtime.token)
     app.include_router(_health(runtime, gatekeeper), prefix="/v1/health", tags=["health"])
-    guarded = [Depends(_token_check(runtime.token))]
+    guarded = [Depends(_BEARER)]  # for the document; the door has looked at it
     behind_gate = [*guarded, Depends(gatekeeper.check)]
     for router, tag, checks in (
         (batch_routes(runtime.lake.intake, intake), "events", behind_gate),
@@ -116,14 +121,6 @@ class _Background:
         if self._runs:
             self._intake.stop()
             self._worker.stop()
-
-
-def _token_check(token: str) -> Any:
-    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
-        if given is None or not secrets.compare_digest(given.credentials, token):
-            raise HTTPException(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
-
-    return check
 
 
 def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:

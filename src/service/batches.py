@@ -5,25 +5,33 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import orjson
+from attrs import field, frozen
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from lake import Batch, Intake
+from lake.attributes import extensions
+from lake.batches import Outcome
+from lake.binarymode import event_of, header_value, media_type, mode_of
 from service.intake import IntakeWorker
 from service.models import BatchView
 
 MAX_BATCH_EVENTS: Final = 10_000
-MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 LONGEST_WAIT_SECONDS: Final = 60.0
+MAX_NAMED: Final = 20
+EMPTY_ID: Final = "empty"
+"""The batch without events: there is only one."""
 _LOOK_SECONDS: Final = 0.02
+_JSON_FORMS: Final = ("application/cloudevents+json", "application/cloudevents-batch+json")
 _WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?=$|[,;])", re.IGNORECASE)
 _CLOUD_EVENT: Final[dict[str, Any]] = {
     "type": "object",
-    "required": ["id", "source", "type", "subject", "time", "data"],
+    "required": ["specversion", "id", "source", "type", "subject", "time"],
     "properties": {
         "specversion": {"const": "1.0"},
         "id": {"type": "string", "description": "known together with source: duplicates are dropped"},
@@ -33,7 +41,10 @@ _CLOUD_EVENT: Final[dict[str, Any]] = {
         "time": {"type": "string", "format": "date-time"},
         "schemaversion": {"type": "integer", "description": "default: the newest"},
         "revision": {"type": "integer", "description": "orders corrections of one id; default 0"},
-        "data": {"type": "object"},
+        "datacontenttype": {"type": "string"},
+        "dataschema": {"type": "string", "format": "uri"},
+        "data": {"type": "object", "description": "default: no data"},
+        "data_base64": {"type": "string", "description": "instead of data: the same JSON as base64"},
     },
 }
 _EVENTS_BODY: Final[dict[str, Any]] = {
@@ -42,7 +53,9 @@ _EVENTS_BODY: Final[dict[str, Any]] = {
         "content": {
             "application/json": {
                 "schema": {"oneOf": [_CLOUD_EVENT, {"type": "array", "items": _CLOUD_EVENT}]}
-            }
+            },
+            "application/cloudevents+json": {"schema": _CLOUD_EVENT},
+            "application/cloudevents-batch+json": {"schema": {"type": "array", "items": _CLOUD_EVENT}},
         },
     }
 }
@@ -59,13 +72,19 @@ def batch_routes(intake: Intake, worker: IntakeWorker) -> APIRouter:
         idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
         prefer: Annotated[str | None, Header(description="`wait=5`: for the commit, at most so long")] = None,
     ) -> BatchView:
-        """Takes one CloudEvent (structured JSON) or an array of them; answers when they are durable.
+        """Takes CloudEvents in any mode of the HTTP binding; answers when they are durable.
+
+        Structured JSON, an array of such (`application/cloudevents-batch+json`, or plain JSON), or binary
+        mode: attributes in `ce-` headers and the data as the body. Headers hold, whatever the body says.
 
         The same `Idempotency-Key` with the same body is one batch. What became of each event is known
         once the batch is committed: ask the `Location`, or wait for it with `Prefer: wait=SECONDS`.
         """
-        raw = await _body(request)
-        batch, is_new = await run_in_threadpool(_take, intake, raw, idempotency_key)
+        sent = await run_in_threadpool(posted, request.headers.raw, await request.body())
+        if sent.events == 0:
+            response.headers["Location"] = f"/v1/batches/{EMPTY_ID}"
+            return BatchView.of(_nothing())
+        batch, is_new = await run_in_threadpool(intake.put, sent.body, sent.events, idempotency_key)
         worker.taken()
         wait_seconds = wait_of(prefer)
         if wait_seconds:
@@ -76,12 +95,12 @@ def batch_routes(intake: Intake, worker: IntakeWorker) -> APIRouter:
         response.headers["Location"] = f"/v1/batches/{batch.batch_id}"
         if not is_new:
             response.headers["Idempotency-Replayed"] = "true"
-        return BatchView.of(batch)
+        return BatchView.of(batch, sent.not_kept)
 
     @router.get("/batches/{batch_id}")
     def get_batch(batch_id: str) -> BatchView:
         """What became of a batch; known for `ingest.idempotency_hours` after its commit."""
-        return BatchView.of(intake.get(batch_id))
+        return BatchView.of(_nothing() if batch_id == EMPTY_ID else intake.get(batch_id))
 
     return router
 
@@ -92,26 +111,52 @@ def wait_of(prefer: str | None) -> float:
     return min(float(found[1]), LONGEST_WAIT_SECONDS) if found else 0.0
 
 
-async def _body(request: Request) -> bytes:
-    """The whole body. One that is too large is not read to its end."""
-    parts, size = [], 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise HTTPException(413, f"a batch may have at most {MAX_BODY_BYTES} bytes")
-    return b"".join(parts)
+@frozen
+class Posted:
+    """What was sent, as JSON of one event or an array of them.
+
+    Attributes:
+        not_kept: names of extension attributes, which the lake has no place for.
+    """
+
+    body: bytes = field(repr=False)
+    events: int
+    not_kept: tuple[str, ...] = field(repr=False)
 
 
-def _take(intake: Intake, raw: bytes, idempotency_key: str | None) -> tuple[Batch, bool]:
+def posted(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Posted:
+    """Reads a request in any mode of the HTTP binding. Pure.
+
+    Args:
+        headers: as they came; in binary mode the attributes are in them.
+
+    Raises:
+        HTTPException: 400 where the body is no JSON, 413 too many events, 415 another form of CloudEvents.
+    """
+    attributes = [(k[3:].decode("latin-1"), header_value(v)) for k, v in headers if k.startswith(b"ce-")]
+    described = next((value for name, value in headers if name == b"content-type"), None)
+    text = None if described is None else described.decode("latin-1")
+    mode = mode_of(text, (name for name, _ in attributes))
+    if mode == "binary":
+        found = attributes if described is None else [*attributes, ("datacontenttype", described)]
+        body = event_of(found, body)
+    elif media_type(text) not in _JSON_FORMS and media_type(text).startswith("application/cloudevents"):
+        raise HTTPException(415, "of the forms of CloudEvents, JSON and binary mode are taken")
     try:
-        body = orjson.loads(raw)
+        events = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise HTTPException(400, "the body is not JSON") from None
-    events = len(body) if isinstance(body, list) else 1
-    if not 1 <= events <= MAX_BATCH_EVENTS:
-        raise HTTPException(413, f"a batch has 1 to {MAX_BATCH_EVENTS} events")
-    return intake.put(raw, events, idempotency_key)
+    events = events if isinstance(events, list) else [events]
+    if len(events) > MAX_BATCH_EVENTS:
+        raise HTTPException(413, f"a batch has at most {MAX_BATCH_EVENTS} events")
+    names = {name for event in events if isinstance(event, dict) for name in extensions(event)}
+    return Posted(body, len(events), tuple(sorted(names)[:MAX_NAMED]))
+
+
+def _nothing() -> Batch:
+    """What became of a batch without events: nothing was to do."""
+    now = time.time()
+    return Batch(EMPTY_ID, 0, now, now, Outcome(0, 0, 0))
 
 
 async def _committed(intake: Intake, batch: Batch, wait_seconds: float) -> Batch:

@@ -97,6 +97,7 @@ def examine_home(home: Path) -> list[Finding]:
 def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     home = runtime.home
     vault = runtime.settings.keys.vault
+    yield _folder_finding(home, shared=bool(runtime.settings.keys.agent_users.model_dump(exclude_none=True)))
     for name in ("token",) if vault else ("keys/root.key", "token"):
         mode = stat.S_IMODE((home / name).stat().st_mode)
         yield Finding(
@@ -160,6 +161,15 @@ def states_finding(retired: int | None, supplements: int) -> Finding:
         text = "receipts did not cover view states of an older layout, which are gone now: hand on their"
         return Finding("view states", "note", f"{supplements} {text} supplements (`shredlake receipt show`)")
     return Finding("view states", "ok", "each holds its own bucket alone")
+
+
+def _folder_finding(home: Path, shared: bool) -> Finding:
+    """Users of the key agent may pass through the folder; nobody else needs to enter it."""
+    mode = stat.S_IMODE(home.stat().st_mode)
+    most = 0o711 if shared else 0o700
+    if mode & ~most:
+        return Finding("mode of the lake's folder", "error", f"{mode:04o}: run `chmod {most:04o}` on it")
+    return Finding("mode of the lake's folder", "ok", f"{mode:04o}")
 
 
 def _privacy_finding(lake: Lake) -> Finding:

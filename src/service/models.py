@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -43,9 +44,12 @@ class BatchView(Body):
     suppressed: int | None = Field(None, description="events of erased people: refused and not stored")
     already: int = Field(0, description="always 0: a repeated key gets the answer of the first time")
     results: list[EventResult] = []
+    not_kept: list[str] = Field(
+        [], description="extension attributes that were sent now, which the lake has no place for"
+    )
 
     @classmethod
-    def of(cls, batch: Batch) -> BatchView:
+    def of(cls, batch: Batch, not_kept: Sequence[str] = ()) -> BatchView:
         """The view of a batch in the spool."""
         outcome, done = batch.outcome, batch.committed_at
         notes = {note.at: note for note in outcome.notes} if outcome is not None else {}
@@ -65,6 +69,7 @@ class BatchView(Body):
             rejected=None if outcome is None else outcome.rejected,
             suppressed=None if outcome is None else outcome.suppressed,
             results=results,
+            not_kept=list(not_kept),
         )
 
 

@@ -20,6 +20,7 @@ from keys import (
     place_of,
 )
 from lake import IntakeFull, SnapshotGone, UnknownBatch, UnknownEventType
+from lake.errors import KeyReused
 from projections import NotPublished, UnknownView
 from purge import (
     IdempotencyConflict,
@@ -42,6 +43,7 @@ _STATUS: Final[dict[type[ShredlakeError], int]] = {
     IntakeFull: 429,
     UnderHold: 409,
     IdempotencyConflict: 409,
+    KeyReused: 409,
     NotCancellable: 409,
     RestoreGateClosed: 503,
     FenceCopyInvalid: 503,
@@ -49,11 +51,13 @@ _STATUS: Final[dict[type[ShredlakeError], int]] = {
 }
 
 
-def problem(status: int, title: str, detail: str, **extra: Any) -> JSONResponse:
+def problem(
+    status: int, title: str, detail: str, *, headers: Mapping[str, str] | None = None, **extra: Any
+) -> JSONResponse:
     """A problem+json answer."""
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **extra}
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else None
-    return JSONResponse(body, status, headers, MEDIA_TYPE)
+    again = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else {}
+    return JSONResponse(body, status, {**again, **(headers or {})}, MEDIA_TYPE)
 
 
 def status_of(error: ShredlakeError) -> int:
@@ -71,6 +75,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ShredlakeError)
     def _ours(_: Request, error: ShredlakeError) -> JSONResponse:
+        more: dict[str, Any] = {"fault": error.fault} if isinstance(error, EnvelopeError) else {}
         return problem(
             status_of(error),
             type(error).__name__,
@@ -78,7 +83,7 @@ def install(app: FastAPI) -> None:
             next_step=error.next_step,
             whose_move=error.whose_move,
             retry_helps=error.retry_helps,
-            **({"fault": error.fault} if isinstance(error, EnvelopeError) else {}),
+            **more,
         )
 
     @app.exception_handler(RequestValidationError)

@@ -29,6 +29,7 @@ from service.lakeplace import intake_rule, lake_place
 from service.settings import CONFIG_NAME, Settings, load_settings
 
 _log = logging.getLogger("shredlake.runtime")
+PRIVATE_FOLDER: Final = 0o700
 _FIRST_CONFIG: Final = """\
 # Settings of this lake; `shredlake config show` lists all with their defaults.
 # Each can be set in the environment too: SHREDLAKE_SERVER__PORT=9000.
@@ -86,8 +87,10 @@ def initialise(home: Path, view_files: Iterable[Path] = ()) -> bool:
     config, token = home / CONFIG_NAME, home / "token"
     if token.exists():
         return False
+    home.chmod(PRIVATE_FOLDER)  # also one that was there: what is put into it is for this user alone
     files = ", ".join(f'"{path.resolve()}"' for path in view_files)
     if not config.exists():  # who brings settings along, for servers say, keeps them
+        config.touch(mode=0o600)  # passwords come to stand in it
         config.write_text(_FIRST_CONFIG.format(files=files))
     settings = load_settings(home)
     try:
@@ -285,7 +288,8 @@ class SafeFormatter(logging.Formatter):
 def log_to_file(home: Path) -> None:
     """Sends log lines to logs/shredlake.log; they never hold an identifier."""
     folder = home / "logs"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)
+    (folder / "shredlake.log").touch(mode=0o600)
     handler = logging.FileHandler(folder / "shredlake.log")
     handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()

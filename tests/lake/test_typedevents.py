@@ -97,12 +97,14 @@ _VALUES = st.one_of(
     st.text(max_size=12),
     st.sampled_from(_TIMES),
     st.sampled_from(["", " anna", "a" * 600, "2026-02-30", "2026-2-3", "\x00", "Ridden", "Nested", "1.0"]),
+    st.sampled_from(["text/plain", "text", "http://a/b", "a:", "e30=", "W10=", "e30"]),
     st.lists(st.integers(), max_size=2),
     st.dictionaries(st.sampled_from(["class", "metres", "n"]), st.integers(), max_size=2),
 )
 _PLACES = st.sampled_from(
     [
         *(*_GOOD, "revision", "schemaversion", "traceparent", "data.unheard_of"),
+        *("datacontenttype", "dataschema", "data_base64", "Capital", "my.ext"),
         *(f"data.{name}" for name in _RIDE["properties"]),
     ]
 )

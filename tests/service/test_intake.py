@@ -209,7 +209,7 @@ def test_an_idempotency_key_is_one_batch_with_one_answer(home: Path, monkeypatch
         runtime.lake.events.expire(lambda metadata: [s.snapshot_id for s in metadata.snapshots[:-1]])
         assert client.post("/v1/events", json=events, headers=key | WAIT).json() == first.json()
         other = client.post("/v1/events", json=events[:1], headers=key)
-        assert (other.status_code, other.json()["title"]) == (422, "KeyReused")
+        assert (other.status_code, other.json()["title"]) == (409, "KeyReused")
         assert other.headers["content-type"] == "application/problem+json"
         assert stored(runtime) == ["1", *(f"b{n}" for n in range(5))]
     later = time.time() + 25 * 3600
