@@ -61,23 +61,30 @@ def session(context: typer.Context) -> Session:
 
 
 @contextmanager
-def opened(context: typer.Context) -> Iterator[tuple[Session, Runtime]]:
-    """The session and its open lake."""
+def opened_past_gate(context: typer.Context) -> Iterator[tuple[Session, Runtime]]:
+    """The session and its open lake, for what shows nothing of a person, or mends the restore gate itself.
+
+    A test knows every command that opens a lake so; whatever else opens one asks the gate.
+    """
     here = session(context)
     with open_runtime(here.home) as runtime:
         yield here, runtime
 
 
 @contextmanager
-def opened_gate(context: typer.Context) -> Iterator[tuple[Session, Runtime]]:
-    """`opened`, for whatever seals, opens or erases: not with a fence log that cannot be relied on.
+def opened(context: typer.Context) -> Iterator[tuple[Session, Runtime]]:
+    """The session and its open lake: not with a fence log that cannot be relied on.
 
     Raises:
         RestoreGateClosed: it is another's, or an older one; says what opens the gate.
     """
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         runtime.keyring.gate().trusted()
         yield here, runtime
+
+
+opened_gate = opened
+"""The same, where a command's name does not say that it reads."""
 
 
 def say(text: str) -> None:

@@ -26,6 +26,7 @@ from service.cli.common import (
     human_bytes,
     opened,
     opened_gate,
+    opened_past_gate,
     progress_bar,
     read_subject,
     read_subjects,
@@ -205,7 +206,7 @@ def show_salt(context: typer.Context, request_id: RequestId) -> None:
 @app.command("list")
 def list_requests(context: typer.Context) -> None:
     """List requests, the one due first ahead, and count those that wait, are half done, or overdue."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         requests = runtime.purge.journal.all()
         emit_rows(here, [_row(request) for request in requests], "erasure requests")
         count = standing_of(requests, runtime.lake.clock())
@@ -216,7 +217,7 @@ def list_requests(context: typer.Context) -> None:
 @app.command()
 def status(context: typer.Context, request_id: RequestId) -> None:
     """Show a request with every stage and its time; exit code 3 while it is not complete."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         found = runtime.purge.journal.get(request_id)
         rows = [
             {

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lake import dead_letters, notes, redrive
-from service.cli.common import GROUP, INCOMPLETE, emit, emit_rows, opened, opened_gate, say
+from service.cli.common import GROUP, INCOMPLETE, emit, emit_rows, opened_gate, opened_past_gate, say
 from service.schemafiles import check_files, read_document
 
 app = typer.Typer(help="Event types and dead letters.", **GROUP)
@@ -19,7 +19,7 @@ SchemaFile = Annotated[Path, typer.Argument(help="JSON Schema of one version of 
 def register(context: typer.Context, schema: SchemaFile) -> None:
     """Register a version of an event type; refuses what could not read stored events."""
     document = read_document(schema)
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         found = runtime.lake.types.register(document)
         clear = ", ".join(found.clear_fields()) or "none"
         for text in notes(found):
@@ -31,7 +31,7 @@ def register(context: typer.Context, schema: SchemaFile) -> None:
 @app.command()
 def check(context: typer.Context, schema: SchemaFile) -> None:
     """Say whether a schema could be registered here, without doing it (`schema check` needs no lake)."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         (verdict,) = check_files([schema], runtime.lake.types.chain)
         text = "\n".join(verdict.problems) or "compatible"
         emit(here, {"compatible": verdict.is_compatible, "problems": verdict.problems}, text)
@@ -42,7 +42,7 @@ def check(context: typer.Context, schema: SchemaFile) -> None:
 @app.command("types")
 def list_types(context: typer.Context) -> None:
     """List registered event types."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         types = runtime.lake.types
         rows = [
             {

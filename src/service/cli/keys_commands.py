@@ -12,7 +12,17 @@ from keys.agentcounts import COUNTS_NAME, read_counts
 from keys.hardening import harden
 from lake import get_bytes
 from service.agent import agent_folder, serve_agent
-from service.cli.common import GROUP, INCOMPLETE, Yes, ask_first, emit, opened, progress_bar, say, session
+from service.cli.common import (
+    GROUP,
+    INCOMPLETE,
+    Yes,
+    ask_first,
+    emit,
+    opened_past_gate,
+    progress_bar,
+    say,
+    session,
+)
 from service.cli.drill_command import drill
 from service.errors import BadInput, NotInitialised
 from service.jobs import export_fence_copies
@@ -28,7 +38,7 @@ app.command()(drill)
 @app.command()
 def stats(context: typer.Context) -> None:
     """Count pages, nodes, keys, names, bytes, fences and root versions without opening anything."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         found = dict(runtime.keyring.stats())
         emit(here, found, "\n".join(f"{name:<20} {value}" for name, value in found.items()))
 
@@ -36,7 +46,7 @@ def stats(context: typer.Context) -> None:
 @app.command()
 def gate(context: typer.Context) -> None:
     """Say whether fence log and key pages agree; exit code 3 if not."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         found = runtime.keyring.gate()
         text = "open" if found.reason is None else f"shut: {found.reason.message}. {found.reason.next_step}"
         emit(here, asdict(found) | {"open": found.is_open}, text)
@@ -60,7 +70,7 @@ def converge(
     """After a restore: destroy every fenced subject again, so that the gate opens."""
     if adopt_log:
         ask_first("The erasures that only the lake's own fence log knows are forgotten. Go on?", yes)
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         if adopt_log:
             runtime.keyring.bind_fence_log(replace=True)
         count = runtime.keyring.converge(every_page=every_page)
@@ -71,7 +81,7 @@ def converge(
 def close_epoch(context: typer.Context, yes: Yes = False) -> None:
     """Rotate the root and retire what came before: no older copy of the key pages opens any more."""
     ask_first("Every backup of the key pages from before becomes unreadable. Close the epoch?", yes)
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         done = runtime.keyring.close_epoch()
         proof = "an old wrap was tried and refused" if done.old_wrap_refused else "AN OLD WRAP STILL OPENS"
         emit(here, asdict(done), f"root version {done.root_version}, {done.nodes} nodes rewrapped; {proof}")
@@ -86,7 +96,7 @@ def adopt_root(
 ) -> None:
     """Go on with a root that somebody else rotated; closing an epoch then retires what they wrapped."""
     ask_first("Whatever another lake wrapped with this root is lost at the next epoch close. Go on?", yes)
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         version = runtime.keyring.adopt_root()
         emit(here, {"root_version": version}, f"root version {version} is this lake's")
 
@@ -106,7 +116,7 @@ def adopt_host_(
 @app.command()
 def verify(context: typer.Context) -> None:
     """Open every page and compare it with the indexes and the fence log; exit code 3 on problems."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         with progress_bar(here, "pages", None) as update:
             found = runtime.keyring.check(lambda done, _: update(done))
         for problem in found.problems:
@@ -124,7 +134,7 @@ def verify(context: typer.Context) -> None:
 @app.command()
 def inventory(context: typer.Context) -> None:
     """Open everything and count: people, keys by purpose, pages, what wraps each node, the newest fence."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         found = runtime.keyring.inventory()
         emit(here, asdict(found), _shown(found))
 
@@ -162,7 +172,7 @@ def export(
     ] = None,
 ) -> None:
     """Copy the fence log, signed by the custodian: what a restore is converged by."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         told = export_fence_copies(runtime, to)
         count = runtime.keyring.epoch()
         lines = [f"{place}: {what}" for place, what in told.items()]
@@ -175,7 +185,7 @@ def import_(
     copy: Annotated[str, typer.Argument(help="file or s3://bucket/key of a copy made by export-fences")],
 ) -> None:
     """Add the fences of a copy that the log here lacks; run `keys converge` afterwards."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         keyring = runtime.keyring
         body = get_bytes(copy, lake_place(runtime.settings.lake).properties)
         if body is None:
@@ -192,7 +202,7 @@ def rekey(
     pause: Annotated[float, typer.Option(min=0, help="seconds between two steps, to leave room")] = 0.0,
 ) -> None:
     """Give every page, node and index row a fresh key while everything goes on; a killed run goes on."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         with progress_bar(here, "re-keying", None) as update:
             done = runtime.keyring.rekey(pause_seconds=pause, progress=lambda what, at, total: update(at))
         say("next: `shredlake keys close-epoch`, so that older copies open nothing")

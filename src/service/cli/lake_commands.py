@@ -33,6 +33,7 @@ from service.cli.common import (
     human_bytes,
     opened,
     opened_gate,
+    opened_past_gate,
     progress_bar,
     read_subject,
     say,
@@ -46,7 +47,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what would be 
 @app.command()
 def snapshots(context: typer.Context) -> None:
     """List kept snapshots, newest first, with their tags."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         metadata = runtime.lake.events.metadata()
         tags: dict[int, list[str]] = {}
         for name, ref in metadata.refs.items():
@@ -74,7 +75,7 @@ def verify_lake(
     deep: Annotated[bool, typer.Option("--deep", help="also count the events in the data")] = False,
 ) -> None:
     """Prove from metadata that every line was ingested exactly once, and lint it for identifiers."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         found = verify(runtime.lake, deep)
         lint = privacy_lint(runtime.lake)
         problems = [*found.problems, *lint]
@@ -207,7 +208,7 @@ def do_upkeep(
 @app.command("explain")
 def explain_lake(context: typer.Context) -> None:
     """Say how the table is, what a commit will take, and what upkeep does next."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         policy = upkeep_policy(runtime.settings.upkeep)
         found = explain(runtime.lake, runtime.lake.clock(), policy)
         levels = ", ".join(f"{count:,} {name}" for name, count in found.by_level.items() if count) or "none"

@@ -28,7 +28,7 @@ from service.cli.common import (
     Session,
     emit,
     emit_rows,
-    opened,
+    opened_past_gate,
     say,
     session,
 )
@@ -120,7 +120,7 @@ def serve(
     from service.server import make_server  # the web framework: an eighth of a second for this command alone
 
     harden(lock_memory=False)
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         server, listener = make_server(runtime, host, port, allow_insecure_bind)
         address, bound = listener.getsockname()[:2]
         say(f"serving on {address}:{bound}; the token is in {here.home / 'token'}; Ctrl-C ends")

@@ -10,7 +10,7 @@ import typer
 
 from purge import ReceiptInvalid, payload_of, verifier_keys
 from purge.verifier import Refused, described, verify
-from service.cli.common import GROUP, emit, opened, say, session
+from service.cli.common import GROUP, emit, opened_past_gate, say, session
 from service.errors import BadInput
 
 app = typer.Typer(help="Signed receipts of erasures.", **GROUP)
@@ -20,7 +20,7 @@ RequestId = Annotated[str, typer.Argument(help="an erasure request")]
 @app.command()
 def show(context: typer.Context, request_id: RequestId) -> None:
     """Print what a receipt states, and its supplements: what it had not covered, found out later."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         stated = payload_of(_receipt(runtime.purge.journal.get(request_id).receipt))
         more = [supplement.statement() for supplement in runtime.supplements.of(request_id)]
         emit(here, stated | {"supplements": more} if more else stated)
@@ -34,7 +34,7 @@ def export(
     supplement: Annotated[int | None, typer.Option(help="write the supplement of this number alone")] = None,
 ) -> None:
     """Write a receipt byte for byte as it verifies, and its supplements beside it."""
-    with opened(context) as (_, runtime):
+    with opened_past_gate(context) as (_, runtime):
         body = _receipt(runtime.purge.journal.get(request_id).receipt)
         found = runtime.supplements.of(request_id)
         if supplement is not None:
@@ -60,7 +60,7 @@ def export(
 @app.command()
 def key(context: typer.Context) -> None:
     """Print the keys that receipts verify with, one a line; give them to auditors, anew after a rotation."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         keys = verifier_keys(runtime.keyring.custodian.public_keys().values())
         emit(here, {"vkeys": keys.split()}, keys.rstrip())
 

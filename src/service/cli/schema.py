@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lake import clear_fields
-from service.cli.common import GROUP, emit, emit_rows, opened, say, session
+from service.cli.common import GROUP, emit, emit_rows, opened, opened_past_gate, say, session
 from service.schemafiles import Verdict, check_files, folder_types
 
 app = typer.Typer(help="Versions of event types: compatibility, and what is kept in clear.", **GROUP)
@@ -30,7 +30,7 @@ def check(
     if against is not None:
         here, verdicts = session(context), check_files(files, folder_types(against))
     else:
-        with opened(context) as (here, runtime):
+        with opened_past_gate(context) as (here, runtime):
             verdicts = check_files(files, runtime.lake.types.chain)
     emit(
         here,

@@ -15,8 +15,8 @@ from service.cli.common import (
     emit,
     emit_frame,
     emit_rows,
-    opened,
     opened_gate,
+    opened_past_gate,
     parse_moment,
     progress_bar,
     read_subject,
@@ -47,7 +47,7 @@ class Mode(StrEnum):
 @app.command("list")
 def list_views(context: typer.Context) -> None:
     """List views and what readers see of them."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         release = runtime.views.ledger.current()
         personal = set(runtime.views.personal_names())
         rows = []
@@ -190,7 +190,7 @@ def person(
 @app.command()
 def history(context: typer.Context, name: Name) -> None:
     """List a view's publications with their inputs and code."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         rows = [
             {
                 "publication": p.publication_id,
@@ -210,7 +210,7 @@ def history(context: typer.Context, name: Name) -> None:
 @app.command()
 def runs(context: typer.Context) -> None:
     """List past runs of scheduled jobs."""
-    with opened(context) as (here, runtime):
+    with opened_past_gate(context) as (here, runtime):
         emit_rows(here, _runs(runtime), "scheduled runs")
 
 
