@@ -15,6 +15,7 @@ from typing import Final, ParamSpec, TypeVar
 import polars as pl
 
 from keys import ShredlakeError
+from projections.columntypes import Refusal
 from projections.definition import View
 from projections.errors import ViewFailed
 from projections.source import line_of_entry, syntax_tree
@@ -41,6 +42,15 @@ def run_author_code(view: View, part: str, function: Callable[P, R], *args: P.ar
         return function(*args, **kwargs)
     except (MemoryError, ShredlakeError):
         raise
+    except Refusal as error:
+        failure = ViewFailed(
+            view.name,
+            part,
+            type(error).__name__,
+            detail=error.reason,
+            place=_place(view, part, error),
+            next_step=f"Nothing was published. In the view, {error.instead}; then build again.",
+        )
     except _RAISED as error:
         failure = _failure(view, part, error)
     # Outside of `except`: an error in whose context the foreign one hangs would show its text to a logger.

@@ -22,22 +22,22 @@ from lake import DEFAULT_MEMORY_BYTES, EventRead, Events, Lake, Pace, SnapshotGo
 from lake.offsets import offsets_of
 from lake.pieces import Cell, packed
 from lake.table import summary_of
-from projections.compute import BUCKET, Partial, forget, merge, novelty, result
-from projections.definition import SUBJECT, Fold, View, event_reads, grain, refuse_names_in_clear
+from projections.compute import BUCKET, STATE_COLUMNS, Partial, forget, merge, novelty, result
+from projections.definition import SUBJECT, Fold, View, event_reads, grain
 from projections.derive import (
     DeriveTask,
     buckets_of,
+    checked_version,
     declared_rows,
     derive_view,
     ref_range,
     runs,
     shared_reads,
-    types_of,
     view_is_personal,
 )
 from projections.differencing import Guarded
 from projections.executors import Executor
-from projections.fingerprint import fingerprint, git_state, library_versions
+from projections.fingerprint import git_state, library_versions
 from projections.gates import check_conservation, check_result
 from projections.guarding import Candidate, DifferencingGuard, is_guarded
 from projections.ledger import Ledger, Publication
@@ -117,9 +117,7 @@ class Builder:
 
     def version_of(self, view: View) -> str:
         """Fingerprint of a view as it is now."""
-        types = types_of(self._lake.types, view)
-        refuse_names_in_clear(view, types)
-        return fingerprint(view, types)
+        return checked_version(self._lake.types, view)
 
     def build(
         self,
@@ -187,8 +185,8 @@ class Builder:
         return buckets
 
     def _state_version(self, version: str) -> str:
-        """States of another number of buckets are states of another version."""
-        return f"{version}/{self._bits}"
+        """States of another number of buckets, or of other state columns, are states of another version."""
+        return f"{version}/{STATE_COLUMNS}/{self._bits}"
 
     def close(self) -> None:
         """Closes the states."""

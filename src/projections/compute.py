@@ -17,8 +17,10 @@ from attrs import field, frozen
 
 from lake import Events, bucket_of
 from projections.authorcode import run_author_code, run_columns
+from projections.columntypes import narrowed, published, refuse_row_type
 from projections.definition import SUBJECT, Fold, View
 from projections.errors import DefinitionError
+from projections.measures import Prepared, prepare_key, prepare_measure
 
 BUCKET: Final = "_bucket"
 TAG_SCHEMA: Final = {
@@ -27,6 +29,10 @@ TAG_SCHEMA: Final = {
     "first_day": pl.Date(),
     "best_rev": pl.Int64(),
 }
+STATE_COLUMNS: Final = 2
+"""Counted up where aggregates keep other columns: states of before are not read again but derived anew."""
+INTERNAL: Final = ("shredded", "_tag", "_rev", "_first_day")
+"""Columns of events that are for the build, not for views."""
 COUNT_COLUMNS: Final = ("stored", "superseded", "shredded", "counted")
 
 
@@ -80,14 +86,16 @@ def derive(
             "last_day",
         )
     )
-    return Partial(_aggregate(view, usable), pl.concat(tags), counts)
+    # Whether a part could be opened is seen by the reads that ask for it alone, so no view gets to see it.
+    plain = usable.drop(*INTERNAL, strict=False)
+    return Partial(_aggregate(view, plain), pl.concat(tags), counts)
 
 
 def result(view: View, rows: pl.DataFrame) -> pl.DataFrame:
-    """What readers see, from the state of all buckets, sorted by key.
+    """What readers see, from the state of all buckets, sorted by key, in types that can be published.
 
     Raises:
-        ViewFailed: the view's `final` raised.
+        ViewFailed: the view's `final` raised, or a column cannot be published.
     """
     rows = rows.drop(BUCKET)
     if isinstance(view, Fold) and not view.state:
@@ -95,19 +103,21 @@ def result(view: View, rows: pl.DataFrame) -> pl.DataFrame:
     else:
         by = list(view.keys)
         merged = _merge(view, rows, by)
-        measures = {name: aggregate.result(name) for name, aggregate in view.state.items()}
+        columns = merged.columns
+        measures = {name: aggregate.result(name, columns) for name, aggregate in view.state.items()}
         shown = run_columns(view, measures, lambda some: merged.select(*by, *chain(*some.values())))
         if view.min_subjects:
             enough = pl.col(view.subjects) >= view.min_subjects
             shown = run_author_code(view, "`subjects`", shown.filter, enough)
     final = _frame(view, "final", run_author_code(view, "`final`", view.final, shown))
-    return run_author_code(view, "`final`", final.sort, by)
+    return run_author_code(view, "`final`", _published(view, final).sort, by)
 
 
 def people_of(view: View, rows: pl.DataFrame) -> pl.DataFrame:
     """How many people each row counts, by the measure `view.subjects`, rows under the floor included."""
     merged = _merge(view, rows.drop(BUCKET), list(view.keys))
-    return merged.select(*view.keys, *view.state[view.subjects].result(view.subjects))
+    counted = view.state[view.subjects].result(view.subjects, merged.columns)
+    return _published(view, merged.select(*view.keys, *counted))
 
 
 def merge(view: View, older: Partial, newer: Partial) -> Partial:
@@ -170,6 +180,10 @@ def forget(tags: pl.DataFrame, today: date, window_days: int) -> pl.DataFrame:
     return tags.filter(pl.col("first_day") >= today - timedelta(days=window_days))
 
 
+def _published(view: View, rows: pl.DataFrame) -> pl.DataFrame:
+    return pl.DataFrame([run_author_code(view, f"column `{one.name}`", published, one) for one in rows])
+
+
 def _frame(view: View, part: str, value: object) -> pl.DataFrame:
     if not isinstance(value, pl.DataFrame):
         raise DefinitionError(
@@ -182,27 +196,63 @@ def _frame(view: View, part: str, value: object) -> pl.DataFrame:
 def _aggregate(view: View, events: pl.DataFrame) -> pl.DataFrame:
     rows = events
     if isinstance(view, Fold):
-        ordered = events.sort(SUBJECT, "occurred_at", "event_id")
+        ordered = events.sort(SUBJECT, "occurred_at", "event_id", maintain_order=True)
         buckets = ordered.select(SUBJECT, BUCKET).unique()
         folded = run_author_code(view, "`fold`", view.fold, ordered.drop(BUCKET))
         if SUBJECT not in _frame(view, "fold", folded).columns:
             raise DefinitionError(f"view `{view.name}`: fold must keep `{SUBJECT}`")
         rows = folded.join(buckets, on=SUBJECT, how="left")
         if not view.state:
-            return rows
+            for name, dtype in rows.schema.items():
+                run_author_code(view, f"column `{name}`", refuse_row_type, dtype)
+            return _narrowed(view, rows)
+    prepared = prepare(view, rows.schema)
+    rows = rows.with_columns(pl.col(name).cast(pl.Int128) for name in prepared.widened)
     keys = {name: [expression.alias(name)] for name, expression in view.keys.items()}
-    measures = {name: aggregate.partial(name) for name, aggregate in view.state.items()}
+    measures = {name: one.partial(name, prepared.dtypes[name]) for name, one in view.state.items()}
 
     def grouped(some: Mapping[str, Sequence[pl.Expr]]) -> pl.DataFrame:
         by = chain(*(e for name, e in some.items() if name in keys))
         return rows.group_by(BUCKET, *by).agg(*chain(*(e for name, e in some.items() if name in measures)))
 
-    return run_columns(view, keys | measures, grouped)
+    return _settled(view, run_columns(view, keys | measures, grouped))
+
+
+def prepare(view: View, schema: pl.Schema) -> Prepared:
+    """Checks keys and measures against the columns that they are evaluated over.
+
+    Raises:
+        ViewFailed: a type that is not exact or cannot be kept, a value that could wrap around.
+    """
+    widened: set[str] = set()
+    dtypes: dict[str, pl.DataType | None] = {}
+    for name, expression in view.keys.items():
+        widened.update(run_author_code(view, f"key `{name}`", prepare_key, expression, schema))
+    for name, aggregate in view.state.items():
+        found, dtypes[name] = run_author_code(view, f"measure `{name}`", prepare_measure, aggregate, schema)
+        widened.update(found)
+    return Prepared(tuple(sorted(widened)), dtypes)
 
 
 def _merge(view: View, rows: pl.DataFrame, by: list[str]) -> pl.DataFrame:
-    measures = {name: aggregate.merge(name) for name, aggregate in view.state.items()}
-    return run_columns(view, measures, lambda some: rows.group_by(by).agg(*chain(*some.values())))
+    measures = {name: aggregate.merge(name, rows.columns) for name, aggregate in view.state.items()}
+    merged = run_columns(view, measures, lambda some: rows.group_by(by).agg(*chain(*some.values())))
+    return _settled(view, merged)
+
+
+def _settled(view: View, rows: pl.DataFrame) -> pl.DataFrame:
+    """Measures as state columns, in types that state can hold."""
+    for name, aggregate in view.state.items():
+        rows = run_author_code(view, f"measure `{name}`", aggregate.settle, name, rows)
+    return _narrowed(view, rows)
+
+
+def _narrowed(view: View, rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(
+        run_author_code(view, f"column `{one.name}`", narrowed, one)
+        for one in rows
+        if one.dtype in (pl.Int128, pl.UInt128)
+    )
 
 
 def _remembered(frame: pl.DataFrame, window_days: int) -> pl.DataFrame:

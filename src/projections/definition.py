@@ -16,6 +16,21 @@ from projections.errors import DefinitionError
 from projections.source import syntax_tree
 
 SUBJECT: Final = "subject_ref"
+EVENT_TYPE: Final = "event_type"
+"""The column that tells the types of a view apart; a field of that name that the view declares hides it."""
+BUILT_IN: Final[dict[str, pl.DataType]] = {
+    SUBJECT: pl.Binary(),
+    "ingest_day": pl.Date(),
+    "occurred_on": pl.Date(),
+}
+"""Columns that every view sees."""
+HEAD_TYPES: Final[dict[str, pl.DataType]] = {
+    "subject": pl.String(),
+    "source": pl.String(),
+    "event_id": pl.String(),
+    "occurred_at": pl.Datetime("us", "UTC"),
+    "position": pl.Int64(),
+}
 _IMPURE_CALLS: Final = {"now", "today", "utcnow", "random", "randint", "shuffle", "sample", "open", "time"}
 
 
@@ -48,12 +63,17 @@ def within(column: str, previous: float) -> Check:
     def test(new: pl.DataFrame, old: pl.DataFrame | None) -> str | None:
         if old is None or column not in old.columns:
             return None
-        was, now = float(old[column].sum()), float(new[column].sum())
+        was, now = _total(old[column]), _total(new[column])
         if was and abs(now - was) > previous * abs(was):
             return f"the total of {column} moves from {was:,.2f} to {now:,.2f}"
         return None
 
     return Check(f"within({column}, previous={previous})", test)
+
+
+def _total(column: pl.Series) -> float:
+    exact = column.cast(pl.Int128) if column.dtype.is_integer() else column
+    return float(exact.sum())
 
 
 def unique(*columns: str) -> Check:
@@ -148,6 +168,28 @@ def event_reads(view: View, types: TypeRegistry) -> tuple[EventRead, ...]:
         needed = (*fields, *_order_fields(view))
         found.append(EventRead(name, tuple(dict.fromkeys(needed)), facet))
     return tuple(found)
+
+
+def seen_columns(view: View, types: Mapping[str, EventType]) -> dict[str, dict[str, pl.DataType]]:
+    """Per target of `reads` the columns that the view sees of it, `BUILT_IN` and `event_type` among them.
+
+    Raises:
+        DefinitionError: a field is of one type here and of another there.
+    """
+    found: dict[str, dict[str, pl.DataType]] = {}
+    together: dict[str, pl.DataType] = {}
+    for target, fields in view.reads.items():
+        of_type = {f.name: f.dtype for f in types[target.partition("/")[0]].fields}
+        known = BUILT_IN | {EVENT_TYPE: pl.String()} | of_type | HEAD_TYPES
+        names = (*BUILT_IN, EVENT_TYPE, *fields, *_order_fields(view))
+        found[target] = {name: known[name] for name in dict.fromkeys(names)}
+        for name, dtype in found[target].items():
+            if together.setdefault(name, dtype) != dtype:
+                raise DefinitionError(
+                    f"view `{view.name}`: `{name}` is {together[name]} in one event type, {dtype} in another",
+                    next_step="Read it of one of them, or register a version that brings it to one type.",
+                )
+    return found
 
 
 def is_personal(view: View, types: Mapping[str, EventType]) -> bool:

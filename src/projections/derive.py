@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import polars as pl
-from attrs import frozen
+from attrs import evolve, frozen
 
 from lake import DEFAULT_MEMORY_BYTES, EventRead, Events, EventType, Pace, Replay, TypeRegistry
-from projections.compute import BUCKET, Partial, derive, put_together
-from projections.definition import View, event_reads, is_personal
+from projections.compute import BUCKET, INTERNAL, Partial, derive, prepare, put_together
+from projections.definition import (
+    EVENT_TYPE,
+    Fold,
+    View,
+    event_reads,
+    is_personal,
+    refuse_names_in_clear,
+    seen_columns,
+)
+from projections.fingerprint import fingerprint
 from projections.registry import ViewRegistry
 
 
@@ -77,9 +86,15 @@ def derive_view(
 ) -> Partial:
     """The state of one view out of shared reads."""
     mine, total = [], []
-    for wanted in event_reads(view, types):
+    seen = seen_columns(view, types_of(types, view))
+    for wanted, columns in zip(event_reads(view, types), seen.values(), strict=True):
         read = _covering(wanted, events)
-        mine.append((events[read], types.get(read.event_type).dedup_window_days))
+        # The read may hold fields that other views asked for: what a view sees never depends on them.
+        frame = events[read].frame
+        if EVENT_TYPE not in wanted.fields:
+            frame = frame.with_columns(pl.lit(read.event_type).alias(EVENT_TYPE))
+        own = evolve(events[read], frame=frame.select(*columns, *INTERNAL))
+        mine.append((own, types.get(read.event_type).dedup_window_days))
         total.append(totals[read])
     stored = pl.concat(total).group_by(pl.col("bucket").alias(BUCKET)).agg(pl.col("stored").sum())
     return derive(view, mine, bits, view_is_personal(types, view), stored)
@@ -99,6 +114,23 @@ def declared_rows(replay: Replay, types: TypeRegistry, view: View, bits: int) ->
 def view_is_personal(types: TypeRegistry, view: View) -> bool:
     """Whether an erasure touches the view."""
     return is_personal(view, types_of(types, view))
+
+
+def checked_version(types: TypeRegistry, view: View) -> str:
+    """The fingerprint of a view that may be built over these event types.
+
+    Raises:
+        DefinitionError: it shows who somebody is, or reads what is not there.
+        ViewFailed: a key or measure is not exact, or cannot be kept; a Fold's are looked at when it has run.
+    """
+    known = types_of(types, view)
+    refuse_names_in_clear(view, known)
+    seen: dict[str, pl.DataType] = {}
+    for columns in seen_columns(view, known).values():
+        seen |= columns
+    if not isinstance(view, Fold):
+        prepare(view, pl.Schema(seen))
+    return fingerprint(view, known)
 
 
 def types_of(types: TypeRegistry, view: View) -> dict[str, EventType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -15,12 +16,15 @@ from pyiceberg.types import (
     BinaryType,
     BooleanType,
     DateType,
+    DecimalType,
     DoubleType,
     IcebergType,
     LongType,
     NestedField,
     StringType,
+    TimestampType,
     TimestamptzType,
+    TimeType,
 )
 
 from keys import FieldContext, Held, Keyring, Shredded
@@ -48,24 +52,26 @@ _PROPERTIES: Final = {
 }
 _ICEBERG: Final[dict[type[pl.DataType], IcebergType]] = {
     pl.Int64: LongType(),
-    pl.UInt32: LongType(),
-    pl.Int32: LongType(),
     pl.Float64: DoubleType(),
     pl.String: StringType(),
     pl.Boolean: BooleanType(),
     pl.Date: DateType(),
-    pl.Datetime: TimestamptzType(),
+    pl.Time: TimeType(),
     pl.Binary: BinaryType(),
 }
+"""Of what `projections.columntypes.published` gives, less decimals and moments."""
 _POLARS: Final[dict[str, pl.DataType]] = {
     "long": pl.Int64(),
     "double": pl.Float64(),
     "string": pl.String(),
     "boolean": pl.Boolean(),
     "date": pl.Date(),
+    "time": pl.Time(),
+    "timestamp": pl.Datetime("us"),
     "timestamptz": pl.Datetime("us", "UTC"),
     "binary": pl.Binary(),
 }
+_DECIMAL: Final = re.compile(r"decimal\((\d+), ?(\d+)\)")
 
 
 @frozen
@@ -114,7 +120,7 @@ class ViewTables:
         """
         schema = _SEALED_SCHEMA if purposes is not None else _schema_of(rows)
         table = self._warehouse.create(name, schema, _PROPERTIES)
-        stored = _storable(rows) if purposes is None else self._sealed(table, name, rows, purposes)
+        stored = rows if purposes is None else self._sealed(table, name, rows, purposes)
         found = _landed(table, build_id)
         if found is None:
             plain = () if purposes is None else ("sealed",)
@@ -156,7 +162,7 @@ class ViewTables:
         )
         alive = [at for at, body in enumerate(opened) if isinstance(body, bytes)]
         bodies = [body for body in opened if isinstance(body, bytes)]
-        types = {n: _POLARS[t] for n, t in columns.items() if n != SUBJECT}
+        types = {n: _polars(t) for n, t in columns.items() if n != SUBJECT}
         stored = {n: _stored_type(t) for n, t in types.items()}
         frame = unpack(bodies, np.ones(len(bodies), dtype=np.int64), stored, list(stored)).with_columns(
             pl.Series(SUBJECT, [handles[at] for at in alive], dtype=pl.Binary)
@@ -213,23 +219,36 @@ def _landed(table: IcebergTable, build_id: str) -> int | None:
 
 
 def _schema_of(rows: pl.DataFrame) -> Schema:
-    fields = []
-    for at, (name, dtype) in enumerate(rows.schema.items(), start=1):
-        if type(dtype) not in _ICEBERG:
-            raise DefinitionError(f"column `{name}` has type {dtype}, which a view cannot publish")
-        fields.append(NestedField(at, name, _ICEBERG[type(dtype)], required=False))
-    return Schema(*fields)
-
-
-def _storable(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.with_columns(
-        pl.col(pl.UInt32, pl.Int32).cast(pl.Int64),
-        pl.col(pl.Datetime).dt.cast_time_unit("us"),
+    return Schema(
+        *(
+            NestedField(at, name, _iceberg(name, dtype), required=False)
+            for at, (name, dtype) in enumerate(rows.schema.items(), start=1)
+        )
     )
 
 
+def _iceberg(name: str, dtype: pl.DataType) -> IcebergType:
+    if isinstance(dtype, pl.Decimal):
+        return DecimalType(dtype.precision, dtype.scale)
+    if dtype == pl.Datetime("us", "UTC"):
+        return TimestamptzType()
+    if dtype == pl.Datetime("us"):
+        return TimestampType()
+    if type(dtype) not in _ICEBERG:
+        raise DefinitionError(f"column `{name}` has type {dtype}, which a view cannot publish")
+    return _ICEBERG[type(dtype)]
+
+
+def _polars(name: str) -> pl.DataType:
+    decimal = _DECIMAL.fullmatch(name)
+    return pl.Decimal(int(decimal[1]), int(decimal[2])) if decimal else _POLARS[name]
+
+
 def _stored_type(dtype: pl.DataType) -> pl.DataType:
-    return pl.Int64() if isinstance(dtype, pl.Datetime | pl.UInt32 | pl.Int32) else dtype
+    """As which type a body holds a value."""
+    if isinstance(dtype, pl.Datetime | pl.Time):
+        return pl.Int64()
+    return pl.String() if isinstance(dtype, pl.Decimal) else dtype
 
 
 def _stored(name: str, dtype: pl.DataType) -> pl.Expr:
@@ -240,5 +259,6 @@ def _stored(name: str, dtype: pl.DataType) -> pl.Expr:
 
 def _restored(name: str, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Datetime):
-        return pl.from_epoch(name, "us").dt.replace_time_zone("UTC").alias(name)
+        moment = pl.from_epoch(name, "us")
+        return (moment.dt.replace_time_zone("UTC") if dtype.time_zone else moment).alias(name)
     return pl.col(name).cast(dtype)
