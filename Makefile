@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench fuzz lock wheel clean
+.PHONY: help setup demo test proofs lint format bench fuzz lock wheel clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(READY) ## the whole path on 69,659 real purchases: ingest, views, erasur
 
 test: $(READY) ## lint, types, layers and every test this machine can run
 	@$(BIN)/python -m tests.run
+
+proofs: $(READY) ## break what each guarantee rests on, in a copy, and see its tests fail, or: make proofs ONLY=lease
+	@$(BIN)/python -m tests.proofs run $(if $(ONLY),--only "$(ONLY)")
 
 lint: $(READY) ## ruff, mypy strict, import layers
 	@$(BIN)/ruff check .

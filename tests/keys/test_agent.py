@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -236,6 +237,18 @@ def test_a_token_is_good_at_its_own_role_s_socket_only(host: Host, role: str) ->
     for other in set(ROLES) - {role}:
         with pytest.raises(AgentDenied, match=f"not the socket of the role {role}"):
             AgentLink(host.places.socket(other), {"token": host.tokens[role]}).call("epoch")
+
+
+def test_whoever_the_system_says_is_somebody_else_is_refused_with_every_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system is asked who connects, so a token that was copied is worth nothing to another user."""
+    monkeypatch.setattr(AgentFolder, "may_connect", lambda self, role: frozenset({os.geteuid() + 1}))
+    host = Host(tmp_path)
+    for role in ROLES:
+        with pytest.raises(AgentDenied, match="does not serve this user"):
+            host.link(role).call("epoch")
+    host.close()
 
 
 def test_the_sockets_and_the_tokens_are_for_their_owner_only(host: Host) -> None:

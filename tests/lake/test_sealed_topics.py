@@ -118,6 +118,35 @@ def test_the_broker_s_files_hold_nothing_of_anybody(kafka: Kafka, topic: Topic, 
     assert [path for path in open_segments if canary.encode() in path.read_bytes()]
 
 
+class Kept:
+    """Takes messages as the broker's client does, and keeps them."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[bytes, bytes, Any]] = []
+
+    def put(self, value: bytes, key: bytes, headers: Any, partition: int = -1) -> None:
+        """One more."""
+        self.messages.append((value, key, headers))
+
+    def flush(self) -> None:
+        """They are there."""
+
+
+def test_nothing_of_anybody_is_handed_to_the_broker_s_client(world: Runtime) -> None:
+    """Neither in a value nor as a key or header: who, what, and which event; also of what does not fit."""
+    canary = "canary-d41d8cd9"
+    fits = paid(f"{canary}-person", 7, event_id=f"{canary}-id", note=f"{canary}-note")
+    kept = Kept()
+    sealing = SealingProducer(world.keyring, world.lake.types, uuid_of(world), kept)  # type: ignore[arg-type]
+    sent = sealing.send([json.dumps(one).encode() for one in (fits, fits | {"data": {"cents": canary}})])
+    assert (sent.events, sent.dead, len(kept.messages)) == (1, 1, 2)
+    assert b"s1" in kept.messages[0][0], "an anonymous field"
+    for value, key, headers in kept.messages:
+        assert canary.encode() not in value + key + repr(headers).encode()
+        (block,) = decode_blocks(value, uuid_of(world))
+        assert key == block["subject_ref"]  # type: ignore[index]
+
+
 def test_sealed_events_land_once_and_read_like_any_other(topic: Topic, world: Runtime) -> None:
     """Ingest opens nothing; the table is that of the same events sent in clear."""
     assert producer(world, topic).send(lines(range(100))).events == 100
@@ -223,15 +252,9 @@ def test_no_bytes_break_the_reader(noise: bytes) -> None:
 
 def test_a_changed_open_part_is_found_at_ingest(world: Runtime) -> None:
     """One message of a batch is bad, the others are taken."""
-    taken: list[bytes] = []
-
-    class Collected:
-        def put(self, value: bytes, key: bytes, headers: object, partition: int = -1) -> None:
-            taken.append(value)
-
-        def flush(self) -> None: ...
-
-    SealingProducer(world.keyring, world.lake.types, uuid_of(world), Collected()).send(lines(range(5)))  # type: ignore[arg-type]
+    kept = Kept()
+    SealingProducer(world.keyring, world.lake.types, uuid_of(world), kept).send(lines(range(5)))  # type: ignore[arg-type]
+    taken = [value for value, _, _ in kept.messages]
     found = decode_blocks(taken[2], uuid_of(world))
     assert not isinstance(found, Flaw)
     found[0]["open"] = found[0]["open"][:-3]
