@@ -40,7 +40,7 @@ class InvalidName(KeysError):
     """A subject id, identity or purpose is empty, too long, or holds control characters."""
 
     whose_move = "caller"
-    default_next_step = "Send an id of 1 to 512 bytes without control characters."
+    default_next_step = "Send an id of 1 to 65,536 bytes of UTF-8."
 
 
 class EnvelopeFault(StrEnum):

@@ -13,27 +13,39 @@ SubjectRef = NewType("SubjectRef", bytes)
 """A random 16-byte handle of a data subject. Rows carry it; it dies with the key."""
 
 REF_BYTES: Final = 16
-MAX_ID_BYTES: Final = 512
+MAX_ID_BYTES: Final = 64 * 1024
+MAX_IDENTITY_BYTES: Final = 512
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 DEFAULT_PURPOSE: Final = "service"
 _PURPOSE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
-def _check_value(value: str) -> str:
-    if not value or (value[0].isspace() and not value.strip()):
+def _check_subject(value: str) -> str:
+    if not value:
         raise InvalidName("the id of a data subject is empty")
     # a character has at most four bytes: short ids, nearly all, are not encoded to be measured
     if len(value) * 4 > MAX_ID_BYTES and len(value.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
         raise InvalidName(f"the id of a data subject is longer than {MAX_ID_BYTES} bytes")
+    if not value.isascii() and _HALVES.search(value):
+        raise InvalidName("the id of a data subject holds half a character, which UTF-8 cannot write")
+    return value
+
+
+def _check_value(value: str) -> str:
+    if not value.strip():
+        raise InvalidName("an identity is empty")
+    if len(value.encode("utf-8", "surrogatepass")) > MAX_IDENTITY_BYTES:
+        raise InvalidName(f"an identity is longer than {MAX_IDENTITY_BYTES} bytes")
     if not value.isprintable():
-        raise InvalidName("the id of a data subject holds control characters")
+        raise InvalidName("an identity holds control characters")
     return value
 
 
 def is_subject_id(value: str) -> bool:
     """Whether a text can name a data subject."""
     try:
-        _check_value(value)
+        _check_subject(value)
     except InvalidName:
         return False
     return True
@@ -45,11 +57,14 @@ class SubjectId:
 
     `repr` and `str` are masked, so that it cannot slip into a log; `reveal()` is explicit.
 
+    It is the characters that were sent: nothing is trimmed, folded or normalised, and every text may be one,
+    blanks, control characters and those that nobody sees included.
+
     Raises:
-        InvalidName: empty, over 512 bytes, or with control characters.
+        InvalidName: empty, over 64 KiB, or with half a surrogate pair, which no UTF-8 holds.
     """
 
-    _value: str = field(converter=_check_value)
+    _value: str = field(converter=_check_subject)
 
     def reveal(self) -> str:
         """The id itself. Only for hashing, comparing and answering the caller who named it."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +14,7 @@ from lake.eventcolumns import parse_columns
 from lake.eventframe import MAX_LINE_BYTES
 from lake.eventtypes import DEAD_LETTER, EventType
 from lake.parsed import Parsed, Rejected, joined
-from lake.rawjson import members
+from lake.rawjson import WHOLE_NUMBER, json_flaw, members
 from lake.salvage import NOTHING, UNEXPECTED, Aside, is_of_the_line, put_aside, salvaged, with_letters
 from lake.typedevents import parse_typed
 from lake.typeregistry import TypeRegistry
@@ -34,7 +31,6 @@ from lake.validate import (
 )
 
 _NUMBERS: Final = (int, float)
-_DIGITS: Final = re.compile(rb"-?[0-9]+")
 
 
 class _Candidate(NamedTuple):
@@ -136,36 +132,8 @@ def _decode(raw: bytes) -> tuple[dict[str, Any], Flaw | None]:
     try:
         event = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        try:
-            raw.decode()
-        except UnicodeDecodeError:
-            return {}, Flaw("invalid_utf8")
-        return {}, _numbers_flaw(raw) or Flaw("malformed_json")
+        return {}, json_flaw(raw)
     return (event, None) if isinstance(event, dict) else ({}, Flaw("not_an_object"))
-
-
-def _numbers_flaw(raw: bytes) -> Flaw | None:
-    """Of a line that would be JSON, if `NaN`, `Infinity` and numbers beyond a double's were part of it."""
-    odd: list[Flaw] = []
-
-    def constant(_: str) -> float:
-        odd.append(Flaw("not_finite"))
-        return math.nan
-
-    def number(text: str) -> float:
-        if math.isinf(found := float(text)):
-            odd.append(Flaw("out_of_range"))
-        return found
-
-    try:
-        event = json.loads(raw, parse_constant=constant, parse_float=number)
-    except (ValueError, RecursionError):
-        return None
-    data = event.get("data") if isinstance(event, dict) else None
-    if not odd or not isinstance(data, dict):
-        return odd[0] if odd else None
-    at = next((k for k, v in data.items() if isinstance(v, float) and not math.isfinite(v)), None)
-    return Flaw(odd[0].reason, at)
 
 
 def _spell_names(event: dict[str, Any], raw: bytes) -> None:
@@ -173,7 +141,7 @@ def _spell_names(event: dict[str, Any], raw: bytes) -> None:
     if type(event.get("id")) in _NUMBERS or type(event.get("subject")) in _NUMBERS:
         sent = members(raw)
         for name in ("id", "subject"):
-            if type(event.get(name)) in _NUMBERS and _DIGITS.fullmatch(sent[name]):
+            if type(event.get(name)) in _NUMBERS and WHOLE_NUMBER.fullmatch(sent[name]):
                 event[name] = sent[name].decode()
 
 

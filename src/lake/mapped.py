@@ -10,10 +10,11 @@ import orjson
 import polars as pl
 from attrs import evolve
 
-from lake.mapping import Mapping, template_parts
+from lake.mapping import FILE, LINE, Mapping, template_parts
 from lake.parsed import Parsed, Rejected
+from lake.rawjson import WHOLE_NUMBER, json_flaw, members
 from lake.salvage import NOTHING, Aside, plain_letter, put_aside, salvaged, with_letters
-from lake.validate import Flaw, Flaws, parse_time, rule_flaws, subject_flaw, without
+from lake.validate import Flaw, Flaws, nullable, parse_time, rule_flaws, subject_flaw, without
 
 Row = tuple[int, bytes, "list[str] | Flaw"]
 """A line's number, what it was, and its cells or why it has none."""
@@ -53,7 +54,7 @@ def map_rows(
 
     Args:
         header: names of the cells.
-        digest: what `{file}` stands for in a template.
+        digest: what `{$file}` stands for in a template.
     """
     numbers: list[int] = []
     raws: list[bytes] = []
@@ -71,8 +72,8 @@ def map_rows(
     columns = list(zip(*cells, strict=True)) if cells else [()] * len(header)
     table = pl.DataFrame(
         {name: pl.Series(values, dtype=pl.String) for name, values in zip(header, columns, strict=True)}
-    ).with_columns(pl.Series("line", numbers, dtype=pl.Int64))
-    frame, flaws = _map_table(mapping, table, digest)
+    )
+    frame, flaws = _map_table(mapping, table, pl.Series(LINE, numbers, dtype=pl.Int64), digest)
     subjects = frame.get_column("subject").to_list()
     for at, found in flaws.items():
         subject = subjects[at] if subject_flaw(subjects[at]) is None else None
@@ -109,19 +110,29 @@ def _is_plain(text: str) -> bool:
 
 
 def _json_cells(mapping: Mapping, raw: bytes) -> list[str] | Flaw:
+    """Texts as they are, anything else as the characters that were sent."""
     try:
         found = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return Flaw("malformed_json")
+        return json_flaw(raw)
     if not isinstance(found, dict):
         return Flaw("not_an_object")
-    return [
-        value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode()
-        for value in map(found.get, mapping.columns)
-    ]
+    asked = {name: found.get(name) for name in mapping.columns}
+    if any(value is not None and not isinstance(value, str) for value in asked.values()):
+        sent = members(raw)
+        named = mapping.naming_columns()
+        for name, value in asked.items():
+            if value is None or isinstance(value, str):
+                continue
+            if name in named and not WHOLE_NUMBER.fullmatch(sent[name]):
+                return Flaw("wrong_type", name)
+            asked[name] = sent[name].decode()
+    return ["" if value is None else value for value in asked.values()]
 
 
-def _map_table(mapping: Mapping, table: pl.DataFrame, digest: str) -> tuple[pl.DataFrame, Flaws]:
+def _map_table(
+    mapping: Mapping, table: pl.DataFrame, lines: pl.Series, digest: str
+) -> tuple[pl.DataFrame, Flaws]:
     """(events, flaws by row) of text columns."""
     flaws: Flaws = {}
     by_name = {f.name: f for f in mapping.event_type.fields}
@@ -135,6 +146,10 @@ def _map_table(mapping: Mapping, table: pl.DataFrame, digest: str) -> tuple[pl.D
         text = table.get_column(rule.column).str.strip_chars()
         text = text.set(text == "", None)
         column = _typed(text, by_name[rule.name].dtype, rule.scale, rule.date_format)
+        if column.dtype == pl.Float64:
+            odd = ~column.is_finite().fill_null(True)
+            mark("not_finite", rule.name, odd)
+            column = column.set(odd, None)
         mark("wrong_type", rule.name, column.is_null() & text.is_not_null())
         columns.append(column.alias(rule.name))
     present = {c.name for c in columns}
@@ -150,24 +165,27 @@ def _map_table(mapping: Mapping, table: pl.DataFrame, digest: str) -> tuple[pl.D
         if (mapping.time_format)
         else pl.Series([parse_time(t) for t in clock], dtype=pl.Datetime("us", "UTC"))
     )
+    moment = moment.set(~moment.dt.year().is_between(1, 9999), None)
     mark("invalid_time", None, moment.is_null())
-    head = table.select(
+    head = table.with_columns(lines.alias(LINE)).select(
         _template(mapping.subject, digest).alias("subject"),
         pl.lit(mapping.source).alias("source"),
         _template(mapping.event_id, digest).alias("event_id"),
         moment.alias("occurred_at"),
         pl.lit(0, pl.Int64).alias("revision"),
-        pl.col("line").alias("position"),
+        pl.col(LINE).alias("position"),
     )
     mark("missing_attribute", "id", head.get_column("event_id").is_null())
     subjects = head.get_column("subject")
-    odd = {value: flaw for value in subjects.unique().to_list() if (flaw := subject_flaw(value)) is not None}
-    if odd:
+    bad = {value: flaw for value in subjects.unique().to_list() if (flaw := subject_flaw(value)) is not None}
+    if bad:
         for row, value in enumerate(subjects):
-            if value in odd:
-                flaws.setdefault(row, Flaw(odd[value], "subject"))
+            if value in bad:
+                flaws.setdefault(row, Flaw(bad[value], "subject"))
     frame = pl.concat([head, fields], how="horizontal")
-    empty = {f.name: range(table.height) for f in by_name.values() if f.may_be_null}  # an empty cell is null
+    empty: dict[str, range] = dict.fromkeys(
+        nullable(mapping.event_type), range(table.height)
+    )  # an empty cell is null
     return frame, {**rule_flaws(mapping.event_type, fields, empty), **flaws}
 
 
@@ -177,14 +195,21 @@ def _typed(text: pl.Series, dtype: pl.DataType, scale: int | None, date_format: 
         whole = exact.cast(pl.Int64, strict=False)
         return whole.set(whole.cast(pl.Decimal(38, 9)) != exact, None)
     if dtype == pl.Date:
-        return text.str.to_date(date_format or "%Y-%m-%d", strict=False)
+        day = text.str.to_date(date_format or "%Y-%m-%d", strict=False)
+        return day.set(~day.dt.year().is_between(1, 9999), None)
     if dtype == pl.Boolean:
         return text.str.to_lowercase().replace_strict(
             {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False},
             default=None,
             return_dtype=pl.Boolean,
         )
-    return text.cast(dtype, strict=False)
+    column = text.cast(dtype, strict=False)
+    rest = column.is_null() & text.is_not_null()
+    if dtype == pl.Int64 and rest.any():  # 5.0 and 1e2 are whole numbers too, as far as digits are known
+        number = text.cast(pl.Float64, strict=False)
+        is_whole = rest & number.is_finite() & (number == number.floor()) & (number.abs() <= 2.0**53)
+        column = column.zip_with(~is_whole.fill_null(False), number.cast(pl.Int64, strict=False))
+    return column
 
 
 def _template(template: str, digest: str) -> pl.Expr:
@@ -192,10 +217,11 @@ def _template(template: str, digest: str) -> pl.Expr:
     for text, name in template_parts(template):
         if text:
             parts.append(pl.lit(text))
-        if name == "file":
+        if name == FILE:
             parts.append(pl.lit(digest))
-        elif name == "line":
-            parts.append((pl.col("line") + 1).cast(pl.String))
-        elif name is not None:  # an empty cell names nobody: the whole is null
-            parts.append(pl.col(name).str.strip_chars().replace("", None))
+        elif name == LINE:
+            parts.append((pl.col(LINE) + 1).cast(pl.String))
+        elif name is not None:  # the characters as they are; an empty cell names nobody
+            cell = pl.col(name)
+            parts.append(pl.when(cell.str.strip_chars() != "").then(cell))
     return pl.concat_str(parts)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import string
 import tomllib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from attrs import evolve, frozen
 
-from lake.errors import MappingError
+from lake.errors import MappingError, UnreadableInput
 from lake.eventtypes import EventType
 from lake.typeregistry import TypeRegistry
 
 _SCALE_LIMIT: Final = 10**9
-_BUILT_IN: Final = frozenset({"file", "line"})
+FILE, LINE = "$file", "$line"
+_BUILT_IN: Final = frozenset({FILE, LINE})
 
 
 @frozen
@@ -42,8 +45,8 @@ class Mapping:
         kind: `delimited` (csv and the like), `whitespace` (columns parted by runs of blanks) or `json`
             (one object a line or message; a column is a key of it).
         columns: names of the columns; empty means the first line names them.
-        subject, event_id: templates over columns, e.g. `customer-{customer}`; `{file}` is the file's
-            digest and `{line}` the line number.
+        subject, event_id: templates over columns, e.g. `customer-{customer}`; `{$file}` is the file's
+            digest and `{$line}` the line number.
         time_column, time_format: strptime format; None reads RFC 3339.
     """
 
@@ -63,9 +66,39 @@ class Mapping:
         return (
             {rule.column for rule in self.fields}
             | _names(self.subject)
-            | (_names(self.event_id) - _BUILT_IN)
+            | _names(self.event_id)
             | {self.time_column}
-        )
+        ) - _BUILT_IN
+
+    def naming_columns(self) -> set[str]:
+        """The columns that name the person and the event."""
+        return (_names(self.subject) | _names(self.event_id)) - _BUILT_IN
+
+    def check_header(self, header: Sequence[str]) -> None:
+        """Whether the mapping means the columns of this header.
+
+        Raises:
+            UnreadableInput: a column is absent, is there twice, or has the name of a built-in one.
+        """
+        needed, names = self.needed_columns(), set(header)
+        twice = sorted(name for name, count in Counter(header).items() if count > 1)
+        if twice:
+            raise UnreadableInput(
+                f"the file has more than one column called {', '.join(twice)}",
+                next_step="Give each a name of its own: in the file's first line, or in [format] columns.",
+            )
+        hidden = sorted(_BUILT_IN & names & (_names(self.subject) | _names(self.event_id)))
+        if hidden:
+            raise UnreadableInput(
+                f"the file has a column called {', '.join(hidden)}, which a template means otherwise",
+                next_step="Give the column another name: in the file's first line, or in [format] columns.",
+            )
+        absent = sorted(needed - names)
+        if absent:
+            step = "Name the file's columns in the mapping's [format] columns."
+            if {"file", "line"} & set(absent):
+                step = "The file's digest is `{$file}` and the line's number `{$line}`. " + step
+            raise UnreadableInput(f"the file has no column {', '.join(absent)}", next_step=step)
 
 
 def load_mapping(path: Path, types: TypeRegistry) -> Mapping:
@@ -104,6 +137,8 @@ def parse_mapping(document: dict[str, Any], types: TypeRegistry) -> Mapping:
         scale = body.get("scale")
         if scale is not None and not (isinstance(scale, int) and 1 <= scale <= _SCALE_LIMIT):
             raise MappingError(f"[fields] {name}: `scale` is a whole number up to {_SCALE_LIMIT}")
+        if not all(isinstance(body.get(key, ""), str) for key in ("from", "date_format")):
+            raise MappingError(f"[fields] {name}: `from` and `date_format` are texts")
         rules.append(FieldRule(name, body.get("from", name), scale, body.get("date_format")))
     absent = {f.name for f in event_type.fields if f.required} - {rule.name for rule in rules}
     if absent:
@@ -116,6 +151,13 @@ def parse_mapping(document: dict[str, Any], types: TypeRegistry) -> Mapping:
         raise MappingError('[format] `kind = "whitespace"` needs `columns`')
     if kind == "json" and ("columns" in form or "delimiter" in form):
         raise MappingError('[format] `kind = "json"` takes no `columns` and no `delimiter`')
+    for key, value in (("[format] `delimiter`", form.get("delimiter", ",")), *event.items()):
+        if key != "schema_version" and not isinstance(value, str):
+            raise MappingError(f"{key} must be a text")
+    if len(form.get("delimiter", ",")) != 1 or form.get("delimiter") in ("\r", "\n", '"'):
+        raise MappingError("[format] `delimiter` is one character")
+    if len(set(columns)) < len(columns) or not all(isinstance(one, str) for one in columns):
+        raise MappingError("[format] `columns` are texts, each another one")
     mapping = Mapping(
         event_type,
         "delimited" if kind == "csv" else kind,
@@ -123,7 +165,7 @@ def parse_mapping(document: dict[str, Any], types: TypeRegistry) -> Mapping:
         columns,
         event["source"],
         event["subject"],
-        event.get("id", "{file}:{line}"),
+        event.get("id", f"{{{FILE}}}:{{{LINE}}}"),
         event["time"],
         event.get("time_format"),
         tuple(rules),
@@ -138,11 +180,14 @@ def _only(body: dict[str, Any], allowed: set[str], where: str) -> None:
 
 
 def _names(template: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+    return {name for _, name in template_parts(template) if name}
 
 
 def template_parts(template: str) -> list[tuple[str, str | None]]:
     """(literal text, column after it) pairs of a template."""
     if re.search(r"\{\}|\{[^}]*[!:]", template):
         raise MappingError("a template holds only plain names such as {customer}")
-    return [(text, name) for text, name, _, _ in string.Formatter().parse(template)]
+    try:
+        return [(text, name) for text, name, _, _ in string.Formatter().parse(template)]
+    except ValueError as error:
+        raise MappingError(f"a template cannot be read: {error}") from None

@@ -109,7 +109,7 @@ class CloudEventMessages:
 class MappedMessages:
     """One JSON object per message, and a mapping of kind `json`.
 
-    `{file}` in a template stands for the topic and its partition, `{line}` for the offset plus one.
+    `{$file}` in a template stands for the topic and its partition, `{$line}` for the offset plus one.
     """
 
     def __init__(self, mapping: Mapping) -> None:

@@ -6,6 +6,8 @@ numbers lose digits on the way. The documents were read by a parser before, so t
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -13,11 +15,48 @@ from typing import Final
 import msgspec
 import orjson
 
+from lake.validate import Flaw
+
 _ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+WHOLE_NUMBER: Final = re.compile(rb"-?[0-9]+")
+"""In the form of JSON that has no fraction and no exponent."""
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 _OPENS: Final = (b"[", b"{")
 _CLOSES: Final = (b"]", b"}")
+
+
+def json_flaw(raw: bytes) -> Flaw:
+    """Why a document is no JSON."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return Flaw("invalid_utf8")
+    return _numbers_flaw(raw) or Flaw("malformed_json")
+
+
+def _numbers_flaw(raw: bytes) -> Flaw | None:
+    """Of a line that would be JSON, if `NaN`, `Infinity` and numbers beyond a double's were part of it."""
+    odd: list[Flaw] = []
+
+    def constant(_: str) -> float:
+        odd.append(Flaw("not_finite"))
+        return math.nan
+
+    def number(text: str) -> float:
+        if math.isinf(found := float(text)):
+            odd.append(Flaw("out_of_range"))
+        return found
+
+    try:
+        event = json.loads(raw, parse_constant=constant, parse_float=number)
+    except (ValueError, RecursionError):
+        return None
+    data = event.get("data") if isinstance(event, dict) else None
+    if not odd or not isinstance(data, dict):
+        return odd[0] if odd else None
+    at = next((k for k, v in data.items() if isinstance(v, float) and not math.isfinite(v)), None)
+    return Flaw(odd[0].reason, at)
 
 
 def elements(document: bytes) -> list[bytes]:

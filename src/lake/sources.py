@@ -122,12 +122,7 @@ class MappedFile(_File):
         super().__init__(path)
         self._mapping = mapping
         self._header = mapping.columns or self._first_line()
-        absent = mapping.needed_columns() - set(self._header)
-        if absent:
-            raise UnreadableInput(
-                f"the file has no column {', '.join(sorted(absent))}",
-                next_step="Name the file's columns in the mapping's [format] columns.",
-            )
+        mapping.check_header(self._header)
 
     def _first_line(self) -> tuple[str, ...]:
         with self._path.open("rb") as file:

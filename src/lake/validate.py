@@ -17,7 +17,7 @@ from attrs import frozen
 
 from keys import is_subject_id
 from lake.eventtypes import VECTOR_RULES, EventType, Field
-from lake.fieldrules import broken_rules, validator_of
+from lake.fieldrules import broken_rules, is_valid, validator_of
 from lake.schemarefs import NOTES
 
 MAX_FIELD_BYTES: Final = 1024 * 1024
@@ -158,12 +158,21 @@ def written_nulls(event_type: EventType, records: Sequence[dict[str, Any]]) -> d
     """Of required fields that may be null the rows that say so: null is a value of theirs."""
     return {
         name: {row for row, record in enumerate(records) if record.get(name, name) is None}
-        for name in _nullable(event_type)
+        for name in nullable(event_type)
     }
 
 
-def _nullable(event_type: EventType) -> list[str]:
-    return [one.name for one in event_type.fields if one.required and one.may_be_null]
+def nullable(event_type: EventType) -> list[str]:
+    """Required fields of which null is a value."""
+    document = event_type.document
+    defined: dict[str, Any] = {key: document[key] for key in ("$defs", "definitions") if key in document}
+    return [
+        one.name
+        for one in event_type.fields
+        if one.required
+        and one.may_be_null
+        and is_valid({**defined, **document["properties"][one.name]}, None)
+    ]
 
 
 def schema_flaws(event_type: EventType, records: Iterable[tuple[int, dict[str, Any]]]) -> Flaws:
@@ -173,10 +182,10 @@ def schema_flaws(event_type: EventType, records: Iterable[tuple[int, dict[str, A
     """
     if not needs_whole_schema(event_type):
         return {}
-    validator, nullable = validator_of(event_type), _nullable(event_type)
+    validator, valued = validator_of(event_type), nullable(event_type)
     flaws: Flaws = {}
     for row, record in records:
-        said = {name: value for name, value in record.items() if value is not None or name in nullable}
+        said = {name: value for name, value in record.items() if value is not None or name in valued}
         try:
             error = next(iter(validator.iter_errors(said)), None)
         except UNFORESEEN as failure:

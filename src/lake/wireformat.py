@@ -14,6 +14,7 @@ registry are not applied.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
@@ -102,8 +103,12 @@ class SchemaRegistry:
         except Exception:  # whatever a decoder makes of broken bytes
             return Flaw("undecodable")
         try:
-            return orjson.dumps(found, default=_as_json)
-        except TypeError:
+            written = orjson.dumps(found, default=_as_json)
+            # NaN and infinity are written as null
+            if b"null" in written and (place := _not_finite(found)) is not None:
+                return Flaw("not_finite", place or None)
+            return written
+        except (TypeError, RecursionError):
             return Flaw("undecodable")
 
     def _decoder(self, key: _Key) -> _Decode:
@@ -242,6 +247,20 @@ def _single(field: Any, value: Any) -> Any:
         name = field.enum_type.values_by_number.get(value)
         return value if name is None else name.name
     return value
+
+
+def _not_finite(found: Any) -> str | None:
+    """The field, as a path, that holds NaN or infinity; None where there is no such."""
+    if isinstance(found, float):
+        return None if math.isfinite(found) else ""
+    inner: Any = found.items() if isinstance(found, Mapping) else ()
+    if isinstance(found, list | tuple):
+        inner = enumerate(found)
+    for name, value in inner:
+        place = _not_finite(value)
+        if place is not None:
+            return str(name)
+    return None
 
 
 def _as_json(value: object) -> str:

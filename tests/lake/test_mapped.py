@@ -22,7 +22,7 @@ def by_delimiter(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mapping]
     registry = TypeRegistry(tmp_path_factory.mktemp("types"))
     note = registry.register({"name": "Note", "version": 1, "type": "object", "properties": {}})
     return {
-        one: Mapping(note, "delimited", one, (), "app", "{who}", "{line}", "at", None, ()) for one in ",;\t"
+        one: Mapping(note, "delimited", one, (), "app", "{who}", "{$line}", "at", None, ()) for one in ",;\t"
     }
 
 
