@@ -9,11 +9,14 @@ from pathlib import Path
 from keys import Effects
 from lake import DEFAULT_MEMORY_BYTES, Lake
 from projections.aggregates import Count, Distinct, First, Last, Max, Min, Sum
-from projections.build import Builder, Built, Progress
+from projections.build import Builder, Progress
+from projections.buildlocks import BuildLocks
+from projections.built import Built
 from projections.compute import derive, result
 from projections.definition import Check, Fold, Projection, View, grain, non_negative, unique, within
 from projections.derive import Deriver, DeriveTask, view_is_personal
 from projections.errors import (
+    BuildUnderWay,
     DefinitionError,
     GateClosed,
     NotPublished,
@@ -68,12 +71,13 @@ def open_views(
         code_folder=code_folder,
         clock=lake.clock,
     )
-    return Views(lake, registry, builder, tables, ledger, states)
+    return Views(lake, registry, builder, tables, ledger, states, BuildLocks(home / "locks"))
 
 
 __all__ = [
     "Answer",
     "Aside",
+    "BuildUnderWay",
     "Builder",
     "Built",
     "Check",

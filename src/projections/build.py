@@ -7,13 +7,12 @@ asks for it, or when the way from its snapshot to the target is not kept any mor
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
-from attrs import evolve, frozen
+from attrs import evolve
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.snapshots import Snapshot
 
@@ -22,6 +21,7 @@ from lake import DEFAULT_MEMORY_BYTES, EventRead, Events, Lake, Pace, SnapshotGo
 from lake.offsets import offsets_of
 from lake.pieces import Cell, packed
 from lake.table import summary_of
+from projections.built import Built, ViewPlan, build_id_of, schema_ids_of, watermark_of
 from projections.compute import BUCKET, STATE_COLUMNS, Partial, forget, merge, novelty, result
 from projections.definition import SUBJECT, Fold, View, event_reads, grain
 from projections.derive import (
@@ -36,6 +36,7 @@ from projections.derive import (
     view_is_personal,
 )
 from projections.differencing import Guarded
+from projections.errors import StateDamaged, StateMoved
 from projections.executors import Executor
 from projections.fingerprint import git_state, library_versions
 from projections.gates import check_conservation, check_result
@@ -49,34 +50,12 @@ from projections.viewrows import row_purposes
 
 DEFAULT_BITS = 8
 EVENTS_PER_TASK = 2_000_000
+_MOST_MOVES = 50
+_DAMAGED_TRIES = 3
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
 News = Mapping[EventRead, tuple[Events, pl.DataFrame]]
 """Per read the new events, and `bucket`, `stored`."""
-
-
-@frozen
-class Built:
-    """A built version, not yet seen by readers.
-
-    Attributes:
-        publication: the record it will be released with.
-        derived, merged, reused: buckets by what was done to them.
-    """
-
-    publication: Publication
-    derived: int
-    merged: int
-    reused: int
-
-
-@frozen
-class _Plan:
-    view: View
-    version: str
-    personal: bool
-    derive: frozenset[int]
-    behind: Mapping[int, frozenset[int]]  # snapshot → buckets that stand there
 
 
 class Builder:
@@ -143,18 +122,26 @@ class Builder:
         target = self._lake.events.snapshot(snapshot_id)
         if target is None:
             raise SnapshotGone("the lake holds no event yet", next_step="Ingest some first.")
+        moved = 0
         while True:
             epoch = self._lake.keyring.epoch()
-            plans = [self._plan(view, target, rebuild, epoch) for view in views]
-            plans, merged = self._merge_news(plans, target, epoch)
             try:
+                plans = [self._plan(view, target, rebuild, epoch) for view in views]
+                plans, merged = self._merge_news(plans, target, epoch)
                 self._derive(plans, target, epoch, progress)
+                if self._lake.keyring.epoch() == epoch:
+                    return [self._finish(plan, target, epoch, merged, who, why) for plan in plans]
+                # Otherwise somebody was erased meanwhile: their buckets are derived again.
             except LeaseExpired:  # what an erasure does to the lease of an agent's workers
                 if self._lake.keyring.epoch() == epoch:
                     raise
-            if self._lake.keyring.epoch() == epoch:
-                break  # otherwise somebody was erased meanwhile: their buckets are derived again
-        return [self._finish(plan, target, epoch, merged, who, why) for plan in plans]
+            except (
+                StateMoved,
+                StateDamaged,
+            ) as error:  # an erasure forgets them behind its fence
+                moved += 1
+                if moved >= (_MOST_MOVES if isinstance(error, StateMoved) else _DAMAGED_TRIES):
+                    raise
 
     def recompute(self, view: View, snapshot_id: int) -> pl.DataFrame:
         """The view's rows from a snapshot with today's keys; nothing is kept or published."""
@@ -194,7 +181,7 @@ class Builder:
 
     # -- planning ----------------------------------------------------------------------------------
 
-    def _plan(self, view: View, target: Snapshot, rebuild: bool, epoch: int) -> _Plan:
+    def _plan(self, view: View, target: Snapshot, rebuild: bool, epoch: int) -> ViewPlan:
         version = self.version_of(view)
         personal = view_is_personal(self._lake.types, view)
         known = {} if rebuild else self._states.known(self._state_version(version))
@@ -210,7 +197,7 @@ class Builder:
         for bucket, state in known.items():
             if bucket not in stale and state.snapshot_id != target.snapshot_id:
                 behind.setdefault(state.snapshot_id, set()).add(bucket)
-        return _Plan(
+        return ViewPlan(
             view,
             version,
             personal,
@@ -233,9 +220,9 @@ class Builder:
 
     # -- deriving ----------------------------------------------------------------------------------
 
-    def _derive(self, plans: list[_Plan], target: Snapshot, epoch: int, progress: Progress) -> None:
+    def _derive(self, plans: list[ViewPlan], target: Snapshot, epoch: int, progress: Progress) -> None:
         """Derives every planned bucket; views with the same buckets share their scan."""
-        groups: dict[frozenset[int], list[_Plan]] = {}
+        groups: dict[frozenset[int], list[ViewPlan]] = {}
         for plan in plans:
             if plan.derive:
                 groups.setdefault(plan.derive, []).append(plan)
@@ -254,8 +241,8 @@ class Builder:
     # -- catching up -------------------------------------------------------------------------------
 
     def _merge_news(
-        self, plans: list[_Plan], target: Snapshot, epoch: int
-    ) -> tuple[list[_Plan], dict[str, int]]:
+        self, plans: list[ViewPlan], target: Snapshot, epoch: int
+    ) -> tuple[list[ViewPlan], dict[str, int]]:
         """Merges what is new into the buckets behind; returns plans that say what is left to derive."""
         merged: dict[str, int] = {}
         left = []
@@ -305,7 +292,7 @@ class Builder:
 
     def _merge(
         self,
-        plan: _Plan,
+        plan: ViewPlan,
         news: News,
         touched: set[int],
         target: Snapshot,
@@ -332,7 +319,7 @@ class Builder:
             self._states.save(self._state_version(plan.version), both, keep, target.snapshot_id, epoch)
         return corrected
 
-    def _loaded(self, plan: _Plan, buckets: Iterable[int]) -> Partial:
+    def _loaded(self, plan: ViewPlan, buckets: Iterable[int]) -> Partial:
         """Opened states, with the Enums that the view's code declares."""
         opened = self._states.load(self._state_version(plan.version), buckets)
         if has_enum(opened.rows.schema):
@@ -343,10 +330,17 @@ class Builder:
     # -- finishing ---------------------------------------------------------------------------------
 
     def _finish(
-        self, plan: _Plan, target: Snapshot, epoch: int, merged: Mapping[str, int], who: str, why: str
+        self, plan: ViewPlan, target: Snapshot, epoch: int, merged: Mapping[str, int], who: str, why: str
     ) -> Built:
-        states = self._states.known(self._state_version(plan.version))
+        version = self._state_version(plan.version)
+        states = self._states.known(version)
+        if any(state.snapshot_id != target.snapshot_id for state in states.values()):
+            raise StateMoved(f"another build has taken the states of `{plan.view.name}` elsewhere")
+        if len(states) < 1 << self._bits:
+            raise StateMoved(f"states of `{plan.view.name}` were forgotten while it was built")
         whole = self._loaded(plan, states)
+        if self._states.known(version) != states:
+            raise StateMoved(f"the states of `{plan.view.name}` were replaced while they were read")
         rows = result(plan.view, whole.rows)
         counts = whole.counts
         stored = self._stored(plan.view, target.snapshot_id)
@@ -358,7 +352,7 @@ class Builder:
             new = Candidate(plan.version, target.snapshot_id, people, whole.rows, rows)
             guarded, basis = self._guard.candidate(plan.view, new)
         rows = guarded.rows
-        build_id = _build_id(plan, target.snapshot_id, f"{people}{basis}", self._bits)
+        build_id = build_id_of(plan, target.snapshot_id, f"{people}{basis}", self._bits)
         self._ledger.withhold(build_id, guarded.withheld)
         name = self._tables.table_name(plan.view.name, plan.version)
         purposes = row_purposes(plan.view, self._lake.types) if grain(plan.view).subject else None
@@ -376,8 +370,8 @@ class Builder:
             input_snapshot=target.snapshot_id,
             input_sequence=target.sequence_number or 0,
             offsets=offsets_of(summary_of(target)),
-            watermark=_watermark(last_day, plan.view.lateness),
-            schemas=tuple(_schema_ids(self._lake, plan.view)),
+            watermark=watermark_of(last_day, plan.view.lateness),
+            schemas=tuple(schema_ids_of(self._lake, plan.view)),
             epoch=epoch,
             columns=column_types(rows),
             rows=rows.height,
@@ -411,17 +405,3 @@ class Builder:
             return None
         old = self._ledger.publication(release.entries[view.name])
         return self._tables.read_aggregate(old.table, old.snapshot_id)
-
-
-def _build_id(plan: _Plan, snapshot_id: int, people: str, bits: int) -> str:
-    text = f"{plan.view.name}|{plan.version}|{snapshot_id}|{people}|{bits}"
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _watermark(last_day: object, lateness: timedelta) -> str | None:
-    return (last_day - lateness).isoformat() if isinstance(last_day, date) else None
-
-
-def _schema_ids(lake: Lake, view: View) -> list[str]:
-    names = sorted({target.partition("/")[0] for target in view.reads})
-    return [f"{name}/v{lake.types.versions(name)[-1]}" for name in names]

@@ -92,6 +92,20 @@ class StaleEpoch(ProjectionError):
     default_next_step = "Build the view again: `shredlake views build VIEW`; then publish."
 
 
+class BuildUnderWay(ProjectionError):
+    """Another process builds the view, and does not end."""
+
+    retry_helps = True
+    default_next_step = "Look whether a build hangs; run it again when it has ended."
+
+
+class StateMoved(ProjectionError):
+    """The states of a view were changed by somebody else while it was built."""
+
+    retry_helps = True
+    default_next_step = "Build the view again."
+
+
 class StateDamaged(ProjectionError):
     """A view's partial state does not open; a rebuild makes it anew."""
 

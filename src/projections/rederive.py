@@ -17,17 +17,27 @@ from attrs import field, frozen
 
 from keys import KeysError
 from lake import LakeError, UnknownEventType
-from projections.build import Built
-from projections.errors import DefinitionError, GateClosed, ProjectionError, StaleEpoch, StateDamaged
+from projections.built import Built
+from projections.errors import (
+    BuildUnderWay,
+    DefinitionError,
+    GateClosed,
+    ProjectionError,
+    StaleEpoch,
+    StateDamaged,
+)
 
 if TYPE_CHECKING:
     from projections.views import Views
 
 EVERY_VIEW: Final = "*"
 _TRIES: Final = 20
+_WAIT_SECONDS: Final = 300.0
+"""For a build under way of the same view; one that hangs is no reason to wait for ever."""
 _OF_VIEWS: Final = (Exception, SystemExit, pl.exceptions.PanicException)
 _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (GateClosed, "a check of it failed"),
+    (BuildUnderWay, "another build of it does not end"),
     (DefinitionError, "its definition does not fit"),
     (UnknownEventType, "it reads an event type that is not registered"),
     (StateDamaged, "its kept state does not open"),
@@ -114,8 +124,11 @@ def bring_back(views: Views, *, who: str, why: str) -> list[str]:
     """
     aside = [name for name in views.ledger.aside() if name in views.registry.names()]
     built, _ = build_each(views, aside, who, why)
-    if built:
-        views.publish(built, who=who, why=why)
+    try:
+        if built:
+            views.publish(built, who=who, why=why)
+    except StaleEpoch:  # somebody was erased meanwhile: that erasure or the next look tries again
+        return []
     return [one.publication.view for one in built]
 
 
@@ -128,7 +141,7 @@ def build_each(views: Views, names: Sequence[str], who: str, why: str) -> tuple[
     if not names:
         return [], {}
     try:
-        return views.build(names, who=who, why=why), {}
+        return views.build(names, who=who, why=why, wait_seconds=_WAIT_SECONDS), {}
     except _OF_VIEWS as error:
         reason = fault_of(error)
         if reason is None:

@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from keys import Database, Effects, FieldContext, KeyRecordMissing, Keyring
 from projections.compute import BUCKET, Partial
-from projections.errors import StateDamaged
+from projections.errors import StateDamaged, StateMoved
 from projections.statebody import read, written
 
 LAYOUT: Final = 2
@@ -117,10 +117,13 @@ class StateStore:
 
         Raises:
             StateDamaged: one of them has lost its key, or the key pages are older than it.
+            StateMoved: one of them is not there any more.
         """
         sql = "SELECT bucket, ref, parts FROM states WHERE version = ? ORDER BY bucket"
         wanted = set(buckets)
         stored = [row for row in self._db.read(sql, (version,)) if row[0] in wanted]
+        if len(stored) < len(wanted):
+            raise StateMoved("a bucket's state was forgotten")
         try:
             opened = self._keyring.opener().open(
                 _CONTEXT,

@@ -10,6 +10,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 from attrs import field, frozen
+from pyiceberg.exceptions import ValidationException
+from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.types import (
@@ -28,10 +30,11 @@ from pyiceberg.types import (
 )
 
 from keys import FieldContext, Held, Keyring, Shredded
-from lake import IcebergTable, Warehouse, collected
+from lake import CommitConflict, IcebergTable, SnapshotGone, Warehouse, collected
 from lake.bodies import pack
 from lake.bodyreader import unpack
 from lake.offsets import BATCH, KIND
+from lake.table import MAX_ATTEMPTS
 from projections.definition import SUBJECT
 from projections.errors import DefinitionError
 from projections.viewrows import ContextOf, open_rows, seal_rows
@@ -125,12 +128,7 @@ class ViewTables:
         if found is None:
             plain = () if purposes is None else ("sealed",)
             fresh = table.write_file(stored, random=plain)
-            old = table.files()
-
-            def guard(_: TableMetadata) -> dict[str, str]:
-                return {KIND: PUBLICATION, BATCH: build_id}
-
-            found = table.commit([fresh], guard, removes=old).snapshot_id
+            found = _replaced(table, build_id, fresh)
         return Written(found, digest_of(stored))
 
     def read_aggregate(self, name: str, snapshot_id: int) -> pl.DataFrame:
@@ -208,6 +206,31 @@ def digest_of(rows: pl.DataFrame) -> str:
     """SHA-256 of the rows as CSV text, binary columns as hex."""
     shown = rows.with_columns(pl.col(pl.Binary).bin.encode("hex"))
     return hashlib.sha256(shown.write_csv().encode()).hexdigest()
+
+
+def _replaced(table: IcebergTable, build_id: str, fresh: DataFile) -> int:
+    """Commits a file in place of all that are there when the commit lands: two builders never add up."""
+    for _ in range(MAX_ATTEMPTS):
+        head = table.snapshot()
+        base = None if head is None else head.snapshot_id
+        old = [] if base is None else table.files(base)
+
+        def guard(metadata: TableMetadata, base: int | None = base) -> dict[str, str]:
+            if metadata.current_snapshot_id != base:
+                raise _HeadMoved
+            return {KIND: PUBLICATION, BATCH: build_id}
+
+        try:
+            return table.commit([fresh], guard, removes=old).snapshot_id
+        except (_HeadMoved, ValidationException, SnapshotGone):
+            landed = _landed(table, build_id)
+            if landed is not None:
+                return landed
+    raise CommitConflict(f"{table.identifier}: other builders won {MAX_ATTEMPTS} attempts")
+
+
+class _HeadMoved(Exception):
+    """Somebody else has replaced the rows since the old files were read."""
 
 
 def _landed(table: IcebergTable, build_id: str) -> int | None:

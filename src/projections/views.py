@@ -13,17 +13,20 @@ from attrs import field, frozen
 
 from keys import Keyring, Shredded, SubjectId
 from lake import Lake, UnknownEventType, build_tag, checked_moment
-from projections.build import Builder, Built, Progress
+from projections.build import Builder, Progress
+from projections.buildlocks import BuildLocks
+from projections.built import Built
 from projections.definition import SUBJECT, event_reads
 from projections.derive import view_is_personal
 from projections.differencing import Guarded, key_digests
-from projections.errors import DefinitionError, NotPublished
+from projections.errors import DefinitionError, NotPublished, StaleEpoch
 from projections.ledger import Ledger, Publication, Release
 from projections.registry import ViewRegistry
 from projections.state import StateStore
 from projections.tables import ViewTables
 
 AGGREGATE: Final = "aggregate"
+_PUBLISH_TRIES: Final = 20
 
 
 @frozen
@@ -83,8 +86,10 @@ class Views:
         tables: ViewTables,
         ledger: Ledger,
         states: StateStore,
+        locks: BuildLocks,
     ) -> None:
         self._lake = lake
+        self._locks = locks
         self._keyring: Keyring = lake.keyring
         self.registry = registry
         self.builder = builder
@@ -101,12 +106,53 @@ class Views:
         who: str = "",
         why: str = "",
         progress: Progress = lambda what, done, total: None,
+        wait_seconds: float | None = None,
     ) -> list[Built]:
-        """Builds without publishing; see `Builder.build`."""
-        with self._pinned(snapshot_id) as pinned:
+        """Builds without publishing, one builder of a view at a time; see `Builder.build`.
+
+        Args:
+            wait_seconds: for another builder of one of them; None waits for its end.
+
+        Raises:
+            BuildUnderWay: it has not ended by then.
+        """
+        with self._locks.held(names, wait_seconds), self._pinned(snapshot_id) as pinned:
             return self.builder.build(
                 names, snapshot_id=pinned, rebuild=rebuild, who=who, why=why, progress=progress
             )
+
+    def bring_up_to_date(
+        self,
+        names: Sequence[str],
+        *,
+        snapshot_id: int | None = None,
+        rebuild: bool = False,
+        who: str,
+        why: str,
+        progress: Progress = lambda what, done, total: None,
+    ) -> tuple[list[Built], Release]:
+        """Builds and publishes, whatever is erased or built beside it; errors as `Builder.build`.
+
+        Raises:
+            StaleEpoch: erasures came faster than the views could be built.
+        """
+        with self._locks.held(names):
+            for attempt in range(1, _PUBLISH_TRIES + 1):
+                with self._pinned(snapshot_id) as pinned:
+                    built = self.builder.build(
+                        names,
+                        snapshot_id=pinned,
+                        rebuild=rebuild and attempt == 1,
+                        who=who,
+                        why=why,
+                        progress=progress,
+                    )
+                    try:
+                        return built, self.publish(built, who=who, why=why)
+                    except StaleEpoch:
+                        if attempt == _PUBLISH_TRIES:
+                            raise
+        raise AssertionError("the last try returns or raises")
 
     def publish(self, built: Sequence[Built], *, who: str, why: str) -> Release:
         """Switches readers to built versions in one commit.

@@ -23,8 +23,7 @@ def run_job(runtime: Runtime, job: Job) -> str:
         return ", ".join(f"{step.what} {step.day or ''}".strip() for step in done) or "nothing to do"
     names = job.views or runtime.views.registry.names()
     why = f"scheduled: {job.name}"
-    built = runtime.views.build(names, rebuild=job.rebuild, who="scheduler", why=why)
-    release = runtime.views.publish(built, who="scheduler", why=why)
+    _, release = runtime.views.bring_up_to_date(names, rebuild=job.rebuild, who="scheduler", why=why)
     runtime.purge.log_publications()
     return f"release {release.release_id}: {', '.join(names)}"
 

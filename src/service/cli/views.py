@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -82,14 +82,19 @@ def build(
         moment = _exact(as_of, nearest)
         snapshot = runtime.lake.replay().as_of(moment).commit if moment else None
         with progress_bar(here, "deriving", None) as update:
-            built = runtime.views.build(
-                names or runtime.views.registry.names(),
-                snapshot_id=snapshot.snapshot_id if snapshot else None,
-                rebuild=rebuild,
-                who="cli",
-                why=why,
-                progress=lambda what, done, total: update(done, total, what),
-            )
+            wanted = names or runtime.views.registry.names()
+            options: dict[str, Any] = {
+                "snapshot_id": snapshot.snapshot_id if snapshot else None,
+                "rebuild": rebuild,
+                "who": "cli",
+                "why": why,
+                "progress": lambda what, done, total: update(done, total, what),
+            }
+            release = None
+            if publish:
+                built, release = runtime.views.bring_up_to_date(wanted, **options)
+            else:
+                built = runtime.views.build(wanted, **options)
         rows = [
             {
                 "view": one.publication.view,
@@ -104,8 +109,7 @@ def build(
             for one in built
         ]
         emit_rows(here, rows, "built (buckets derived, merged, reused)")
-        if publish:
-            release = runtime.views.publish(built, who="cli", why=why)
+        if release is not None:
             runtime.purge.log_publications()
             say(f"published as release {release.release_id}")
 
@@ -116,8 +120,8 @@ def publish_views(context: typer.Context, names: Names = None, why: Why = "") ->
     with opened_gate(context) as (here, runtime):
         for found in revealing(runtime.views.registry.all(), runtime.lake.types):
             say(f"warning: {found.text}")
-        built = runtime.views.build(names or runtime.views.registry.names(), who="cli", why=why)
-        release = runtime.views.publish(built, who="cli", why=why)
+        wanted = names or runtime.views.registry.names()
+        _, release = runtime.views.bring_up_to_date(wanted, who="cli", why=why)
         runtime.purge.log_publications()
         emit(here, {"release": release.release_id}, f"release {release.release_id}")
 
