@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from keys import tree
+from keys import lifecycle, tree
 from keys.caches import Provisioned
 from keys.changes import StoreChanges
 from keys.custodian import Custodian, Signature
@@ -171,10 +171,16 @@ class Keyring:
     # -- destroying --------------------------------------------------------------------------------
 
     def hold(self, ref: bytes, held: bool) -> None:
-        """Seals a subject off for a legal hold, or releases it."""
+        """Seals a subject off for a legal hold, or releases it.
+
+        Raises:
+            InvalidTransition: fenced already; what is condemned cannot be kept.
+        """
 
         def change() -> None:
             with self._transaction() as writer:
+                if held:
+                    self._check_step(self.tree.records_of([ref]), lifecycle.hold)
                 self.changes.count_hold(writer)
                 self.tree.set_state(writer, [ref], tree.STATE_HELD if held else tree.STATE_ACTIVE)
 
@@ -197,23 +203,46 @@ class Keyring:
 
         Raises:
             RestoreGateClosed: a new fence would take the number of one that an older log has lost.
+            InvalidTransition: one of them is under a legal hold; nobody is fenced.
         """
         return self.fence_together([(subject, ref, request_id, purpose) for subject, ref in targets])
 
     def fence_together(self, targets: Sequence[tuple[SubjectId, bytes, str, str]]) -> list[Fence]:
         """Writes the fence of each (subject, ref, request id, purpose) in one transaction; as `fence`."""
         self.gate().trusted()
-        top: dict[bytes, int] = {}
-        for record in self.tree.records_of([ref for _, ref, _, _ in targets]):
-            top[record.ref] = max(top.get(record.ref, 1), record.generation)
-        entries = []
-        for subject, ref, _, purpose in targets:
-            tag = self.fences.subject_tag(subject)
-            # Never less than before: whoever comes back begins the generation after the newest fence's.
-            before = max((fence.generation for fence in self.fences.of_tag(tag)), default=1)
-            entries.append((tag, self.fences.ref_tag(ref), purpose, max(top.get(ref, 1), before)))
-        with self._effects("keys.fence"):
+        # Under the pages' lock: a hold is seen here, or is placed later and sees the fence.
+        with self._effects("keys.fence"), self._transaction():
+            records = list(self.tree.records_of([ref for _, ref, _, _ in targets]))
+            codes = {(ref, self._purposes.number(purpose)) for _, ref, _, purpose in targets}
+            self._check_step(
+                (r for r in records if not codes.isdisjoint(((r.ref, 0), (r.ref, r.purpose_code)))),
+                lifecycle.fence,
+            )
+            top: dict[bytes, int] = {}
+            for record in records:
+                top[record.ref] = max(top.get(record.ref, 1), record.generation)
+            entries = []
+            for subject, ref, _, purpose in targets:
+                tag = self.fences.subject_tag(subject)
+                # Never less than before: whoever comes back begins the generation after the newest fence's.
+                before = max((fence.generation for fence in self.fences.of_tag(tag)), default=1)
+                entries.append((tag, self.fences.ref_tag(ref), purpose, max(top.get(ref, 1), before)))
             return self.fences.append(entries, [request_id for _, _, request_id, _ in targets])
+
+    def is_held(self, ref: bytes) -> bool:
+        """Whether a handle is under legal hold."""
+        return any(record.state == tree.STATE_HELD for record in self.tree.records_of([ref]))
+
+    def _check_step(
+        self, records: Iterable[tree.KeyRecord], step: Callable[[lifecycle.Life], lifecycle.Life]
+    ) -> None:
+        """Asks `lifecycle` whether every one of these lives may take a step. Raises `InvalidTransition`."""
+        names = self._purposes.names()
+        for record in records:
+            fence = self.fences.of_ref(record.ref, names[record.purpose_code - 1], record.generation)
+            is_held = record.state == tree.STATE_HELD
+            state = lifecycle.State.HELD if is_held else lifecycle.State.PROVISIONED
+            step(lifecycle.Life(state if fence is None else lifecycle.State.FENCED, record.generation))
 
     def destroy(self, refs: Sequence[bytes], fences: Sequence[Fence]) -> int:
         """Destroys the records of fenced refs. Repeating it is success.

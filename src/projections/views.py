@@ -49,11 +49,16 @@ class Answer:
 
 @frozen
 class PersonAnswer:
-    """One person's row, or the receipt that says why there is none; None when there never was."""
+    """One person's row, or the receipt that says why there is none; None when there never was.
+
+    Attributes:
+        held: a legal hold stands, so that no row is shown, whether there is one or not.
+    """
 
     row: dict[str, Any] | None = field(repr=False)
     shredded: Shredded | None
     publication: Publication
+    held: bool = False
 
 
 @frozen
@@ -265,6 +270,8 @@ class Views:
             publication.table, publication.snapshot_id, publication.columns, [ref]
         )
         rows = found.frame.drop(SUBJECT).to_dicts()
+        if not rows and ref not in found.shredded and (ref in found.held or self._keyring.is_held(ref)):
+            return PersonAnswer(None, None, publication, held=True)
         return PersonAnswer(rows[0] if rows else None, found.shredded.get(ref), publication)
 
     def as_recomputed(self, name: str, at: datetime | None = None) -> Answer:

@@ -18,7 +18,15 @@ from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from keys import ALL_PURPOSES, FieldContext, Identity, Shredded, ShredlakeError, SubjectId
+from keys import (
+    ALL_PURPOSES,
+    FieldContext,
+    Identity,
+    InvalidTransition,
+    Shredded,
+    ShredlakeError,
+    SubjectId,
+)
 from lake import Lake, LetterRedaction
 from projections import Views, bring_back
 from purge.attestation import EMBEDDED_ASSURANCE, Assurance
@@ -273,8 +281,13 @@ class Purge:
     def hold(self, subject: SubjectId, why: str) -> None:
         """Puts a person under legal hold: not destroyed, and in no view that is built from now on."""
         ref = self._ref(subject)
-        self.journal.place_hold(self._keyring.fences.subject_tag(subject), ref, why)
-        self._keyring.hold(ref, True)
+        tag = self._keyring.fences.subject_tag(subject)
+        self.journal.place_hold(tag, ref, why)
+        try:
+            self._keyring.hold(ref, True)
+        except InvalidTransition:  # an erasure was first, and is past the point of no return
+            self.journal.release_hold(tag)
+            raise
         self._views.forget_people([ref])
 
     def release(self, subject: SubjectId) -> Request | None:

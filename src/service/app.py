@@ -284,11 +284,15 @@ def _views(runtime: Runtime) -> APIRouter:
         more = {"shredded": rows.shredded, "withheld": rows.withheld, "stale": rows.stale}
         return answer(name, mode, rows.rows, rows.publication, limit=limit, **more)
 
-    @router.post("/views/{name}/row", response_model=None, responses={410: {"description": "erased"}})
+    @router.post(
+        "/views/{name}/row",
+        response_model=None,
+        responses={409: {"description": "held"}, 410: {"description": "erased"}},
+    )
     def get_row(
         name: str, named: Named, as_of: datetime | None = None, nearest: _Nearest = None
     ) -> dict[str, Any] | JSONResponse:
-        """One person's row; of an erased person 410 with the receipt's id."""
+        """One person's row; of an erased person 410 with the receipt's id, under a legal hold 409."""
         _refuse_nearest(nearest)
         found = views.person(name, SubjectId(named.subject), as_of)
         if found.row is not None:
@@ -296,6 +300,8 @@ def _views(runtime: Runtime) -> APIRouter:
         if found.shredded is not None:
             receipt = found.shredded.receipt_id
             return problems.problem(410, "Shredded", f"shredded, receipt {receipt}", receipt_id=receipt)
+        if found.held:
+            return problems.problem(409, "Held", "a legal hold stands over this person: no row is shown")
         raise HTTPException(404, "the view has no row of this person")
 
     return router

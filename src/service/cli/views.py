@@ -185,6 +185,8 @@ def person(
         if found.shredded is not None:
             receipt = found.shredded.receipt_id
             emit(here, {"shredded": True, "receipt": receipt}, f"shredded, receipt {receipt}")
+        elif found.held:
+            emit(here, {"held": True}, "held: a legal hold stands over this person, and no row is shown")
         elif found.row is None:
             emit(here, None, "no row of this person")
         else:
