@@ -173,7 +173,10 @@ def test_an_unexpected_error_shows_its_place_and_not_its_words(client: TestClien
 
     world.purge.journal.get = explode  # type: ignore[method-assign,assignment]
     answer = client.get("/v1/erasure-requests/x")
-    assert (answer.status_code, answer.json()["detail"].split(";")[0]) == (500, "ValueError")
+    assert (answer.status_code, answer.json()["detail"].split(":")[0]) == (
+        500,
+        "ValueError at service/app.py",
+    )
     logging.getLogger("uvicorn.error").error("failed", exc_info=ValueError(CANARY))
     logging.getLogger().handlers[-1].close()
     logging.getLogger().removeHandler(logging.getLogger().handlers[-1])
