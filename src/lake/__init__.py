@@ -5,6 +5,7 @@ pinned snapshots.
 """
 
 from lake.acceptance import accepted_event_type
+from lake.asides import AsideBook, Trouble
 from lake.batches import Batch, Note, Outcome, Queue
 from lake.blocks import PERSONAL_HEAD, bucket_of
 from lake.clearfields import ClearField, clear_fields
@@ -57,7 +58,7 @@ from lake.redaction import LetterRedaction
 from lake.replay import CLEAR_FIELDS, DEFAULT_MEMORY_BYTES, Events, Replay
 from lake.retention import build_tag
 from lake.selection import EventRead, block_rows
-from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedFile, Source
+from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedFile, Source, file_source
 from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
 from lake.typeregistry import TypeRegistry, refused
@@ -77,6 +78,7 @@ __all__ = [
     "NOT_SEARCHED",
     "PERSONAL_HEAD",
     "PRIMARY",
+    "AsideBook",
     "Batch",
     "CatalogRefused",
     "CatalogUnavailable",
@@ -144,6 +146,7 @@ __all__ = [
     "StoredObject",
     "TagLost",
     "TopicBook",
+    "Trouble",
     "TypeRegistry",
     "UnknownBatch",
     "UnknownEventType",
@@ -163,6 +166,7 @@ __all__ = [
     "collected",
     "dead_letters",
     "explain",
+    "file_source",
     "get_bytes",
     "load_mapping",
     "notes",

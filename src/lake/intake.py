@@ -21,6 +21,7 @@ from attrs import frozen
 
 from keys import Effects, FieldContext, KeyRecordMissing, Keyring, KeysError, Opener, SealSession
 from keys.quiet import no_collections
+from lake.asides import AsideBook
 from lake.batches import Arrival, Batch, Note, Outcome, Queue, Waiting
 from lake.cloudevents import parse_cloud_events
 from lake.errors import CorruptBlock, IntakeUnreadable, Unsealable
@@ -74,6 +75,9 @@ class Intake:
         folder: of spool and lock.
         ingestor: makes the writer of the events table; called when something is committed.
         clock_seconds: seconds since the epoch.
+
+    Attributes:
+        asides: what an operator has set aside, and what stands in the way of a commit.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Intake:
         rule: IntakeRule,
         clock_seconds: Callable[[], float] = time.time,
     ) -> None:
+        self.asides = AsideBook(folder / "topics.db", clock_seconds)
         self._lock = folder / "intake.lock"
         self._keyring = keyring
         self._types = types
@@ -146,6 +151,10 @@ class Intake:
         """How much waits."""
         return self._spool.queue()
 
+    def oldest_batch(self) -> str | None:
+        """Id of the batch that waits longest."""
+        return self._spool.oldest_batch()
+
     def seconds_until_due(self) -> float | None:
         """Until a commit is due, 0 where it is; None when nothing waits."""
         queue = self._spool.queue()
@@ -191,7 +200,16 @@ class Intake:
             CatalogUnavailable, StorageFailed, CommitConflict, Fenced, KeysError: what waits goes on waiting.
         """
         with self._claimed(wait) as mine:
-            return self._commit_next() if mine else None
+            if not mine:
+                return None
+            try:
+                done = self._commit_next()
+            except Exception as error:
+                with contextlib.suppress(Exception):  # it must not hide the error
+                    self.asides.failed(error)
+                raise
+            self.asides.went_well()
+            return done
 
     def drain(self, before_epoch: int | None = None) -> Drained:
         """Commits all that waits, or what came before a fence, and destroys the keys that sealed it.
@@ -253,6 +271,7 @@ class Intake:
     def close(self) -> None:
         """Closes the spool."""
         self._spool.close()
+        self.asides.close()
 
     def _commit_next(self) -> Drained:
         if self._spool.queue().batches == 0:
@@ -265,6 +284,9 @@ class Intake:
         start, end = batches[0].start, batches[-1].end
         source, lines = self._spool.queue().source, self._lines(batches)
         aside: dict[int, Flaw] = {}
+        for batch in batches:
+            for flaw in self.asides.of_batch(batch.batch_id).values():
+                aside |= dict.fromkeys(range(batch.start, batch.end), flaw)
         while True:
             with no_collections():
                 parsed = parse_cloud_events(lines, self._types, start, end, aside)

@@ -59,7 +59,7 @@ class Lake:
 
     def ingestor(self) -> Ingestor:
         """A writer with a session of its own."""
-        return Ingestor(self.events, self.keyring, self.types, self.clock)
+        return Ingestor(self.events, self.keyring, self.types, self.clock, self.intake.asides.of)
 
     def replay(self) -> Replay:
         """A reader with an opener of its own."""

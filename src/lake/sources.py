@@ -51,21 +51,30 @@ class Source(Protocol):
         ...
 
 
+def file_source(path: Path) -> str:
+    """What the table knows a file by: its content. Raises `UnreadableInput`."""
+    return f"file:{_digest(path)[0]}"
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    """(SHA-256 of a file in hexadecimal digits, its size in bytes)."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest(), path.stat().st_size
+    except OSError as error:
+        raise UnreadableInput(f"the input cannot be read: {error.strerror}") from None
+
+
 class _File(abc.ABC):
     """What both file sources share: a digest for a name, and lines that stay bytes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        digest = hashlib.sha256()
-        try:
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-            self.total_bytes = path.stat().st_size
-        except OSError as error:
-            raise UnreadableInput(f"the input cannot be read: {error.strerror}") from None
-        self.digest = digest.hexdigest()[:16]
-        full = digest.hexdigest()
+        full, self.total_bytes = _digest(path)
+        self.digest = full[:16]
         self.name = f"file:{full}"
         self.feed = f"file {self.digest}"
 

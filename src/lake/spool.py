@@ -148,6 +148,11 @@ class Spool:
         )[0]
         return Queue(*row)
 
+    def oldest_batch(self) -> str | None:
+        """Id of the batch that is committed next; None when nothing waits."""
+        rows = self._db.read("SELECT batch_id FROM waiting ORDER BY start LIMIT 1")
+        return str(rows[0][0]) if rows else None
+
     def take(self, max_events: int, max_bytes: int) -> list[Waiting]:
         """The batches to commit next, in their order: those of a begun commit again, else up to a limit."""
         queue = self.queue()

@@ -138,7 +138,9 @@ def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:
         stuck = runtime.purge.journal.stuck()
         found = Health(
             status="ready",
-            intake=QueueView.of(runtime.lake.intake.queue(), time.time()),
+            intake=QueueView.of(
+                runtime.lake.intake.queue(), time.time(), runtime.lake.intake.asides.trouble()
+            ),
             stuck_erasures=len(stuck),
             stuck=[StuckView(**asdict(one)) for one in stuck[:STUCK_SHOWN]],
         )

@@ -22,6 +22,7 @@ from lake import (
     Lake,
     Queue,
     StorageFailed,
+    Trouble,
     clear_fields,
     privacy_lint,
     summary_of,
@@ -38,6 +39,7 @@ from service.runtime import Runtime, open_runtime
 from service.settings import Kafka, Settings, load_settings
 
 OUR_PACKAGES: Final = ("keys", "lake", "projections", "purge", "service")
+_PAST_A_BATCH: Final = "where a batch is the cause, `shredlake ingest skip --batch ID` makes letters of it"
 _LONG_WAIT_SECONDS: Final = 60.0
 _STUCK_SHOWN: Final = 5
 _LOW_DISK_BYTES: Final = 2 * 1024**3
@@ -117,7 +119,9 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         "error" if checked.problems else "ok",
         "; ".join(checked.problems) or f"{checked.events} events of {checked.sources} sources, no gap",
     )
-    yield intake_finding(runtime.lake.intake.queue(), time.time())
+    trouble = runtime.lake.intake.asides.trouble()
+    oldest = runtime.lake.intake.oldest_batch()
+    yield intake_finding(runtime.lake.intake.queue(), time.time(), trouble, oldest)
     yield stuck_finding(runtime.purge.journal.stuck(), runtime.lake.clock())
     yield _open_finding(standing_of(runtime.purge.journal.all(), runtime.lake.clock()))
     yield from _aside_findings(runtime.views)
@@ -204,12 +208,18 @@ def _gate_finding(runtime: Runtime) -> Finding:
     return Finding("restore gate", "error", f"{shut.message}. {shut.next_step}")
 
 
-def intake_finding(queue: Queue, now: float) -> Finding:
+def intake_finding(
+    queue: Queue, now: float, trouble: Trouble | None = None, oldest: str | None = None
+) -> Finding:
     """What waits, and whether it has waited for too long at a moment, in seconds since the epoch."""
     if queue.oldest_at is None:
         return Finding("intake", "ok", "nothing waits to be committed")
     waited = now - queue.oldest_at
     text = f"{queue.events:,} events of {queue.batches:,} batch(es) wait, the oldest for {waited:,.0f} s"
+    if trouble is not None:
+        of_batch = f" (the oldest is {oldest})" if oldest else ""
+        text += f"; {trouble.attempts:,} commit(s) failed since, the last by {trouble.error}"
+        return Finding("intake", "error", f"{text}; {_PAST_A_BATCH}{of_batch}")
     if waited < _LONG_WAIT_SECONDS:
         return Finding("intake", "ok", text)
     return Finding(

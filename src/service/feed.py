@@ -11,7 +11,7 @@ from attrs import frozen
 
 from keys import Effects, WritingKeys
 from keys.agentclient import ATTEMPTS
-from lake import IcebergTable, Ingestor, TopicBook, TypeRegistry, open_events
+from lake import AsideBook, IcebergTable, Ingestor, TopicBook, TypeRegistry, open_events
 from service.agent import ingest_keys
 from service.lakeplace import lake_place
 from service.runtime import open_runtime
@@ -62,11 +62,12 @@ def open_feed(home: Path, *, agent: bool = False, agent_attempts: int = ATTEMPTS
             )
         return
     keys = ingest_keys(home, agent_attempts)
-    topics = TopicBook(home / "lake" / "topics.db")
+    topics, asides = TopicBook(home / "lake" / "topics.db"), AsideBook(home / "lake" / "topics.db")
     try:
         events, types = open_events(home / "lake", place=lake_place(settings.lake))
-        ingestor = Ingestor(events, keys, types, lambda: datetime.now(UTC))
+        ingestor = Ingestor(events, keys, types, lambda: datetime.now(UTC), asides.of)
         yield Feed(settings, types, events, topics, keys, ingestor, Effects())
     finally:
         topics.close()
+        asides.close()
         keys.close()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from keys import ALL_PURPOSES
-from lake import Batch, Queue
+from lake import Batch, Queue, Trouble
 from projections import Publication
 from purge import Plan, Request
 
@@ -225,15 +225,21 @@ class QueueView(Body):
     events: int
     size_bytes: int = Field(description="of the bodies")
     oldest_seconds: float = Field(description="how long the oldest has waited; 0 when nothing waits")
+    failing: str | None = Field(None, description="the error that keeps it from being committed")
+    failed_commits: int = Field(0, description="since the last one that went well")
+    next_step: str | None = Field(None, description="what an operator can do")
 
     @classmethod
-    def of(cls, queue: Queue, now: float) -> QueueView:
+    def of(cls, queue: Queue, now: float, trouble: Trouble | None = None) -> QueueView:
         """The view of a queue at a moment, in seconds since the epoch."""
         return cls(
             batches=queue.batches,
             events=queue.events,
             size_bytes=queue.size_bytes,
             oldest_seconds=0.0 if queue.oldest_at is None else round(max(0.0, now - queue.oldest_at), 3),
+            failing=None if trouble is None else trouble.error,
+            failed_commits=0 if trouble is None else trouble.attempts,
+            next_step=None if trouble is None else "Run `shredlake doctor`; `shredlake ingest skip --help`.",
         )
 
 

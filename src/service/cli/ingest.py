@@ -167,3 +167,48 @@ def ingest_intake(
         if left.batches:
             text += f"; {left.batches:,} came meanwhile and wait"
         emit(here, asdict(done) | {"waiting": left.batches}, text)
+
+
+@app.command("skip")
+def skip(
+    context: typer.Context,
+    batch: Annotated[str | None, typer.Option(help="id of a batch that came over HTTP and waits")] = None,
+    file: Annotated[Path | None, typer.Option(help="a file, with --line")] = None,
+    line: Annotated[int | None, typer.Option(min=1, help="number of a line of the file, from 1")] = None,
+    topic: Annotated[str | None, typer.Option(help="a Kafka topic, with --partition and --offset")] = None,
+    partition: Annotated[int, typer.Option(min=0, help="of the topic")] = 0,
+    offset: Annotated[int | None, typer.Option(min=0, help="of the message")] = None,
+    drop: Annotated[bool, typer.Option("--drop", help="keep nothing of it in its dead letter")] = False,
+    because: Annotated[str | None, typer.Option(help="why; kept with the decision, so name nobody")] = None,
+) -> None:
+    """Get past a batch, line or message that stops ingest: it becomes a dead letter without being looked at.
+
+    Nothing else is changed; what is in the table already stays. A running `ingest kafka` takes it up at once.
+    """
+    from lake import file_source
+
+    chosen = (
+        (batch is not None)
+        + (file is not None and line is not None)
+        + (topic is not None and offset is not None)
+    )
+    if chosen != 1:
+        raise BadInput("name one place: --batch, --file with --line, or --topic with --offset")
+    with opened_gate(context) as (here, runtime):
+        book, how = runtime.lake.intake.asides, "dropped" if drop else "set aside"
+        if batch is not None:
+            if runtime.lake.intake.get(batch).state != "waiting":
+                raise BadInput("the batch does not wait any more")
+            book.set_batch(batch, drop=drop, because=because)
+            place = f"batch {batch}"
+        elif file is not None and line is not None:
+            book.set(file_source(file), line - 1, drop=drop, because=because)
+            place = f"line {line} of the file"
+        else:
+            known = [one for one in runtime.lake.topics.all() if one.name == topic]
+            if not known or offset is None:
+                raise BadInput("no topic of this name has fed the lake")
+            for one in known:
+                book.set_message(one, partition, offset, drop=drop, because=because)
+            place = f"offset {offset} of partition {partition}"
+        emit(here, {"place": place, "dropped": drop}, f"{place}: {how} when it is read next")
