@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from attrs import frozen
-from cronsim import CronSim, CronSimError
+from cronsim import CronSim
 
 from keys import Database, ShredlakeError, unexpected
 from service.errors import BadSettings
-from service.settings import Job
+from service.settings import Job, five_fields
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS runs (run_id INTEGER PRIMARY KEY, job TEXT NOT NULL, due_at TEXT NOT NULL,
@@ -26,13 +27,14 @@ CREATE TABLE IF NOT EXISTS runs (run_id INTEGER PRIMARY KEY, job TEXT NOT NULL, 
     UNIQUE (job, due_at))
 """
 TICK_SECONDS: Final = 1.0
+MOST_MISSED: Final = 10_000
 _KILLED: Final = "failed: its process was killed"
 _log = logging.getLogger("shredlake.scheduler")
 
 
 @frozen
 class Run:
-    """One run of a job; `missed` counts due times it made up for."""
+    """One run of a job; `missed` counts due times it made up for, up to `MOST_MISSED`."""
 
     job: str
     due_at: datetime
@@ -42,21 +44,34 @@ class Run:
     missed: int
 
 
-def due_times(cron: str, after: datetime, until: datetime, limit: int = 1000) -> list[datetime]:
-    """Moments in (after, until] that a cron expression names, at most `limit`. Pure.
+def newest_due(cron: str, after: datetime, until: datetime) -> datetime | None:
+    """The newest moment in (after, until] that a cron expression names, in UTC; None without one. Pure.
+
+    Cron is meant in UTC, whose days all have 24 hours: no time is skipped and none comes twice where clocks
+    are changed. However long ago `after` is, it takes no longer.
 
     Raises:
-        BadSettings: not a cron expression.
+        BadSettings: not a cron expression of five fields.
     """
-    found: list[datetime] = []
+    check_cron(cron)
+    since, now = after.astimezone(UTC), until.astimezone(UTC)
+    behind = now.replace(second=0, microsecond=0) + timedelta(minutes=1)  # the moments before it
+    found = next(CronSim(cron, behind, reverse=True), None)
+    return None if found is None or found <= since else found
+
+
+def missed_before(cron: str, after: datetime, due: datetime) -> int:
+    """How many moments a cron expression names in (after, due), at most `MOST_MISSED`. Pure."""
+    earlier = itertools.takewhile(lambda moment: moment < due, CronSim(cron, after.astimezone(UTC)))
+    return sum(1 for _ in itertools.islice(earlier, MOST_MISSED))
+
+
+def check_cron(cron: str) -> None:
+    """Raises `BadSettings`, with the field that does not fit."""
     try:
-        for moment in CronSim(cron, after):
-            if moment > until or len(found) == limit:
-                break
-            found.append(moment)
-    except CronSimError as error:
-        raise BadSettings(f"`{cron}` is not a cron expression: {error}") from None
-    return found
+        five_fields(cron)
+    except ValueError as error:
+        raise BadSettings(str(error)) from None
 
 
 class Scheduler:
@@ -84,7 +99,7 @@ class Scheduler:
         self._since = since or clock()
         self._stop = threading.Event()
         for job in jobs:
-            due_times(job.cron, self._since, self._since)
+            check_cron(job.cron)
 
     def tick(self) -> list[Run]:
         """Runs what is due now; several missed times of a job become one run.
@@ -129,18 +144,21 @@ class Scheduler:
         return datetime.fromisoformat(rows[0][0]) if rows[0][0] else None
 
     def _run_if_due(self, job: Job) -> list[Run]:
-        if not self._due(job):
+        if self._due(job) is None:
             return []
         with self._locked(job.name) as is_free:
-            due = self._due(job) if is_free else []  # again: another process may have run it meanwhile
-            if not due:
+            due = self._due(job) if is_free else None  # again: another process may have run it meanwhile
+            if due is None:
                 return []
-            self._claim(job.name, due[-1], len(due) - 1)
-            self._finish(job.name, due[-1], self._attempt(job))
+            self._claim(job.name, due, missed_before(job.cron, self._after(job), due))
+            self._finish(job.name, due, self._attempt(job))
         return [self.history(job.name)[0]]
 
-    def _due(self, job: Job) -> list[datetime]:
-        return due_times(job.cron, self._last(job.name) or self._since, self._clock())
+    def _due(self, job: Job) -> datetime | None:
+        return newest_due(job.cron, self._after(job), self._clock())
+
+    def _after(self, job: Job) -> datetime:
+        return self._last(job.name) or self._since
 
     @contextlib.contextmanager
     def _locked(self, job: str) -> Iterator[bool]:

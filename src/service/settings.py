@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lake.sources import DEFAULT_BATCH_EVENTS
@@ -181,11 +183,32 @@ class Erasure(Section):
     )
 
 
+def five_fields(cron: str) -> str:
+    """A cron expression: minute, hour, day of the month, month, day of the week.
+
+    Raises:
+        ValueError: it is none. Six fields are refused: where the seconds stand differs between libraries.
+    """
+    count = len(cron.split())
+    if count != 5:
+        raise ValueError(
+            f"`{cron}` is not a cron expression: it has {count} field(s), and five are taken: minute, hour,"
+            " day of the month, month, day of the week"
+        )
+    try:
+        CronSim(cron, datetime.now(UTC))
+    except CronSimError as error:
+        raise ValueError(f"`{cron}` is not a cron expression: {error}") from None
+    return cron
+
+
 class Job(Section):
     """Scheduled work."""
 
     name: str = Field(description="name of the job")
-    cron: str = Field(description="cron expression of five fields, in UTC")
+    cron: Annotated[str, AfterValidator(five_fields)] = Field(
+        description="cron expression of five fields, in UTC"
+    )
     action: Literal["build", "close_epoch", "upkeep", "export_fences"] = Field(
         "build",
         description="build and publish views; close an epoch, also without an erasure, as cover; upkeep; "

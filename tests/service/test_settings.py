@@ -6,6 +6,7 @@ import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from service.errors import BadSettings, UnsafeBind
 from service.jobs import job_scheduler
 from service.runtime import Runtime, initialise, open_runtime
-from service.scheduler import Scheduler, due_times
+from service.scheduler import MOST_MISSED, Scheduler, missed_before, newest_due
 from service.server import is_loopback, make_server
 from service.settings import Job, load_settings
 from tests.world import Clock, paid, send
@@ -74,20 +75,67 @@ def test_beyond_loopback_only_with_tls_or_the_flag(world: Runtime) -> None:
     listener.close()
 
 
-@given(st.integers(1, 59), st.integers(0, 3000))
-def test_due_times_lie_in_the_interval_and_in_order(minutes: int, length: int) -> None:
-    """Every one is after the start, none after the end."""
-    until = NOON + timedelta(minutes=length)
-    found = due_times(f"*/{minutes} * * * *", NOON, until)
-    assert found == sorted(set(found))
-    assert all(NOON < moment <= until for moment in found)
-    assert len(found) >= length // 60
+@given(st.integers(1, 59), st.integers(0, 3000), st.integers(0, 3_600))
+def test_the_newest_due_time_is_the_last_of_all_in_the_interval(
+    minutes: int, length: int, seconds: int
+) -> None:
+    """And those before it are counted as missed."""
+    cron, until = f"*/{minutes} * * * *", NOON + timedelta(minutes=length, seconds=seconds)
+    every = [NOON + timedelta(minutes=at) for at in range(1, length + 62)]
+    due = [moment for moment in every if moment <= until and moment.minute % minutes == 0]
+    assert newest_due(cron, NOON, until) == (due[-1] if due else None)
+    if due:
+        assert missed_before(cron, NOON, due[-1]) == len(due) - 1
 
 
-def test_a_wrong_cron_expression_is_refused_at_once(tmp_path: Path) -> None:
-    """Before anything runs."""
-    with pytest.raises(BadSettings, match="cron"):
-        Scheduler(tmp_path / "s.db", [Job(name="j", cron="61 * * * *")], lambda job: "")
+@given(cron=st.sampled_from(["* * * * *", "0 * * * *", "15 2 * * *", "0 0 1 1 *"]), days=st.integers(1, 1500))
+def test_however_long_nobody_ran_a_job_it_runs_once(cron: str, days: int) -> None:
+    """A minutely one after two days as well as a yearly one after four years."""
+    now = NOON + timedelta(days=days, seconds=7)
+    due = newest_due(cron, NOON, now)
+    if due is not None:
+        assert newest_due(cron, due, now) is None
+        assert missed_before(cron, NOON, due) <= MOST_MISSED
+
+
+def test_a_minutely_job_after_two_days_runs_once(tmp_path: Path) -> None:
+    """One run, which says how many it stands for."""
+    clock, ran = Clock([NOON]), list[str]()
+    jobs = [Job(name="j", cron="* * * * *")]
+    scheduler = Scheduler(tmp_path / "s.db", jobs, lambda job: ran.append(job.name) or "done", clock=clock)
+    clock.forward(days=2)
+    (run,) = scheduler.tick()
+    assert (run.missed, len(ran)) == (2879, 1)
+    assert scheduler.tick() == scheduler.tick() == []
+    clock.forward(minutes=1)
+    assert [one.missed for one in scheduler.tick()] == [0]
+
+
+@pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
+def test_where_clocks_are_changed_nothing_is_skipped_and_nothing_runs_twice(tmp_path: Path, day: str) -> None:
+    """Cron is meant in UTC, whatever zone the clock of this machine tells."""
+    start = datetime.fromisoformat(f"{day}T00:00:00+00:00") - timedelta(hours=1)
+    clock = Clock([start.astimezone(ZoneInfo("Europe/Berlin"))])
+    jobs = [Job(name="hourly", cron="30 * * * *"), Job(name="nightly", cron="30 1 * * *")]
+    scheduler = Scheduler(tmp_path / "s.db", jobs, lambda job: "done", clock=clock)
+    for _ in range(26 * 4):
+        clock.now[0] = (clock.now[0].astimezone(UTC) + timedelta(minutes=15)).astimezone(clock.now[0].tzinfo)
+        scheduler.tick()
+    hours = [run.due_at for run in reversed(scheduler.history("hourly"))]
+    assert hours == [start + timedelta(hours=at, minutes=30) for at in range(26)]
+    assert [run.due_at.isoformat() for run in scheduler.history("nightly")] == [f"{day}T01:30:00+00:00"]
+
+
+@pytest.mark.parametrize(
+    "cron", ["61 * * * *", "* * * * * *", "0 */5 * * * *", "* * * *", "@daily", "", "a b c d e"]
+)
+def test_what_is_no_cron_expression_of_five_fields_is_refused_at_once(tmp_path: Path, cron: str) -> None:
+    """When the settings are read; six fields too, whose seconds stand first here and last there."""
+    (tmp_path / "shredlake.toml").write_text(f'[[jobs]]\nname = "j"\ncron = "{cron}"\n')
+    with pytest.raises(BadSettings, match=r"jobs\.0\.cron.*is not a cron expression"):
+        load_settings(tmp_path)
+    with pytest.raises(BadSettings, match="is not a cron expression"):
+        Scheduler(tmp_path / "s.db", [Job.model_construct(name="j", cron=cron)], lambda job: "")
 
 
 def test_missed_runs_are_made_up_for_once(tmp_path: Path) -> None:
