@@ -7,6 +7,7 @@ idempotent: a stage that was killed is repeated as a whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
@@ -16,7 +17,7 @@ from typing import Any, Final
 import polars as pl
 from attrs import asdict, frozen
 
-from keys import ALL_PURPOSES, Fence, FieldContext, Held, SubjectId
+from keys import ALL_PURPOSES, Fence, FieldContext, Held, KeysError, SubjectId
 from lake import Housekeeping, Lake, LetterRedaction, Needles, Upkeep, block_rows
 from projections import Views, rederive
 from purge.attestation import Assurance, predicate_of
@@ -292,13 +293,19 @@ class Steps:
         return {one: {"leaf": leaf} for one, leaf in leaves.items()}
 
     def log_publications(self) -> int:
-        """Makes every publication a leaf of the transparency log. Returns how many were added."""
+        """Makes every publication a leaf of the transparency log. Returns how many were added.
+
+        They are signed for at once, so that each is proven to readers while the custodian does not answer.
+        """
         added = 0
         for one in self._views.ledger.unlogged():
             data = json.dumps(one.as_dict(), sort_keys=True, separators=(",", ":")).encode()
             leaf = self._log.append(f"publication/{one.build_id}", data)
             self._views.ledger.mark_logged(one.publication_id, leaf)
             added += 1
+        if added:
+            with contextlib.suppress(KeysError):  # else the first reader has it signed
+                self._log.checkpoint()
         return added
 
     # -- inner -------------------------------------------------------------------------------------

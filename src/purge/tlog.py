@@ -1,6 +1,8 @@
 """The transparency log: receipts and publications as leaves of one append-only Merkle tree.
 
-Checkpoints are signed notes (C2SP signed-note, tlog-checkpoint), proofs are C2SP tlog-proof text.
+Checkpoints are signed notes (C2SP signed-note, tlog-checkpoint), proofs are C2SP tlog-proof text. Hashes of
+complete subtrees and the newest signed checkpoint are kept: no read's work grows with the log, and what is
+covered by a checkpoint is proven without the custodian.
 """
 
 from __future__ import annotations
@@ -8,14 +10,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from attrs import frozen
 
-from keys import Database, Effects, Keyring, Remembered
-from purge.merkle import inclusion_proof, leaf_hash, root_of
+from keys import Database, Effects, Keyring, KeysError, Remembered
+from purge.merkle import completed_by, inclusion_proof, leaf_hash, root_of
 
 ORIGIN: Final = "shredlake.local/log"
 _ED25519: Final = b"\x01"
@@ -23,7 +26,11 @@ _LOOKED_AT: Final = 100
 """Newest leaves among which the newest fence is looked for: requests side by side end in any order."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leaves (leaf INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
-    data BLOB NOT NULL, hash BLOB NOT NULL)
+    data BLOB NOT NULL, hash BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS nodes (level INTEGER NOT NULL, at INTEGER NOT NULL, hash BLOB NOT NULL,
+    PRIMARY KEY (level, at)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signed (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL,
+    root BLOB NOT NULL, note TEXT NOT NULL)
 """
 
 
@@ -48,6 +55,7 @@ class TransparencyLog:
         self._db = Database(path, _SCHEMA)
         self._keyring = keyring
         self._effects = effects
+        self._grow()
 
     def append(self, name: str, data: bytes) -> int:
         """The leaf number; a name that is there already keeps its first data."""
@@ -59,11 +67,12 @@ class TransparencyLog:
                     "SELECT COALESCE(MAX(leaf) + 1, 0), ?, ?, ? FROM leaves RETURNING leaf",
                     (name, data, leaf_hash(data)),
                 ).fetchone()
+                self._complete(db, int(found[0]), leaf_hash(data))
         return int(found[0])
 
     def size(self) -> int:
         """Number of leaves."""
-        return int(self._db.read("SELECT COUNT(*) FROM leaves")[0][0])
+        return int(self._db.read("SELECT COALESCE(MAX(leaf) + 1, 0) FROM leaves")[0][0])
 
     def data(self, leaf: int) -> bytes:
         """What a leaf holds. Raises IndexError."""
@@ -86,45 +95,100 @@ class TransparencyLog:
         return Remembered("the transparency log", epoch, chain) if epoch else None
 
     def checkpoint(self) -> Checkpoint:
-        """The log as it stands, signed."""
-        return self._checkpoint(self._hashes())
+        """The log as it stands, signed; while the custodian does not answer, as it was when last signed.
+
+        Raises:
+            KeysError: it cannot be signed, and never was.
+        """
+        size, signed = self.size(), self._signed()
+        if signed is not None and signed.size == size:
+            return signed
+        try:
+            return self._sign(size)
+        except KeysError as error:
+            if signed is None or not error.retry_helps:
+                raise
+            return signed
 
     def proof(self, leaf: int) -> str:
-        """C2SP tlog-proof of a leaf under the newest checkpoint."""
+        """C2SP tlog-proof of a leaf under a checkpoint that covers it. Raises as `proofs`."""
         return self.proofs([leaf])[leaf]
 
     def proofs(self, leaves: Iterable[int]) -> dict[int, str]:
-        """The proof of each leaf, all under one checkpoint."""
-        hashes = self._hashes()
-        note = self._checkpoint(hashes).note
+        """The proof of each leaf, all under one checkpoint.
+
+        Raises:
+            IndexError: there is no such leaf.
+            KeysError: no checkpoint covers one of them, and none can be signed now.
+        """
+        wanted, point = list(leaves), self.checkpoint()
+        if wanted and point.size <= max(wanted) < self.size():
+            point = self._sign(self.size())
         found = {}
-        for leaf in leaves:
+        for leaf in wanted:
             lines = ["c2sp.org/tlog-proof@v1", f"index {leaf}"]
-            lines += [base64.b64encode(h).decode() for h in inclusion_proof(hashes, leaf)]
-            found[leaf] = "\n".join(lines) + "\n\n" + note
+            lines += [base64.b64encode(h).decode() for h in inclusion_proof(leaf, point.size, self._node)]
+            found[leaf] = "\n".join(lines) + "\n\n" + point.note
         return found
 
     def verify(self) -> int:
-        """Recomputes every leaf hash; returns the size. Raises ValueError where one does not fit."""
-        for leaf, data, stored in self._db.read("SELECT leaf, data, hash FROM leaves ORDER BY leaf"):
-            if leaf_hash(data) != stored:
-                raise ValueError(f"leaf {leaf} of the transparency log was changed")
+        """Recomputes every hash; returns the size. Raises ValueError where one does not fit."""
+        row = "SELECT leaf, data, hash FROM leaves ORDER BY leaf"
+        for expected, (leaf, data, stored) in enumerate(self._db.rows(row)):
+            if leaf != expected or leaf_hash(data) != stored:
+                raise ValueError(f"leaf {expected} of the transparency log was changed")
+            for level, at, found in completed_by(leaf, stored, self._node):
+                if self._node(level, at) != found:
+                    raise ValueError(f"a hash above leaf {leaf} of the transparency log was changed")
         return self.size()
 
     def close(self) -> None:
         """Closes the database."""
         self._db.close()
 
-    def _hashes(self) -> list[bytes]:
-        return [row[0] for row in self._db.read("SELECT hash FROM leaves ORDER BY leaf")]
+    def _node(self, level: int, at: int) -> bytes:
+        if level == 0:
+            rows = self._db.read("SELECT hash FROM leaves WHERE leaf = ?", (at,))
+        else:
+            rows = self._db.read("SELECT hash FROM nodes WHERE level = ? AND at = ?", (level, at))
+        if not rows:
+            raise ValueError(f"the transparency log lacks the hash ({level}, {at})")
+        found: bytes = rows[0][0]
+        return found
 
-    def _checkpoint(self, hashes: list[bytes]) -> Checkpoint:
-        root = root_of(hashes)
-        text = f"{ORIGIN}\n{len(hashes)}\n{base64.b64encode(root).decode()}\n"
+    def _complete(self, db: sqlite3.Connection, leaf: int, found: bytes) -> None:
+        """Keeps what is complete with this leaf; in the transaction that appends it."""
+        nodes = completed_by(leaf, found, self._node)
+        db.executemany("INSERT OR REPLACE INTO nodes (level, at, hash) VALUES (?, ?, ?)", nodes)
+
+    def _grow(self) -> None:
+        """Gives a log that was written without them its subtree hashes, once."""
+        pairs = self.size() // 2
+        if pairs == 0 or self._db.read("SELECT 1 FROM nodes WHERE level = 1 AND at = ?", (pairs - 1,)):
+            return
+        with self._db.write() as db:
+            for leaf, found in db.execute("SELECT leaf, hash FROM leaves ORDER BY leaf").fetchall():
+                self._complete(db, leaf, found)
+
+    def _signed(self) -> Checkpoint | None:
+        rows = self._db.read("SELECT size, root, note FROM signed")
+        return Checkpoint(*rows[0]) if rows else None
+
+    def _sign(self, size: int) -> Checkpoint:
+        root = root_of(size, self._node)
+        text = f"{ORIGIN}\n{size}\n{base64.b64encode(root).decode()}\n"
         signature = self._keyring.sign(text.encode())
         public = self._keyring.custodian.public_keys()[signature.key_id]
         signed = base64.b64encode(note_key_hash(public) + signature.value).decode()
-        return Checkpoint(len(hashes), root, f"{text}\n— {ORIGIN} {signed}\n")
+        made = Checkpoint(size, root, f"{text}\n— {ORIGIN} {signed}\n")
+        with self._db.write() as db:  # another process may have signed a larger one meanwhile
+            db.execute(
+                "INSERT INTO signed (one, size, root, note) VALUES (1, ?, ?, ?) ON CONFLICT (one) DO UPDATE"
+                " SET size = excluded.size, root = excluded.root, note = excluded.note"
+                " WHERE excluded.size > size",
+                (made.size, made.root, made.note),
+            )
+        return made
 
 
 def _fence_of(leaf: bytes) -> tuple[int, bytes | None]:

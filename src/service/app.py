@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from keys import SubjectId
+from keys import KeysError, SubjectId
 from purge import verifier_keys
 from service import problems
 from service.batches import batch_routes
@@ -240,6 +240,14 @@ def _views(runtime: Runtime) -> APIRouter:
     router = APIRouter()
     views = runtime.views
 
+    def proof(leaf: int) -> str | None:
+        try:
+            return runtime.purge.log.proof(leaf)
+        except KeysError as error:
+            if not error.retry_helps:
+                raise
+            return None  # published a moment ago, and the custodian does not answer: its rows are known
+
     def answer(name: str, mode: Any, rows: Any, publication: Any, **more: Any) -> ViewAnswer:
         leaf = views.ledger.leaf_of(publication.publication_id)
         limit = more.pop("limit")
@@ -250,7 +258,7 @@ def _views(runtime: Runtime) -> APIRouter:
             total_rows=rows.height,
             publication=publication_body(publication),
             log_leaf=leaf,
-            proof=runtime.purge.log.proof(leaf) if leaf is not None else None,
+            proof=proof(leaf) if leaf is not None else None,
             **more,
         )
 

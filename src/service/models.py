@@ -207,7 +207,9 @@ class ViewAnswer(Body):
     explanation: dict[str, Any] | None = None
     publication: dict[str, Any]
     log_leaf: int | None
-    proof: str | None = Field(None, description="C2SP tlog-proof of the publication")
+    proof: str | None = Field(
+        None, description="C2SP tlog-proof of the publication; null until the custodian could sign for it"
+    )
 
 
 class ViewSummary(Body):
