@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 import attrs
 import msgspec
@@ -49,16 +49,23 @@ class _Head(msgspec.Struct, gc=False):
     dataschema: str | None = None
 
 
-class _Bare(_Head, gc=False, forbid_unknown_fields=True):
-    """The same of an event without extension attributes."""
-
-
-_bare: Final = msgspec.json.Decoder(_Bare).decode
-_head: Final = msgspec.json.Decoder(_Head).decode
+_Extension = str | bool | Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] | None
+_Decoder = Callable[[bytes], _Head]
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_extension: Final = msgspec.json.Decoder(
-    str | bool | Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] | None
-).decode
+
+
+@functools.lru_cache(maxsize=_KNOWN_TYPES)
+def _head_with(extensions: frozenset[str]) -> _Decoder:
+    """Decodes events that have no other extension attributes than these."""
+    struct = msgspec.defstruct(
+        "Head",
+        [(f"_{at}", _Extension, None) for at, _ in enumerate(extensions)],
+        bases=(_Head,),
+        rename={f"_{at}": name for at, name in enumerate(extensions)},
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    return cast(_Decoder, msgspec.json.Decoder(struct).decode)
 
 
 @attrs.define
@@ -78,6 +85,7 @@ def parse_typed(
     """(per event type a frame as in `lake.cloudevents.Parsed`, the lines that were not taken)."""
     groups: dict[tuple[str, int | None], _Group | None] = {}
     left: list[Line] = []
+    heads = _Heads()
     for line in lines:
         raw = line[1]
         try:
@@ -85,7 +93,7 @@ def parse_typed(
                 raise ValueError
             if not raw.isascii():
                 raw.decode()  # the decoder does not look into what it skips
-            head = _head_of(raw)
+            head = heads.of(raw)
             key = head.type, head.schemaversion
             group = groups[key] if key in groups else groups.setdefault(key, _group(types, *key))
             if group is None:
@@ -109,22 +117,26 @@ def parse_typed(
     return accepted, left
 
 
-def _head_of(raw: bytes) -> _Head:
-    """Raises ValueError where an attribute needs a closer look."""
-    head: _Head
-    try:
-        head = _bare(raw)
-    except msgspec.ValidationError:  # mostly of an extension attribute
-        for name, value in _members(raw).items():
-            if name not in _Head.__struct_fields__:
-                if name in KNOWN or not MEMBER.fullmatch(name):
-                    raise ValueError from None
-                _extension(value)
-        head = _head(raw)
-    for name, text in (("datacontenttype", head.datacontenttype), ("dataschema", head.dataschema)):
-        if text is not None and not describes(name, text):
-            raise ValueError
-    return head
+class _Heads:
+    """Decodes attributes; events that follow each other mostly have the same ones."""
+
+    def __init__(self) -> None:
+        self._decode = _head_with(frozenset())
+
+    def of(self, raw: bytes) -> _Head:
+        """Raises ValueError where an attribute needs a closer look."""
+        try:
+            head = self._decode(raw)
+        except msgspec.ValidationError:  # mostly of an extension attribute that the last event had not
+            names = frozenset(_members(raw).keys() - _Head.__struct_fields__)
+            if any(name in KNOWN or not MEMBER.fullmatch(name) for name in names):
+                raise ValueError from None
+            self._decode = _head_with(names)
+            head = self._decode(raw)
+        for name, text in (("datacontenttype", head.datacontenttype), ("dataschema", head.dataschema)):
+            if text is not None and not describes(name, text):
+                raise ValueError
+        return head
 
 
 def _group(types: TypeRegistry, name: str, version: int | None) -> _Group | None:

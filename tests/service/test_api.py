@@ -85,7 +85,7 @@ def test_a_batch_is_answered_event_by_event(client: TestClient, world: Runtime) 
         ("get", "/v1/views/none", None, 404),
         ("get", "/v1/views/cents_per_day?as_of=2001-01-01T00:00:00Z", None, 404),
         ("get", "/v1/views/cents_per_day?as_of=yesterday", None, 422),
-        ("get", "/v1/views/cents_per_day?as_of=2026-01-01T00:00:00", None, 404),
+        ("get", "/v1/views/cents_per_day?as_of=2026-01-01T00:00:00", None, 422),
     ],
 )
 def test_bad_input_is_a_problem_that_says_what_to_do(
