@@ -8,6 +8,8 @@ from datetime import date
 from typing import Final
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyiceberg.exceptions import ValidationException
 
 from lake.blocks import BLOCK_COLUMNS
@@ -17,7 +19,7 @@ from lake.housekeeping import Housekeeping
 from lake.lakehouse import Lake
 from lake.levels import Level, together
 from lake.merging import day_of
-from lake.objects import scan_parquet
+from lake.objects import StoredObject, scan_parquet, storage_errors
 from lake.rewriting import Rewriter
 from lake.sealer import letter_bytes
 from lake.selection import WHOLE_COLUMNS, Selection, some_rows, stored_in, whole_rows
@@ -168,14 +170,33 @@ class LetterRedaction(Rewriter):
         return [ref for ref in self._abandoned_letters(in_use) if ref in found]
 
     def _abandoned_letters(self, in_use: Collection[bytes]) -> list[bytes]:
-        locations = [
-            one.location for one in self._housekeeping.orphans() if one.location.endswith(".parquet")
-        ]
+        locations = [one.location for one in self._abandoned() if not self._is_torn(one.location)]
         if not locations:
             return []
         scan = scan_parquet(locations, self._table.load().io.properties)
         letters = whole_rows(stored_in(scan, _LETTERS, WHOLE_COLUMNS), self._types.open_schema)
         return self._of_nobody(letters, self._in_head() | set(in_use))
+
+    def torn(self) -> list[StoredObject]:
+        """Half-written data files that no snapshot refers to: the trace of a kill, or of a writer at work."""
+        return [one for one in self._abandoned() if self._is_torn(one.location)]
+
+    def _abandoned(self) -> list[StoredObject]:
+        return [one for one in self._housekeeping.orphans() if one.location.endswith(".parquet")]
+
+    def _is_torn(self, location: str) -> bool:
+        """Whether a file is no Parquet file (any more). Raises `StorageFailed` where it cannot be read."""
+        with storage_errors():
+            try:
+                body = self._table.load().io.new_input(location).open()
+            except FileNotFoundError:  # swept, or its writer gave it up
+                return True
+            with body:
+                try:
+                    pq.ParquetFile(pa.BufferReader(body.read())).metadata  # noqa: B018
+                except (pa.ArrowInvalid, EOFError):
+                    return True
+        return False
 
     def _in_head(self) -> set[bytes]:
         letters = some_rows(self._table, self._table.files(), _LETTERS, ("subject_ref",))

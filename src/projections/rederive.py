@@ -7,6 +7,7 @@ reason are kept until it builds again. An outage of keys or lake is no fault of 
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -86,6 +87,8 @@ def rederive(views: Views, *, who: str, why: str, serve_stale: Collection[str] =
         KeysError, LakeError, OSError: keys or lake do not answer; the views stay as they are.
         StaleEpoch: erasures came faster than the views could be built.
     """
+    with contextlib.suppress(DefinitionError):  # a view may have been published since this process began
+        views.registry.refresh()
     release = views.ledger.current()
     published = dict(release.entries) if release is not None else {}
     touched = [name for name, at in published.items() if _is_personal(views, name, at)]

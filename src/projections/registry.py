@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from projections.definition import Fold, Projection, View, check_definition
@@ -20,6 +20,8 @@ class ViewRegistry:
     def __init__(self, views: Iterable[View]) -> None:
         self._views: dict[str, View] = {}
         self._sources: tuple[SourceFile, ...] = ()
+        self._files: Callable[[], Iterable[Path]] | None = None
+        self._broken: dict[Path, DefinitionError] = {}
         for view in views:
             check_definition(view)
             if view.name in self._views:
@@ -30,6 +32,22 @@ class ViewRegistry:
     def load(cls, files: Iterable[Path]) -> ViewRegistry:
         """Every Projection and Fold that the files define."""
         return cls.of([SourceFile.read(path) for path in files])
+
+    @classmethod
+    def following(cls, files: Callable[[], Iterable[Path]]) -> ViewRegistry:
+        """Every view of those files that load; one that does not stops its own views alone, see `broken`.
+
+        Args:
+            files: asked again at every `refresh`.
+        """
+        registry = cls(())
+        registry._files = files
+        registry.refresh()
+        return registry
+
+    def broken(self) -> dict[Path, DefinitionError]:
+        """The files that do not load, and why; what loaded of them before stays."""
+        return dict(self._broken)
 
     @classmethod
     def of(cls, sources: Iterable[SourceFile]) -> ViewRegistry:
@@ -47,8 +65,11 @@ class ViewRegistry:
         """Loads all files anew where one has changed; returns whether one had.
 
         Raises:
-            DefinitionError: a changed file does not load; the views stay as they were.
+            DefinitionError: a changed file does not load; the views stay as they were. Where files are
+                followed this is noted in `broken` instead.
         """
+        if self._files is not None:
+            return self._follow(self._files())
         now = tuple(SourceFile.read(source.path) for source in self._sources)
         if now == self._sources:
             return False
@@ -56,11 +77,33 @@ class ViewRegistry:
         self._views, self._sources = fresh._views, fresh._sources
         return True
 
+    def _follow(self, files: Iterable[Path]) -> bool:
+        before = {source.path: source for source in self._sources}
+        views: dict[str, View] = {}
+        sources: list[SourceFile] = []
+        broken: dict[Path, DefinitionError] = {}
+        for path in files:
+            for is_new in (True, False):  # what loaded before goes on where the file of now does not
+                try:
+                    source = SourceFile.read(path) if is_new else before.get(path)
+                    found = {} if source is None else _apart(ViewRegistry.of([source])._views, views)
+                except DefinitionError as error:
+                    broken.setdefault(path, error)
+                    continue
+                views |= found
+                sources += [] if source is None else [source]
+                break
+        changed = tuple(sources) != self._sources
+        self._views, self._sources, self._broken = views, tuple(sources), broken
+        return changed
+
     def get(self, name: str) -> View:
         """One view. Raises `UnknownView`, naming those that exist."""
         if name not in self._views:
             known = ", ".join(sorted(self._views)) or "none"
-            raise UnknownView(f"there is no view of this name; defined are: {known}")
+            unread = "; ".join(f"{path.name}: {error.message}" for path, error in self._broken.items())
+            more = f"; {unread}" if unread else ""
+            raise UnknownView(f"there is no view of this name; defined are: {known}{more}")
         return self._views[name]
 
     def names(self) -> list[str]:
@@ -70,6 +113,12 @@ class ViewRegistry:
     def all(self) -> list[View]:
         """All views, in order of definition."""
         return list(self._views.values())
+
+
+def _apart(found: dict[str, View], taken: dict[str, View]) -> dict[str, View]:
+    for name in found.keys() & taken.keys():
+        raise DefinitionError(f"two views are called `{name}`")
+    return found
 
 
 def _views_of(source: SourceFile) -> list[View]:

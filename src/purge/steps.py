@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from attrs import asdict, frozen
 
 from keys import ALL_PURPOSES, Fence, FieldContext, Held, KeysError, SubjectId
 from lake import Housekeeping, Lake, LetterRedaction, Needles, Upkeep, block_rows
+from lake.upkeeprules import SWEEP_GRACE_SECONDS
 from projections import Views, rederive
 from purge.attestation import Assurance, predicate_of
 from purge.errors import PurgeError, UnderHold, UnknownSubject, VerificationFailed
@@ -266,7 +267,7 @@ class Steps:
         stale = self._views.ledger.stale()
         looked_at = [(r.purpose, _ref(r), self._fence(r)) for r in batch]
         # Until now events of these people may have been sent, whatever the lake makes of them.
-        open_stores = self._lake.topics.open_stores(self._lake.clock())
+        open_stores = [*self._lake.topics.open_stores(self._lake.clock()), *self._torn_files()]
         outcomes: dict[str, Detail | Exception] = {}
         for request, checks in zip(batch, self._verification.checks(looked_at, stale), strict=True):
             failed = [name for name, passed in checks.items() if not passed]
@@ -276,6 +277,20 @@ class Steps:
                 else {"checks": sorted(checks), "open_stores": open_stores}
             )
         return outcomes
+
+    def _torn_files(self) -> list[dict[str, Any]]:
+        """What the sweep had to leave, because a writer may still own it."""
+        found = self._redaction.torn()
+        if not found:
+            return []
+        until = max(one.modified_at for one in found) + timedelta(seconds=SWEEP_GRACE_SECONDS)
+        return [
+            {
+                "store": f"{len(found)} half-written data file(s) of the events table",
+                "means": "no snapshot names them; a writer may own them, else a later sweep deletes them",
+                "open_until": until.isoformat(timespec="seconds"),
+            }
+        ]
 
     def _attested(self, batch: Sequence[Request]) -> Outcomes:
         drafts = {

@@ -238,7 +238,9 @@ def stuck_finding(stuck: Sequence[Stuck], now: datetime) -> Finding:
 
 
 def _aside_findings(views: Views) -> Iterator[Finding]:
-    """Views that an erasure could not derive anew."""
+    """Files of views that do not load, and views that an erasure could not derive anew."""
+    for path, error in views.registry.broken().items():
+        yield Finding(f"views in {path.name}", "error", f"{error.message}. {error.next_step}")
     for one in views.ledger.aside().values():
         what = "stale, and still counts people erased since" if one.is_served else "withdrawn"
         text = f"{what}: {one.reason}; mend it, then run `shredlake views publish {one.view}`"

@@ -9,7 +9,7 @@ import os
 import secrets
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -186,13 +186,15 @@ def open_runtime(
     keyring = open_keyring(home, settings, effects, clock, role)
     place, rule = lake_place(settings.lake), intake_rule(settings.ingest)
     lake = open_lake(home / "lake", keyring, effects, clock, place, rule)
-    registry = ViewRegistry.load(settings.projections.files)
+    registry = ViewRegistry.following(lambda: view_files(home, settings))
+    for path, error in registry.broken().items():
+        _log.warning("views of %s: %s", path.name, error.message)
     workers = settings.projections.workers
     if executor is None and settings.keys.agent:
         executor = ProcessPool(functools.partial(agent_deriver, home), max(2, workers))
     elif executor is None and workers > 1:
         executor = ProcessPool(lambda: nullcontext(functools.partial(open_deriver, home)), workers)
-    files = settings.projections.files
+    files = view_files(home, settings)
     views = open_views(
         lake,
         home / "views",
@@ -227,6 +229,22 @@ def _settle(runtime: Runtime) -> None:
         return
     if told is not None:
         _log.warning("states of an older layout are gone for good; receipts with a supplement: %d", told)
+
+
+def view_files(home: Path, settings: Settings) -> list[Path]:
+    """Where views are defined, by the settings of now; a relative path begins at the settings' folder.
+
+    Settings that cannot be read now were good when this process began.
+    """
+    with suppress(BadSettings):
+        settings = load_settings(home)
+    return [_placed(home, path) for path in settings.projections.files]
+
+
+def _placed(home: Path, path: Path) -> Path:
+    """Where there is nothing beside the settings, the working directory counts, as it did before."""
+    beside = home / path
+    return path.absolute() if not beside.exists() and path.exists() else beside.absolute()
 
 
 def open_replay(home: Path) -> Replay:
@@ -264,7 +282,7 @@ def open_agent_deriver(home: Path, lease: bytes) -> Deriver:
 
 def _deriver(home: Path, replay: Replay) -> Deriver:
     settings = load_settings(home)
-    registry = ViewRegistry.load(settings.projections.files)
+    registry = ViewRegistry.following(lambda: view_files(home, settings))
     return Deriver(replay, replay.types, registry, settings.replay.memory_bytes)
 
 
