@@ -85,6 +85,14 @@ class GateClosed(ProjectionError):
     default_next_step = "Look at the numbers in the message; mend the view or its check, then build again."
 
 
+class LedgerBehind(ProjectionError):
+    """The record of publications went back: a later publication of the view is in the transparency log."""
+
+    default_next_step = (
+        "Restore views/ledger.db as it was last, or publish the view anew: `shredlake views publish VIEW`."
+    )
+
+
 class StaleEpoch(ProjectionError):
     """The version was built before an erasure and would bring a person back."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,7 +19,7 @@ from projections.built import Built
 from projections.definition import SUBJECT, event_reads
 from projections.derive import view_is_personal
 from projections.differencing import Guarded, key_digests
-from projections.errors import DefinitionError, NotPublished, StaleEpoch
+from projections.errors import DefinitionError, LedgerBehind, NotPublished, StaleEpoch
 from projections.ledger import Ledger, Publication, Release
 from projections.registry import ViewRegistry
 from projections.state import StateStore
@@ -100,6 +100,7 @@ class Views:
         self.builder = builder
         self.ledger = ledger
         self.states = states
+        self.newest_logged: Callable[[], Mapping[str, str]] = dict
         self._tables = tables
 
     def build(
@@ -217,9 +218,13 @@ class Views:
             MomentRefused: no moment of the past.
             UnknownView: neither defined nor ever published.
             NotPublished: nothing was published then; says since when something is.
+            LedgerBehind: an older record of publications was restored: it may show who was erased since.
         """
         if at is not None:
             at = checked_moment(at, self._lake.clock())
+        newest = self.newest_logged().get(name)
+        if newest is not None and self.ledger.by_build(newest) is None:
+            raise LedgerBehind(f"a later publication of `{name}` is in the transparency log than on record")
         release = self.ledger.current(at)
         if release is not None and name in release.entries:
             return self.ledger.publication(release.entries[name])

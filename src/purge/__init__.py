@@ -60,6 +60,7 @@ def open_purge(
         serve_stale: views that are served on where an erasure cannot derive them anew; `*` stands for all.
     """
     journal, log = open_evidence(home, lake.keyring, lake.clock, lake.effects)
+    views.newest_logged = log.newest_publications
     return Purge(home, lake, views, journal, log, assurance, copy_fences, serve_stale)
 
 

@@ -87,6 +87,15 @@ class TransparencyLog:
         sql = "SELECT leaf, name, data FROM leaves WHERE substr(name, 1, ?) = ? ORDER BY leaf"
         return [(int(leaf), name, data) for leaf, name, data in self._db.read(sql, (len(prefix), prefix))]
 
+    def newest_publications(self) -> dict[str, str]:
+        """View → build of its newest publication, of those among the newest leaves: what readers ask."""
+        sql = "SELECT data FROM leaves WHERE substr(name, 1, ?) = ? ORDER BY leaf DESC LIMIT ?"
+        prefix, found = "publication/", dict[str, str]()
+        for (data,) in self._db.read(sql, (len(prefix), prefix, _LOOKED_AT)):
+            stated = json.loads(data)
+            found.setdefault(stated["view"], stated["build_id"])
+        return found
+
     def newest_fence(self) -> Remembered | None:
         """What the restore gate asks: the newest epoch that a receipt or a publication names."""
         sql = "SELECT data FROM leaves ORDER BY leaf DESC LIMIT ?"

@@ -21,7 +21,7 @@ from keys import (
 )
 from lake import IntakeFull, SnapshotGone, UnknownBatch, UnknownEventType
 from lake.errors import KeyReused
-from projections import NotPublished, UnknownView
+from projections import LedgerBehind, NotPublished, UnknownView
 from purge import (
     IdempotencyConflict,
     NotCancellable,
@@ -46,6 +46,7 @@ _STATUS: Final[dict[type[ShredlakeError], int]] = {
     KeyReused: 409,
     NotCancellable: 409,
     RestoreGateClosed: 503,
+    LedgerBehind: 503,
     FenceCopyInvalid: 503,
     CustodianUnavailable: 503,
 }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from keys import RestoreGateClosed, Shredded, SubjectId
+from projections import LedgerBehind
 from service.app import create_app
 from service.cli import app
 from service.doctor import examine
@@ -234,6 +236,34 @@ def test_a_damaged_copy_shuts_the_gate_and_names_the_way_out(home: Path) -> None
             while client.get("/v1/health/ready").status_code != 200 and time.monotonic() < until:
                 time.sleep(0.1)
             assert client.get("/v1/health/ready").status_code == 200
+
+
+def test_an_older_record_of_publications_restored_alone_is_noticed_by_whoever_reads(home: Path) -> None:
+    """It would show views that still count Bob; publishing anew opens them, and so does the newest record."""
+    ledger = "views/ledger.db"
+    with open_runtime(home) as runtime:
+        publish(runtime)
+        runtime.purge.log_publications()
+        backup(home / ledger, home.parent / "older")
+        erase(runtime, "bob")
+        backup(home / ledger, home.parent / "newest")
+    restore(home.parent / "older", home / ledger)
+    names = ("people_per_day", "balance")
+    with open_runtime(home) as runtime, client_of(runtime) as client:
+        for name in names:
+            with pytest.raises(LedgerBehind, match=name):
+                runtime.views.as_reported(name)
+            with pytest.raises(LedgerBehind):
+                runtime.views.as_reported(name, datetime.now(UTC))
+            assert client.get(f"/v1/views/{name}").status_code == 503
+    restore(home.parent / "newest", home / ledger)
+    with open_runtime(home) as runtime:
+        assert runtime.views.as_reported(names[0]).rows["people"].to_list() == [2]
+    restore(home.parent / "older", home / ledger)
+    with open_runtime(home) as runtime:
+        publish(runtime)
+        runtime.purge.log_publications()  # as the command does
+        assert runtime.views.as_reported(names[0]).rows["people"].to_list() == [2]
 
 
 PAST_THE_GATE = {
