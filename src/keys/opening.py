@@ -125,7 +125,7 @@ def open_embedded(
 
 @scrubbed
 def open_forensic(places: KeyPlaces, scratch: Path) -> Keyring:
-    """A keyring that knows no fence: what somebody holding these very places could open.
+    """A keyring that knows no fence and no hold: what somebody holding these very places could open.
 
     Only to prove that a person cannot be found; nothing else may read with it.
 
@@ -136,4 +136,6 @@ def open_forensic(places: KeyPlaces, scratch: Path) -> Keyring:
     fences = FenceLog(scratch / "fences.db", bytes(32), lambda: datetime.now(UTC))
     pages = places.pages()
     fences.take_id(pages.meta(FENCE_LOG) or "")
-    return Keyring(places.custodian(), pages, fences, LeaseBook(scratch / "leases.db"))
+    keyring = Keyring(places.custodian(), pages, fences, LeaseBook(scratch / "leases.db"))
+    keyring.resident.past_holds = True
+    return keyring

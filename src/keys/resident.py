@@ -40,6 +40,9 @@ class ResidentKeys:
         gatekeeping: knows whether the fences are those of the pages.
         changes: of holds and evictions; either throws everything cached away.
         random_bytes: source of sessions' salts.
+
+    Attributes:
+        past_holds: opens what is under a legal hold too: a thief asks for none.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class ResidentKeys:
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self.fences = fences
+        self.past_holds = False
         self._tree = key_tree
         self._store = store
         self._purposes = PurposeNumbers(store)
@@ -306,7 +310,9 @@ class ResidentKeys:
             ):
                 continue
             into[record[:18]] = Dek(
-                record[22:54], int.from_bytes(record[18:20], "big"), record[20] == tree.STATE_HELD
+                record[22:54],
+                int.from_bytes(record[18:20], "big"),
+                record[20] == tree.STATE_HELD and not self.past_holds,
             )
 
     def _look_around(self) -> Seen:

@@ -42,7 +42,7 @@ from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, parse_event_
 from lake.explain import Explained, explain
 from lake.housekeeping import Housekeeping
 from lake.ingest import Ingestor, IngestSummary
-from lake.intake import Drained, Intake, IntakeRule, waiting_bodies
+from lake.intake import Drained, Intake, IntakeRule
 from lake.lakehouse import Lake, open_events, open_lake
 from lake.maintenance import Maintenance
 from lake.mapping import Mapping, load_mapping
@@ -183,7 +183,6 @@ __all__ = [
     "stamp_of",
     "summary_of",
     "verify",
-    "waiting_bodies",
     "whereabouts",
     "with_read_ahead",
 ]

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from keys import Effects, FieldContext, KeyRecordMissing, Keyring, KeysError, Opener, SealSession
+from keys import Effects, FieldContext, KeyRecordMissing, Keyring, Opener, SealSession
 from keys.quiet import no_collections
 from lake.asides import AsideBook
 from lake.batches import Arrival, Batch, Note, Outcome, Queue, Waiting
@@ -29,12 +29,12 @@ from lake.ingest import Ingestor, Prepared
 from lake.parsed import Rejected
 from lake.rawjson import elements
 from lake.sealer import LETTER_PURPOSE
-from lake.spool import Spool, SpoolKeyClosed, read_waiting
+from lake.spool import Spool, SpoolKeyClosed
 from lake.typeregistry import TypeRegistry
 from lake.validate import Flaw
 
 _PURPOSE: Final = "system"
-_CONTEXT: Final = FieldContext(b"shredlake-intake", 0, "intake", _PURPOSE, "batch", 1)
+INTAKE_CONTEXT: Final = FieldContext(b"shredlake-intake", 0, "intake", _PURPOSE, "batch", 1)
 _SECONDS_PER_HOUR: Final = 3600.0
 
 
@@ -134,7 +134,7 @@ class Intake:
         while True:
             ref = self._sealing_key()
             try:
-                sealed = self._session().seal(_CONTEXT, [ref], [batch.bytes], [body])[0]
+                sealed = self._session().seal(INTAKE_CONTEXT, [ref], [batch.bytes], [body])[0]
             except KeyRecordMissing:  # destroyed this moment, or the key pages came from a copy
                 self._spool.close_keys(_only(ref))
                 continue
@@ -404,15 +404,7 @@ def outcomes_of(
     return found
 
 
-def waiting_bodies(path: Path, keyring: Keyring) -> Iterator[bytes]:
-    """Every waiting body of a spool's file, or of a copy, that these keys open; for the byte scanner."""
-    opener = keyring.opener()
-    for ref, batch_id, sealed in read_waiting(path):
-        with contextlib.suppress(KeysError):
-            yield _opened(opener, ref, batch_id, sealed)
-
-
 def _opened(opener: Opener, ref: bytes, batch_id: str, sealed: bytes) -> bytes:
-    body = opener.open(_CONTEXT, [ref], [bytes.fromhex(batch_id)], [sealed])[0]
+    body = opener.open(INTAKE_CONTEXT, [ref], [bytes.fromhex(batch_id)], [sealed])[0]
     assert isinstance(body, bytes), "a key of nobody is neither fenced nor held"
     return body

@@ -23,11 +23,13 @@ from keys import SubjectId
 
 LEAST_BYTES: Final = 6
 """Shorter needles are not looked for in bytes that are not decoded."""
+_LEAST_WORD_BYTES: Final = 3
 _BETWEEN: Final = "\0\"'"
 _JOINS: Final = frozenset("-_.@+")
 _SPACED: Final = 0x0590  # scripts from here on write no spaces between words, or need no boundary
 _ROUNDS: Final = 3  # what was escaped twice, text in a text, is found as well
 _JSON_ESCAPE: Final = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
+_HIGH: Final = re.compile("[\ud800-\udbff]")
 _JSON_MARKS: Final = dict(zip("bfnrt", "\b\f\n\r\t", strict=True))
 _PERCENT: Final = re.compile(r"(?:%[0-9a-fA-F]{2})+")
 _PRINTABLE: Final = re.compile(r"=\r?\n|((?:=[0-9A-Fa-f]{2})+)")
@@ -47,8 +49,9 @@ _NOT_IF_SHORT: Final = (
     f"ids under {LEAST_BYTES} bytes: parts of longer words, and bytes that no format tells apart (free"
     " pages of databases, binary fields)",
 )
-_NOT_IF_SHORT_NUMBER: Final = (
-    f"numbers under {LEAST_BYTES} digits: words inside a longer text, and numeric columns",
+_ONLY_VALUES: Final = (
+    f"numbers under {LEAST_BYTES} digits and ids under {_LEAST_WORD_BYTES} bytes: words inside a longer text,"
+    " and numeric columns",
 )
 
 
@@ -80,7 +83,7 @@ class Needles:
                 self._names[f"utf-8 {form}"] = other
         raw = said.encode("utf-8", "surrogatepass")
         self.is_short = len(raw) < LEAST_BYTES
-        self._is_short_number = self.is_short and said.isdigit()
+        self._is_value_only = self.is_short and (said.isdigit() or len(raw) < _LEAST_WORD_BYTES)
         self._raw = raw
         self._words = _whole_words(raw)
         self._packed = {} if self.is_short else _packed(raw)
@@ -90,7 +93,7 @@ class Needles:
     def not_searched(self) -> tuple[str, ...]:
         """The forms that these needles do not find, in words."""
         short = _NOT_IF_SHORT if self.is_short else ()
-        return (*NOT_SEARCHED, *short, *(_NOT_IF_SHORT_NUMBER if self._is_short_number else ()))
+        return (*NOT_SEARCHED, *short, *(_ONLY_VALUES if self._is_value_only else ()))
 
     def in_texts(self, text: str) -> set[Hit]:
         """Where the id stands in decoded values, which zero characters part from each other."""
@@ -125,7 +128,7 @@ class Needles:
         at = text.find(name)
         while at >= 0 and True not in found:
             before, after = text[max(0, at - 2) : at], text[at + len(name) : at + len(name) + 2]
-            if self._is_short_number:
+            if self._is_value_only:
                 if before[-1:] in _ENDS and after[:1] in _ENDS:
                     found.add(True)
             elif not _extends(name[0], before[-1:]) and not _extends(name[-1], after[:1]):
@@ -238,8 +241,11 @@ def _no_json(text: str) -> str:
     def undo(found: re.Match[str]) -> str:
         return chr(int(found[1], 16)) if found[1] else _JSON_MARKS.get(found[2], found[2])
 
+    undone, count = _JSON_ESCAPE.subn(undo, text)
+    if not count or not _HIGH.search(undone):
+        return undone
     # Pairs of surrogates become one character.
-    return _JSON_ESCAPE.sub(undo, text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return undone.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _no_percent(text: str) -> str:

@@ -338,12 +338,6 @@ class Spool:
             raise StorageFailed(f"the intake cannot be written: {error.message}") from None
 
 
-def read_waiting(path: Path) -> list[tuple[bytes, str, bytes]]:
-    """(key's handle, batch id, sealed body) of what waits in a spool's file that is not to be changed."""
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-        return db.execute("SELECT key_ref, batch_id, sealed FROM waiting").fetchall()
-
-
 def _fresh_source() -> str:
     return f"{SOURCE_PREFIX}{uuid.uuid4().hex}"
 

@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS states (version TEXT NOT NULL, bucket INTEGER NOT NUL
     PRIMARY KEY (version, bucket)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS doomed (ref BLOB PRIMARY KEY) WITHOUT ROWID
 """
-_CONTEXT: Final = FieldContext(b"shredlake-state\0", 0, "state", "system", "bucket", 1)
+STATE_CONTEXT: Final = FieldContext(b"shredlake-state\0", 0, "state", "system", "bucket", 1)
 _LENGTH: Final = 8
 
 
@@ -86,7 +86,9 @@ class StateStore:
         minted = self._keyring.mint(len(buckets))
         bodies = state_bodies(partial, buckets)
         refs = [key.ref for key in minted]
-        sealed = self._keyring.session().seal(_CONTEXT, refs, [_place(version, b) for b in buckets], bodies)
+        sealed = self._keyring.session().seal(
+            STATE_CONTEXT, refs, [state_place(version, b) for b in buckets], bodies
+        )
         with self._effects("state"), self._db.write() as db:
             is_current = self._keyring.epoch() == epoch
             if is_current:
@@ -126,9 +128,9 @@ class StateStore:
             raise StateMoved("a bucket's state was forgotten")
         try:
             opened = self._keyring.opener().open(
-                _CONTEXT,
+                STATE_CONTEXT,
                 [ref for _, ref, _ in stored],
-                [_place(version, bucket) for bucket, _, _ in stored],
+                [state_place(version, bucket) for bucket, _, _ in stored],
                 [sealed for _, _, sealed in stored],
             )
         except KeyRecordMissing:
@@ -192,7 +194,8 @@ class StateStore:
         )
 
 
-def _place(version: str, bucket: int) -> bytes:
+def state_place(version: str, bucket: int) -> bytes:
+    """What a state is bound to besides its key."""
     return f"{version}/{bucket}".encode()
 
 

@@ -161,7 +161,7 @@ class ViewTables:
         alive = [at for at, body in enumerate(opened) if isinstance(body, bytes)]
         bodies = [body for body in opened if isinstance(body, bytes)]
         types = {n: _polars(t) for n, t in columns.items() if n != SUBJECT}
-        stored = {n: _stored_type(t) for n, t in types.items()}
+        stored = row_schema(columns)
         frame = unpack(bodies, np.ones(len(bodies), dtype=np.int64), stored, list(stored)).with_columns(
             pl.Series(SUBJECT, [handles[at] for at in alive], dtype=pl.Binary)
         )
@@ -200,6 +200,11 @@ def column_types(rows: pl.DataFrame) -> dict[str, str]:
         DefinitionError: a column of a type that cannot be stored.
     """
     return {f.name: str(f.field_type) for f in _schema_of(rows).fields}
+
+
+def row_schema(columns: Mapping[str, str]) -> dict[str, pl.DataType]:
+    """What the body of a sealed row holds, by the columns of a publication's record."""
+    return {n: _stored_type(_polars(t)) for n, t in columns.items() if n != SUBJECT}
 
 
 def digest_of(rows: pl.DataFrame) -> str:

@@ -76,7 +76,7 @@ def open_rows(
     Raises:
         EnvelopeError, KeysError: see `keys.Opener.open`.
     """
-    parsed = [_parse(one) for one in sealed]
+    parsed = [parse_row(one) for one in sealed]
     rows: list[Row] = [row for _, row in parsed]
     opener = keyring.opener()
     for purpose in sorted({one for names, _ in parsed for one in names}, reverse=True):
@@ -116,8 +116,8 @@ def _head(purposes: Sequence[str]) -> bytes:
     return _LAYERED + bytes([len(names)]) + names
 
 
-def _parse(sealed: bytes) -> tuple[tuple[str, ...], bytes]:
-    """(purposes, envelope)."""
+def parse_row(sealed: bytes) -> tuple[tuple[str, ...], bytes]:
+    """(purposes, outermost envelope) of a sealed row."""
     if not sealed.startswith(_LAYERED):
         return _ALONE, sealed
     begin = len(_LAYERED) + 1

@@ -29,7 +29,7 @@ from purge.journal import Journal, Request, StageRecord, Stuck, standing_of
 from purge.mending import Supplement, Supplements, settle_retired_states
 from purge.receipt import payload_of
 from purge.saga import MAX_TOGETHER, OPEN_STATUSES, Purge, Submitted
-from purge.scanner import Finding, Scanned, scan
+from purge.scanner import Failure, Finding, Scanned, scan
 from purge.stages import STAGES, Standing, Status
 from purge.steps import Plan
 from purge.tlog import Checkpoint, TransparencyLog, verifier_key, verifier_keys
@@ -73,6 +73,7 @@ __all__ = [
     "STORES",
     "Assurance",
     "Checkpoint",
+    "Failure",
     "Finding",
     "IdempotencyConflict",
     "Journal",

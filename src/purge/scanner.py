@@ -2,42 +2,60 @@
 
 It looks three ways: at the raw bytes of every file; inside containers (Parquet, Avro, gzip, SQLite) after
 decompression; and inside every sealed value that the keys found in the very same folder open. It looks
-for the id in many encodings. Only places are reported, never what was found.
+for the id in every spelling that formats produce (`lake.needles`). Only places are reported, never what was
+found. What could not be opened is reported too: a scan with failures has not said "nowhere".
 """
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
 import json
+import sqlite3
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import polars as pl
-import pyarrow.parquet as pq
+import pyarrow as pa
 import zstandard
 from attrs import frozen
 
 from keys import (
-    FieldContext,
     KeyPlaces,
     Keyring,
     KeysError,
-    Opener,
+    ShredlakeError,
     SubjectId,
     embedded_places,
     open_forensic,
 )
-from lake import ObjectStore, waiting_bodies
+from lake import Hit, Needles, ObjectStore
+from purge.containers import (
+    database_values,
+    is_database,
+    opened_database,
+    parquet_values,
+    text_of,
+    unpacked_bytes,
+)
 from purge.inventory import elsewhere
+from purge.sealedvalues import LivingKeys, SealedFiles, Whose
 
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_INTAKE: Final = "intake.db"
-_CHUNK_BYTES: Final = 8 * 1024 * 1024
+_DAMAGE: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    StopIteration,
+    json.JSONDecodeError,
+    zlib.error,
+    zstandard.ZstdError,
+    sqlite3.Error,
+    pa.ArrowException,
+    pl.exceptions.PolarsError,
+    ShredlakeError,
+)
 
 
 @frozen
@@ -48,50 +66,56 @@ class Finding:
         path: below the scanned folder.
         how: `raw`, `decoded` (inside a container) or `opened` (behind a key that is in the folder).
         encoding: which form of the id it was.
+        whose: of what was opened: sealed under the person's `own` key, under `another` person's, or under
+            `nobody`'s; "" for what is in clear.
+        is_whole: a word of its own; otherwise a part of what joins it to others by a hyphen or the like.
     """
 
     path: str
     how: str
     encoding: str
+    whose: str = ""
+    is_whole: bool = True
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it is other people's: what they wrote of the person, or longer names than the id."""
+        return self.whose == "another" or not self.is_whole
+
+
+@frozen
+class Failure:
+    """What could not be looked into, and the kind of error."""
+
+    path: str
+    error: str
 
 
 @frozen
 class Scanned:
-    """Result of a scan: findings, and how much was looked at."""
+    """Result of a scan.
+
+    Attributes:
+        findings: where the person is.
+        apart: hits in what is sealed under another person, and in longer names; no erasure reaches them.
+        failures: what could not be opened, so that nothing is said of it.
+        not_searched: forms of the id that nobody looked for.
+        files, bytes, opened_values: how much was looked at.
+    """
 
     findings: tuple[Finding, ...]
     files: int
     bytes: int
     opened_values: int
-
-
-def needles(subject: SubjectId) -> dict[str, bytes]:
-    """The id in every encoding that is looked for, by the encoding's name."""
-    raw = subject.reveal().encode()
-    found = {
-        "utf-8": raw,
-        "utf-16-le": subject.reveal().encode("utf-16-le"),
-        "utf-16-be": subject.reveal().encode("utf-16-be"),
-        "hex": raw.hex().encode(),
-        "HEX": raw.hex().upper().encode(),
-    }
-    for shift in range(3):
-        # What any base64 text that contains the id must contain, whatever stands before and after it:
-        # the characters whose six bits are all the id's.
-        text = base64.b64encode(b"\0" * shift + raw)
-        found[f"base64+{shift}"] = text[(0, 2, 3)[shift] : 8 * (shift + len(raw)) // 6]
-    for name in ("md5", "sha1", "sha256"):
-        digest = hashlib.new(name, raw).digest()
-        found[name] = digest
-        found[f"{name}-hex"] = digest.hex().encode()
-        found[f"{name}-16"] = digest[:16]
-    return {name: value for name, value in found.items() if len(value) >= 6}
+    apart: tuple[Finding, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    not_searched: tuple[str, ...] = ()
 
 
 def scan(
     home: Path,
     subject: SubjectId,
-    progress: Callable[[int], None] = lambda files: None,
+    progress: Callable[[int, int], None] = lambda done, files: None,
     places: KeyPlaces | None = None,
     objects: ObjectStore | None = None,
 ) -> Scanned:
@@ -99,12 +123,14 @@ def scan(
 
     Args:
         home: a lake's folder, or a copy of one. Sealed values are tried with the keys in it, past every
-            fence: as somebody would who stole the folder.
+            fence and hold: as somebody would who stole the folder.
+        progress: called with files done and files in all.
         places: keys to try instead of those in the folder.
         objects: the warehouse; what lies outside the folder is copied for the time of the scan.
 
     Raises:
         StorageFailed: the warehouse cannot be read.
+        KeysError: the keys cannot be opened.
     """
     with tempfile.TemporaryDirectory(prefix="shredlake-scan-") as scratch:
         if places is None and (home / "keys" / "root.key").exists():
@@ -114,7 +140,7 @@ def scan(
             folders = [home]
             if objects is not None:
                 folders.append(_copied(home, objects, Path(scratch) / "objects"))
-            return _scan(folders, subject, keyring, progress)
+            return _Scan(home, subject, keyring).run(folders, progress)
         finally:
             if keyring is not None:
                 keyring.close()
@@ -129,110 +155,127 @@ def _copied(home: Path, objects: ObjectStore, to: Path) -> Path:
     return to
 
 
-def _scan(
-    folders: Sequence[Path], subject: SubjectId, keyring: Keyring | None, progress: Callable[[int], None]
-) -> Scanned:
-    wanted = needles(subject)
-    findings: dict[Finding, None] = {}
-    files = total = opened = 0
-    for home, path in [(one, p) for one in folders for p in sorted(one.rglob("*")) if p.is_file()]:
-        if not path.exists():
-            continue  # a database's side file, gone since the folder was listed
-        files += 1
-        total += path.stat().st_size
-        relative = str(path.relative_to(home))
-        for name in _hits(relative.encode(), wanted):
-            findings[Finding("(a path)", "raw", name)] = None
-        for how, text in _texts(path):
-            for name in _hits(text, wanted):
-                findings[Finding(relative, how, name)] = None
-        if keyring is not None and (path.suffix == ".parquet" or path.name == _INTAKE):
-            opening = waiting_bodies if path.name == _INTAKE else _opened
-            for body in opening(path, keyring):
-                opened += 1
-                for name in _hits(body, wanted):
-                    findings[Finding(relative, "opened", name)] = None
-        progress(files)
-    return Scanned(tuple(findings), files, total, opened)
+class _Scan:
+    """One scan; gathers what it finds."""
 
+    def __init__(self, home: Path, subject: SubjectId, keyring: Keyring | None) -> None:
+        self._needles = Needles(subject)
+        self._numbers = not self._needles.is_short
+        self._found: dict[Finding, None] = {}
+        self._failures: dict[Failure, None] = {}
+        self._explained: dict[str, bool] = {}  # files whose values hold the id's bytes
+        self._opened = 0
+        self._sealed: SealedFiles | None = None
+        if keyring is not None:
+            said, ref = subject.reveal(), keyring.ref_of(subject)
+            self._sealed = SealedFiles(LivingKeys(keyring), home, ref, said, numbers=self._numbers)
 
-def _hits(text: bytes, wanted: dict[str, bytes]) -> Iterator[str]:
-    return (name for name, needle in wanted.items() if needle in text)
+    def run(self, folders: Sequence[Path], progress: Callable[[int, int], None]) -> Scanned:
+        """Every file below these folders, each once."""
+        paths = [(one, path) for one in folders for path in sorted(one.rglob("*")) if path.is_file()]
+        size = 0
+        for at, (folder, path) in enumerate(paths, start=1):
+            size += self._file(path, str(path.relative_to(folder)))
+            progress(at, len(paths))
+        return Scanned(
+            tuple(one for one in self._found if not one.is_apart),
+            len(paths),
+            size,
+            self._opened,
+            tuple(one for one in self._found if one.is_apart),
+            tuple(self._failures),
+            self._needles.not_searched(),
+        )
 
-
-def _texts(path: Path) -> Iterator[tuple[str, bytes]]:
-    raw = path.read_bytes()
-    yield "raw", raw
-    if raw[:4] == b"PAR1":
-        yield from (("decoded", text) for text in _parquet_texts(path))
-    elif raw[:4] == b"Obj\x01":
-        yield "decoded", _avro_text(raw)
-    elif raw[:2] == b"\x1f\x8b":
-        yield "decoded", gzip.decompress(raw)
-    elif raw[:4] == _ZSTD:
-        yield "decoded", zstandard.ZstdDecompressor().decompress(raw, max_output_size=1 << 30)
-
-
-def _parquet_texts(path: Path) -> Iterator[bytes]:
-    unpack = zstandard.ZstdDecompressor()
-    for batch in pq.ParquetFile(path).iter_batches():
-        frame = pl.from_arrow(batch)
-        assert isinstance(frame, pl.DataFrame)
-        for column in frame.iter_columns():
-            if column.dtype == pl.Binary:
-                values = [v for v in column.to_list() if v is not None]
-                yield b"\0".join(unpack.decompress(v) if v[:4] == _ZSTD else v for v in values)
-            else:
-                yield "\0".join(column.cast(pl.String).drop_nulls().to_list()).encode()
-
-
-def _avro_text(raw: bytes) -> bytes:
-    """Every deflate, gzip or zstd stream of an Avro container, decompressed; the rest as it is."""
-    out = []
-    marker = raw[-16:]
-    for part in raw.split(marker):
-        for start in range(min(len(part), 12)):
-            for window in (-15, 31):
-                try:
-                    out.append(zlib.decompressobj(window).decompress(part[start:]))
-                except zlib.error:
-                    continue
-    return b"\0".join(out)
-
-
-def _opened(path: Path, keyring: Keyring) -> Iterator[bytes]:
-    """Every sealed value of a data file that the keyring opens."""
-    frame = pl.read_parquet(path, hive_partitioning=False)
-    if "sealed" not in frame.columns:
-        return
-    opener = keyring.opener()
-    if "event_type" in frame.columns:
-        keys = ("event_type", "schema_version", "facet")
-        for (name, version, facet), rows in frame.drop_nulls("sealed").group_by(*keys):
-            purpose = str(facet).partition("/")[2]
-            context = FieldContext(_table_uuid(path), 16, "personal", purpose, str(name), int(str(version)))
-            yield from _open_each(opener, context, rows, "block_id")
-        return
-    table = _table_folder(path)
-    context = FieldContext(_table_uuid(path), 3, "view", "service", f"views.{table.name}", 1)
-    yield from _open_each(opener, context, frame, "row_id")
-
-
-def _open_each(opener: Opener, context: FieldContext, rows: pl.DataFrame, place: str) -> Iterator[bytes]:
-    """One by one: what does not open with what lies here must not hide what does."""
-    for ref, block_id, envelope in rows.select("subject_ref", place, "sealed").iter_rows():
+    def _file(self, path: Path, name: str) -> int:
         try:
-            body = opener.open(context, [ref], [block_id], [envelope])[0]
-        except KeysError:
-            continue
-        if isinstance(body, bytes):
-            yield body
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return 0  # a database's side file, or a swept one, gone since the folder was listed
+        except OSError as error:
+            self._failures[Failure(name, type(error).__name__)] = None
+            return 0
+        self._note("(a path)", "raw", self._needles.in_texts(name.replace("/", "\0")))
+        try:
+            if raw[:4] == b"PAR1":
+                self._table(path, name, raw)
+            elif is_database(raw):
+                self._database(path, name, raw)
+            else:
+                self._plain(path, name, raw)
+        except _DAMAGE as error:
+            if isinstance(error, KeysError) and error.retry_helps:
+                raise
+            if path.exists():
+                self._note(name, "raw", self._needles.in_bytes(raw))
+                self._failures[Failure(name, type(error).__name__)] = None
+        return len(raw)
+
+    def _table(self, path: Path, name: str, raw: bytes) -> None:
+        self._both(name, raw, parquet_values(path, numbers=self._numbers))
+        for one in self._sealed.in_table(path) if self._sealed is not None else ():
+            self._opened_values(name, one.whose, one.count, one.raw, one.text)
+
+    def _database(self, path: Path, name: str, raw: bytes) -> None:
+        with opened_database(path) as db:
+            self._both(name, raw, database_values(db, numbers=self._numbers))
+            for one in self._sealed.in_database(path.name, db) if self._sealed is not None else ():
+                self._opened_values(name, one.whose, one.count, one.raw, one.text)
+
+    def _plain(self, path: Path, name: str, raw: bytes) -> None:
+        database = name.removesuffix("-wal").removesuffix("-journal")
+        if database in self._explained:  # looked at before: names sort so
+            self._note(name, "raw", self._unexplained(raw, self._explained[database]))
+            return
+        is_text = b"\0" not in raw and _is_utf8(raw)
+        self._note(
+            name, "raw", self._needles.in_texts(text_of(raw)) if is_text else self._needles.in_bytes(raw)
+        )
+        for inner in unpacked_bytes(path, raw):
+            self._note(name, "decoded", self._needles.in_bytes(inner))
+
+    def _both(self, name: str, raw: bytes, texts: Iterable[str]) -> None:
+        """A container in clear: its decoded values, and its bytes.
+
+        Copies in an index or in statistics are explained by the values, however many there are.
+        """
+        is_explained = False
+        for text in texts:
+            self._note(name, "decoded", self._needles.in_texts(text))
+            is_explained = is_explained or self._count(text) > 0
+        self._explained[name] = is_explained
+        self._note(name, "raw", self._unexplained(raw, is_explained))
+
+    def _opened_values(self, name: str, whose: Whose, count: int, raw: bytes, text: str) -> None:
+        self._opened += count
+        label = whose if count else ""
+        how = "opened" if count else "decoded"
+        self._note(name, how, self._needles.in_texts(text), label)
+        is_explained = self._needles.count_in(raw) <= self._count(text)
+        self._note(name, how, self._unexplained(raw, is_explained), label)
+
+    def _count(self, text: str) -> int:
+        """How often the id stands in values that follow each other without a gap."""
+        return self._needles.count_in(text.replace("\0", "").encode("utf-8", "surrogateescape"))
+
+    def _unexplained(self, raw: bytes, is_explained: bool) -> Iterator[Hit]:
+        """Hits in undecoded bytes. Two values may make a word together, so nothing is asked of neighbours.
+
+        Args:
+            is_explained: where the id's own bytes stand there, they are those of decoded values.
+        """
+        for hit in self._needles.in_bytes(raw):
+            if not (is_explained and hit.form.startswith("utf-8")):
+                yield hit
+
+    def _note(self, path: str, how: str, hits: Iterable[Hit], whose: str = "") -> None:
+        for hit in hits:
+            self._found[Finding(path, how, hit.form, whose, hit.is_whole)] = None
 
 
-def _table_folder(path: Path) -> Path:
-    return next(parent for parent in path.parents if (parent / "metadata").is_dir())
-
-
-def _table_uuid(path: Path) -> bytes:
-    newest = max((_table_folder(path) / "metadata").glob("*.metadata.json"))
-    return bytes.fromhex(json.loads(newest.read_bytes())["table-uuid"].replace("-", ""))
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

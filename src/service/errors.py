@@ -56,6 +56,12 @@ class DrillInvalid(ServiceError):
     default_next_step = "Repeat the drill; if it happens again, look for what changes temporary folders."
 
 
+class ScanIncomplete(ServiceError):
+    """A scan could not look into everything, so it has not said where a person is not."""
+
+    default_next_step = "Mend or remove what is named (`shredlake doctor`), then scan again."
+
+
 class BadInput(ServiceError):
     """An argument does not fit."""
 

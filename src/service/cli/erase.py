@@ -12,7 +12,7 @@ import typer
 from attrs import asdict
 
 from keys import ALL_PURPOSES, ShredlakeError, SubjectId, unexpected
-from purge import PurgeError, Request, Status, scan, standing_of
+from purge import PurgeError, Request, Scanned, Status, scan, standing_of
 from service.cli.boundary import WrongUse
 from service.cli.common import (
     GROUP,
@@ -32,7 +32,7 @@ from service.cli.common import (
     read_subjects,
     say,
 )
-from service.errors import BadInput
+from service.errors import BadInput, ScanIncomplete
 from service.keyplaces import key_places
 from service.runtime import Runtime
 
@@ -266,22 +266,46 @@ def release(context: typer.Context, subject: Subject) -> None:
 
 @app.command("scan")
 def scan_files(context: typer.Context, subject: Subject) -> None:
-    """Look for a person in every byte of the lake's files, also behind its keys; exit code 3 if found."""
+    """Look for a person in every byte of the lake's files, also behind its keys; exit code 3 if found.
+
+    What is sealed under another person, and longer names that hold the id, are told apart and are no finding.
+    """
     with opened(context) as (here, runtime):
         places = key_places(here.home, runtime.settings.keys)
         with progress_bar(here, "files", None) as update:
             objects = runtime.lake.warehouse.objects
             found = scan(here.home, read_subject(subject), update, places, objects)
-        rows = [{"path": f.path, "how": f.how, "encoding": f.encoding} for f in found.findings]
-        if rows:
-            emit_rows(here, rows, "found")
+        _tell_scanned(here, found)
+        if found.failures:
+            raise ScanIncomplete(
+                f"{len(found.failures)} file(s) could not be opened, so nothing is said of them"
+            )
+        if found.findings:
             raise typer.Exit(INCOMPLETE)
+
+
+def _tell_scanned(here: Session, found: Scanned) -> None:
+    if here.as_json:
         emit(
             here,
-            {"findings": [], "files": found.files, "bytes": found.bytes, "opened": found.opened_values},
-            f"nowhere in {found.files:,} files ({human_bytes(found.bytes)}), "
-            f"{found.opened_values:,} sealed values opened",
+            {name: value for name, value in asdict(found).items() if name != "opened_values"}
+            | {"opened": found.opened_values},
         )
+        return
+    if found.findings:
+        emit_rows(here, [asdict(one) for one in found.findings], "found")
+    if found.apart:
+        emit_rows(here, [asdict(one) for one in found.apart], "apart: other people's, and longer names")
+    if found.failures:
+        emit_rows(here, [asdict(one) for one in found.failures], "could not be opened")
+    where = "nowhere" if not (found.findings or found.failures) else "looked"
+    emit(
+        here,
+        None,
+        f"{where} in {found.files:,} files ({human_bytes(found.bytes)}), "
+        f"{found.opened_values:,} sealed values opened",
+    )
+    say(f"not searched: {'; '.join(found.not_searched)}")
 
 
 def _row(request: Request) -> dict[str, object]:
