@@ -46,6 +46,7 @@ class Bands(Fold):
     name = "bands"
     reads = {"Paid": ["cents", "occurred_at"]}
     keys = {"rich": c("rich")}
+    impersonal = ["rich", "steps"]
     state = {"people": Count(), "steps": Sum(c("steps"))}
 
     def fold(self, events: pl.DataFrame) -> pl.DataFrame:

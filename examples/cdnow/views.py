@@ -40,6 +40,7 @@ class SpendBands(Fold):
     name = "spend_bands"
     reads = {"Purchased": ["amount_cents", "occurred_at"]}
     keys = {"month": c("month"), "band": c("band")}
+    impersonal = ["month", "band"]
     state = {"customers": Count(), "cents": Sum(c("cents"))}
     checks = [non_negative("customers"), unique("month", "band")]
 

@@ -33,11 +33,13 @@ from projections.derive import (
     ref_range,
     runs,
     shared_reads,
+    types_of,
     view_is_personal,
 )
 from projections.differencing import Guarded
 from projections.errors import StateDamaged, StateMoved
 from projections.executors import Executor
+from projections.exposure import shown_columns
 from projections.fingerprint import git_state, library_versions
 from projections.gates import check_conservation, check_result
 from projections.guarding import Candidate, DifferencingGuard, is_guarded
@@ -388,6 +390,7 @@ class Builder:
             why=why,
             people_mark=people,
             withheld_rows=len(guarded.withheld),
+            exposes=shown_columns(plan.view, types_of(self._lake.types, plan.view), rows.columns),
         )
         took_in = merged.get(plan.view.name, 0)
         derived = len(plan.derive)

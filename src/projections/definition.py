@@ -11,7 +11,7 @@ import polars as pl
 from attrs import frozen
 
 from lake import PERSONAL_HEAD, PRIMARY, EventRead, EventType, Facet, TypeRegistry
-from projections.aggregates import Aggregate, Distinct, First, Max, Min
+from projections.aggregates import Aggregate, Distinct, First
 from projections.errors import DefinitionError
 from projections.source import syntax_tree
 
@@ -98,6 +98,9 @@ class View:
         checks: gates before publication.
         min_subjects: rows with fewer people are left out of an aggregate view; 0 keeps all.
         subjects: the measure that counts people, for `min_subjects`.
+        shows_personal: why columns of an aggregate view, stored in clear, may show a personal field's value:
+            one sentence, or one by column. Recorded in the publication, the plan and the receipt.
+        impersonal: of a Fold: returned columns that carry no personal value.
     """
 
     name: ClassVar[str] = ""
@@ -108,6 +111,8 @@ class View:
     checks: ClassVar[Sequence[Check]] = ()
     min_subjects: ClassVar[int] = 0
     subjects: ClassVar[str] = "subjects"
+    shows_personal: ClassVar[str | Mapping[str, str]] = ""
+    impersonal: ClassVar[Sequence[str]] = ()
 
     def final(self, rows: pl.DataFrame) -> pl.DataFrame:
         """What readers see, from the merged measures; floats may appear here."""
@@ -208,32 +213,6 @@ def _order_fields(view: View) -> tuple[str, ...]:
     if isinstance(view, Fold) or ordered or _tells_people_apart(view):
         return ("occurred_at", "event_id")
     return ()
-
-
-def refuse_names_in_clear(view: View, types: Mapping[str, EventType]) -> None:
-    """An aggregate view is stored in clear, so it must not show what names or describes one person.
-
-    Keys and shown values (`Min`, `Max`, `First`, `Last`) of a Projection may not be personal text.
-    What a Fold returns cannot be looked through; its author answers for it.
-
-    Raises:
-        DefinitionError: names the column.
-    """
-    if grain(view).subject or isinstance(view, Fold):
-        return
-    text = {"subject", "event_id", "source"}
-    for target in view.reads:
-        fields = types[target.partition("/")[0]].fields
-        text |= {f.name for f in fields if not f.anonymous and f.dtype == pl.String()}
-    shown = dict(view.keys)
-    shown |= {n: a.of for n, a in view.state.items() if isinstance(a, Min | Max | First)}
-    for column, expression in shown.items():
-        found = text.intersection(expression.meta.root_names())
-        if found:
-            raise DefinitionError(
-                f"view `{view.name}`: column `{column}` would show `{sorted(found)[0]}` in clear",
-                next_step="Key it by subject_ref (one sealed row per person), or count it with Distinct.",
-            )
 
 
 def _tells_people_apart(view: View) -> bool:

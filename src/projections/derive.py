@@ -15,9 +15,9 @@ from projections.definition import (
     View,
     event_reads,
     is_personal,
-    refuse_names_in_clear,
     seen_columns,
 )
+from projections.exposure import refuse_names
 from projections.fingerprint import fingerprint
 from projections.registry import ViewRegistry
 
@@ -124,7 +124,7 @@ def checked_version(types: TypeRegistry, view: View) -> str:
         ViewFailed: a key or measure is not exact, or cannot be kept; a Fold's are looked at when it has run.
     """
     known = types_of(types, view)
-    refuse_names_in_clear(view, known)
+    refuse_names(view, known)
     seen: dict[str, pl.DataType] = {}
     for columns in seen_columns(view, known).values():
         seen |= columns

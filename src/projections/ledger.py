@@ -46,6 +46,8 @@ class Publication:
         digest: SHA-256 of the result's rows in key order.
         people_mark: which erasures and holds a personal view reflects; empty for others.
         withheld_rows: rows that the differencing guard keeps back.
+        exposes: columns that can show a personal value in clear: `column`, `kind`, `fields` and the author's
+            reason, `because`.
         git_sha, git_dirty: of the folder that holds the view's code; empty outside git.
     """
 
@@ -78,6 +80,7 @@ class Publication:
     publication_id: int = 0
     people_mark: str = ""
     withheld_rows: int = 0
+    exposes: tuple[Mapping[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -292,4 +295,5 @@ def _release(row: tuple[Any, ...]) -> Release:
 def _publication(publication_id: int, body: str) -> Publication:
     fields = json.loads(body)
     fields["schemas"] = tuple(fields["schemas"])
+    fields["exposes"] = tuple(fields.get("exposes", ()))
     return Publication(**{**fields, "publication_id": publication_id})

@@ -17,9 +17,10 @@ from projections.build import Builder, Progress
 from projections.buildlocks import BuildLocks
 from projections.built import Built
 from projections.definition import SUBJECT, event_reads
-from projections.derive import view_is_personal
+from projections.derive import types_of, view_is_personal
 from projections.differencing import Guarded, key_digests
 from projections.errors import DefinitionError, LedgerBehind, NotPublished, StaleEpoch
+from projections.exposure import refuse_exposed
 from projections.ledger import Ledger, Publication, Release
 from projections.registry import ViewRegistry
 from projections.state import StateStore
@@ -121,7 +122,10 @@ class Views:
 
         Raises:
             BuildUnderWay: it has not ended by then.
+            DefinitionError: a version that readers do not see yet would show personal values in clear, and
+                its author says no reason; the version that they see is derived anew, after an erasure say.
         """
+        self._refuse_exposed(names)
         with self._locks.held(names, wait_seconds), self._pinned(snapshot_id) as pinned:
             return self.builder.build(
                 names, snapshot_id=pinned, rebuild=rebuild, who=who, why=why, progress=progress
@@ -142,6 +146,7 @@ class Views:
         Raises:
             StaleEpoch: erasures came faster than the views could be built.
         """
+        self._refuse_exposed(names)
         with self._locks.held(names):
             for attempt in range(1, _PUBLISH_TRIES + 1):
                 with self._pinned(snapshot_id) as pinned:
@@ -159,6 +164,24 @@ class Views:
                         if attempt == _PUBLISH_TRIES:
                             raise
         raise AssertionError("the last try returns or raises")
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Columns in clear of what readers see that can show a personal value: each with its `view`."""
+        release = self.ledger.current()
+        entries = release.entries if release is not None else {}
+        return [
+            {"view": name, **one}
+            for name, publication_id in sorted(entries.items())
+            for one in self.ledger.publication(publication_id).exposes
+        ]
+
+    def _refuse_exposed(self, names: Sequence[str]) -> None:
+        release = self.ledger.current()
+        entries = release.entries if release is not None else {}
+        for name in names:
+            view, seen = self.registry.get(name), entries.get(name)
+            if seen is None or self.ledger.publication(seen).version != self.builder.version_of(view):
+                refuse_exposed(view, types_of(self._lake.types, view))
 
     def publish(self, built: Sequence[Built], *, who: str, why: str) -> Release:
         """Switches readers to built versions in one commit.

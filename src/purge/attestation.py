@@ -73,6 +73,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
             "views_withdrawn": _reasons(request, "withdrawn"),
             "dead_letters": request.detail("letters_redacted").get("letters"),
         },
+        "shown_in_clear": plan.get("shown", []),
         "stores": [store.name for store in STORES],
         "open_stores": request.detail("verified").get("open_stores", []),
         "not_addressed": [

@@ -46,6 +46,7 @@ class Plan:
         days: ingest days that the sweep rewrites, with `rewrite_bytes` of data files.
         views: personal views that are derived anew; `partitions` of each (buckets).
         held: a legal hold stands.
+        shown: columns in clear of published views that can show a personal value; see `Views.shown`.
         letters, waiting_batches: dead letters that are nobody's and name them, and batches that wait.
     """
 
@@ -61,6 +62,7 @@ class Plan:
     open_stores: tuple[dict[str, Any], ...] = ()
     letters: int = 0
     waiting_batches: int = 0
+    shown: tuple[dict[str, Any], ...] = ()
 
 
 class Steps:
@@ -128,6 +130,7 @@ class Steps:
         published = set(release.entries) if release is not None else set()
         views = tuple(name for name in self._views.personal_names() if name in published)
         open_stores = tuple(self._lake.topics.open_stores(self._lake.clock()))
+        shown = tuple(self._views.shown())
         by_ref = {key[0]: part for key, part in rows.group_by("subject_ref")} if rows is not None else {}
         found = []
         for ref, is_held in people:
@@ -146,6 +149,7 @@ class Steps:
                     held=is_held,
                     estimated_seconds=round(_SECONDS_FIXED + rewrite / _BYTES_PER_SECOND, 1),
                     open_stores=open_stores,
+                    shown=shown,
                 )
             )
         return found

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from attrs import frozen
 
@@ -131,6 +131,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield _stores_finding(home, objects)
     for pair in revealing(runtime.views.registry.all(), runtime.lake.types):
         yield Finding(f"subtraction of {' and '.join(pair.views)}", "warning", pair.text)
+    yield from shown_findings(runtime.views.shown())
     for name in runtime.lake.types.names():
         yield _clear_finding(name, clear_fields(runtime.lake.types.chain(name)))
     if runtime.settings.kafka is not None:
@@ -206,6 +207,23 @@ def _gate_finding(runtime: Runtime) -> Finding:
     if shut is None:
         return Finding("restore gate", "ok", "fence log, key pages and what else remembers fences agree")
     return Finding("restore gate", "error", f"{shut.message}. {shut.next_step}")
+
+
+def shown_findings(shown: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Columns of published views that can show a personal value; older ones may lack a reason."""
+    for one in shown:
+        check = f"column {one['view']}.{one['column']}"
+        fields = ", ".join(one["fields"])
+        if one["kind"] == "few":
+            text = f"an amount of {fields}; in a row of one person it is that person's: see min_subjects"
+            yield Finding(check, "note", text)
+        elif one["because"]:
+            yield Finding(check, "note", f"shows {fields} in clear: {one['because']}")
+        else:
+            text = (
+                f"shows {fields} in clear, and nobody says why: truncate or count it, or say `shows_personal`"
+            )
+            yield Finding(check, "warning", text)
 
 
 def intake_finding(

@@ -167,6 +167,9 @@ class PlanView(Body):
     held: bool
     estimated_seconds: float
     letters: int = Field(0, description="dead letters that are nobody's and name the person")
+    shown: list[dict[str, Any]] = Field(
+        default_factory=list, description="columns of published views that can show a personal value in clear"
+    )
     waiting_batches: int = Field(0, description="batches that name the person and wait to be committed")
     open_stores: list[dict[str, str | None]] = Field(
         description="places outside of the lake that an erasure does not reach, and until when"
@@ -186,6 +189,7 @@ class PlanView(Body):
             held=plan.held,
             estimated_seconds=plan.estimated_seconds,
             letters=plan.letters,
+            shown=list(plan.shown),
             waiting_batches=plan.waiting_batches,
             open_stores=list(plan.open_stores),
         )

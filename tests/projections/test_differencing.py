@@ -28,6 +28,7 @@ class Guarded(Fold):
     name = "guarded"
     reads = {"Paid": ["cents", "occurred_at"]}
     keys = {"day": c("day")}
+    impersonal = ["day"]
     state = {"people": Count(), "cents": Sum(c("cents"))}
     min_subjects = 3
     subjects = "people"

@@ -65,6 +65,7 @@ from tests.projections.test_types import VALUES
 class V(Fold):
     name = "v"
     reads = {{"Paid": ["cents"]}}
+    shows_personal = "because the values are the test's own"
     keys = {keys}
     state = {state}
     def fold(self, events):

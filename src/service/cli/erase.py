@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from attrs import asdict
@@ -66,9 +66,17 @@ def plan(context: typer.Context, subject: Subject) -> None:
                 else ""
             )
             + ("\na legal hold stands: it would wait" if found.held else "")
+            + "".join(f"\nin clear: {shown_text(one)}" for one in found.shown)
             + "".join(f"\nstays open: {open_store_text(one)}" for one in found.open_stores)
         )
         emit(here, asdict(found), text)
+
+
+def shown_text(one: Mapping[str, Any]) -> str:
+    """A column of a published view that can show a personal value, for people."""
+    where = "in rows of few people" if one["kind"] == "few" else "in any row"
+    said = f" ({one['because']})" if one["because"] else ""
+    return f"{one['view']}.{one['column']} can show {', '.join(one['fields'])} {where}{said}"
 
 
 def open_store_text(store: Mapping[str, str | None]) -> str:
