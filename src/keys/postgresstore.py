@@ -37,6 +37,8 @@ from keys.retry import repeatedly
 
 POOL_SIZE: Final = 8
 POOL_TIMEOUT_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 2
+_NONE_LEFT: Final = ("too many clients", "too many connections", "remaining connection slots")
 """How long a try waits for a connection; see `keys.retry.LAST_TRY_SECONDS`."""
 _FETCH_ROWS: Final = 10_000
 _SCHEMA_NAME = re.compile(r"[a-z][a-z0-9_]{0,50}")
@@ -80,6 +82,7 @@ class PostgresPageStore:
             raise InvalidName(f"{schema!r} is not a name for the key store's schema")
         self._lock_number = int.from_bytes(hashlib.sha256(schema.encode()).digest()[:8], "big", signed=True)
         self._local = threading.local()
+        self._dsn = dsn
         self._pool: ConnectionPool[_Connection] = ConnectionPool(
             dsn,
             min_size=1,
@@ -205,10 +208,14 @@ class PostgresPageStore:
     @contextlib.contextmanager
     def _connection(self) -> Iterator[_Connection]:
         try:
-            with self._pool.connection() as db:
-                yield db
+            with contextlib.ExitStack() as stack:
+                yield self._lent(stack)
         except PoolTimeout:
-            raise PageStoreUnavailable("the page store's server cannot be reached") from None
+            raise PageStoreUnavailable(
+                f"all {POOL_SIZE} connections of this process to the page store were in use for"
+                f" {POOL_TIMEOUT_SECONDS:g} s",
+                next_step="The server answers, so repeat; if it stays so, look for a transaction that hangs.",
+            ) from None
         except psycopg.errors.ReadOnlySqlTransaction:
             self._pool.drain()  # new connections may reach whoever leads now
             raise PageStoreUnavailable(
@@ -225,6 +232,18 @@ class PostgresPageStore:
         except _GIVEN_UP as error:
             self._pool.check()  # connections of the same outage are thrown away together
             raise PageStoreUnavailable(f"the page store gave up: {type(error).__name__}") from None
+
+    def _lent(self, stack: contextlib.ExitStack) -> _Connection:
+        """A connection; where the pool has none, one of our own tells soon whether the server is away."""
+        try:
+            return stack.enter_context(self._pool.connection(_LOOK_SECONDS))
+        except PoolTimeout:
+            pass
+        try:
+            psycopg.connect(self._dsn, connect_timeout=_LOOK_SECONDS).close()
+        except psycopg.OperationalError as error:
+            raise _no_connection(error) from None
+        return stack.enter_context(self._pool.connection(POOL_TIMEOUT_SECONDS))
 
     def _rows(self, query: LiteralString, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query; outside of a transaction a lost connection is tried again."""
@@ -250,6 +269,24 @@ def drop_schema(dsn: str, schema: str) -> None:
             db.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
     except psycopg.Error as error:
         raise PageStoreUnavailable(f"the schema {schema} was not dropped: {type(error).__name__}") from None
+
+
+def _no_connection(error: psycopg.OperationalError) -> PageStoreUnavailable:
+    """Whether the server has no connection left for us, does not let us in, or is not there."""
+    # Before a session begins psycopg gives no code, the server's words are all there is; they are not shown.
+    text = str(error)
+    if any(words in text for words in _NONE_LEFT):
+        return PageStoreUnavailable(
+            "the page store's server answers, and has no connection left for us",
+            next_step="Raise `max_connections` of PostgreSQL (or the role's limit), or run fewer processes of"
+            " Shredlake or of others on it; each takes up to 8. Nothing is lost; repeat the call.",
+        )
+    if "authentication failed" in text:
+        return PageStoreUnavailable(
+            "the page store's server does not let us in",
+            next_step="Correct the log-in in keys.page_store (or its password file).",
+        )
+    return PageStoreUnavailable("the page store's server cannot be reached")
 
 
 class _PostgresWriter:

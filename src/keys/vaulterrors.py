@@ -21,7 +21,7 @@ from keys.errors import (
     RootMismatch,
 )
 
-_SHOWN: Final = 200
+_NO_VERSION: Final = "no such key version"
 
 
 def error_of(status: int, texts: Sequence[str]) -> CustodianError:
@@ -32,13 +32,23 @@ def error_of(status: int, texts: Sequence[str]) -> CustodianError:
         texts: Vault's `errors`, or an item's `error` of a batch.
     """
     text = "; ".join(texts)
+    if _NO_VERSION in text:
+        error = CustodianUnavailable(
+            "the transit key does not give the version that is needed: its minimum version"
+            " (`min_decryption_version`) was raised above it, or that version was trimmed",
+            next_step="Lower `min_decryption_version` of the transit key to what it was, then repeat;"
+            " nothing is erased by this. Rotate and retire through `shredlake keys close-epoch` alone.",
+        )
+        error.status = status
+        return error
     meanings = [meaning for phrase, meaning in _BY_PHRASE.items() if phrase in text]
     if not meanings and status in _BY_STATUS:
         meanings = [_BY_STATUS[status]]
     if meanings:
         kind, message = meanings[0]
         return kind(message)
-    unknown = CustodianUnavailable(f"the custodian answered {status}: {text[:_SHOWN]}")
+    # Its text is not shown: it may hold addresses, and names that we do not know of.
+    unknown = CustodianUnavailable(f"the custodian answered {status}")
     unknown.status = status
     return unknown
 

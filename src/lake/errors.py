@@ -129,6 +129,15 @@ class StorageFailed(LakeError):
     default_next_step = "Free space or mend the store, then repeat the command; it continues where it was."
 
 
+class StorageUnavailable(StorageFailed):
+    """The object store does not answer. The table is as it was."""
+
+    default_next_step = (
+        "Check the object store's address (`s3.endpoint`) and health, then repeat the command; it continues"
+        " where it was."
+    )
+
+
 class StorageRefused(StorageFailed):
     """The store knows us and says no, or does not know us. The table is as it was."""
 

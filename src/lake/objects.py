@@ -8,7 +8,6 @@ older version where versioning is on, so every version is listed and deleted by 
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import re
@@ -21,11 +20,12 @@ from urllib.parse import unquote, urlsplit
 import polars as pl
 from attrs import frozen
 
-from lake.errors import StorageFailed, StorageRefused, StorageUnsuitable
+from lake.errors import StorageFailed, StorageRefused, StorageUnavailable, StorageUnsuitable
+from lake.storefaults import DISK_ERRORS, read_failed
+from lake.storefaults import storage_failed as storage_failed
 
 _T = TypeVar("_T")
 _AT_ONCE: Final = 1000  # the most that one DeleteObjects takes
-_DISK_ERRORS: Final = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO}
 _NOT_FOUND: Final = 404
 _UNVERSIONED: Final = "null"
 """The version of what was written while a bucket kept none."""
@@ -317,7 +317,7 @@ def collected(frame: pl.LazyFrame, engine: Literal["auto", "streaming"] = "auto"
     try:
         return frame.collect(engine=engine)
     except (OSError, pl.exceptions.ComputeError) as error:  # the latter for an object store
-        raise StorageFailed(f"the store refused a read: {type(error).__name__}") from error
+        raise read_failed(error) from error
 
 
 @contextlib.contextmanager
@@ -326,14 +326,9 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.errno not in _DISK_ERRORS:
+        if error.errno is not None and error.errno not in DISK_ERRORS:
             raise
         raise storage_failed(error) from error  # an object store's errors come without a number
-
-
-def storage_failed(error: OSError) -> StorageFailed:
-    """Without the store's own text, which may quote addresses."""
-    return StorageFailed(f"the store refused: {error.strerror or type(error).__name__}")
 
 
 def cloud_options(properties: Mapping[str, str]) -> dict[str, str]:
@@ -402,7 +397,7 @@ def _asking(ask: Callable[[], _T], right: str = "s3:GetObject, s3:GetObjectVersi
         text = f"the store answers {code or 'an error'}"
         raise (_refusal(text, right) if code in _REFUSALS else StorageFailed(text)) from None
     except BotoCoreError as error:
-        raise StorageFailed(f"the store cannot be reached: {type(error).__name__}") from None
+        raise StorageUnavailable(f"the object store does not answer: {type(error).__name__}") from None
 
 
 def _refusal(text: str, right: str) -> StorageRefused:

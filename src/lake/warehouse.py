@@ -21,7 +21,7 @@ from pyiceberg.schema import Schema
 from keys import Effects
 from lake.catalog import CatalogKind, catalog_errors, open_catalog
 from lake.errors import StorageUnsuitable
-from lake.objects import ObjectStore, open_objects, storage_errors
+from lake.objects import ObjectStore, local_path, open_objects, storage_errors
 from lake.table import IcebergTable
 
 
@@ -81,6 +81,8 @@ class Warehouse:
         with storage_errors(), catalog_errors():
             try:
                 found = self.catalog.load_table(identifier)
+            except FileNotFoundError as error:
+                raise _lost_metadata(identifier, location, str(error)) from None
             except NoSuchTableError:
                 with contextlib.suppress(NamespaceAlreadyExistsError):
                     self.catalog.create_namespace(identifier.rpartition(".")[0])
@@ -90,10 +92,7 @@ class Warehouse:
                     )
                 found = self.catalog.load_table(identifier)
         if found.location() != location:
-            raise StorageUnsuitable(
-                f"the catalog has {identifier} at another place than this lake's warehouse",
-                next_step="Give every lake a catalog name (`lake.catalog_name`) or a catalog of its own.",
-            )
+            raise _elsewhere(identifier, found.location(), location)
         return table
 
     def names(self, namespace: str) -> list[str]:
@@ -121,6 +120,38 @@ class Warehouse:
     def table(self, identifier: str) -> IcebergTable:
         """A table that `create` made."""
         return IcebergTable(self.catalog, identifier, self._effects)
+
+
+def _lost_metadata(identifier: str, location: str, text: str) -> StorageUnsuitable:
+    """Why the metadata that the catalog names is not there.
+
+    Args:
+        text: of the error, which names the file; it is not shown.
+    """
+    if location.startswith("file:") and local_path(location) not in text:
+        return _elsewhere(identifier, "file:", location)
+    return StorageUnsuitable(
+        f"the catalog names metadata of {identifier} that the warehouse lacks: they are not of one moment",
+        next_step="Bring catalog (`lake/catalog.db`, or its database) and warehouse back from the same"
+        " backup, the warehouse of the catalog's moment or later. Keys, fence log and journal stay.",
+    )
+
+
+def _elsewhere(identifier: str, has: str, wanted: str) -> StorageUnsuitable:
+    if has.startswith("file:") and wanted.startswith("file:"):
+        return StorageUnsuitable(
+            f"the tables of this lake were made at another path than its folder has now: the catalog has"
+            f" {identifier} at the old one",
+            next_step="A lake in local folders does not move: table metadata names every file by its whole"
+            " path. Put the folder back to where it was, or mount it there (`mount --bind`), and open"
+            " the lake by the old path. If two lakes share a catalog instead, give each a name"
+            " (`lake.catalog_name`).",
+        )
+    return StorageUnsuitable(
+        f"the catalog has {identifier} at another place than this lake's warehouse",
+        next_step="Give every lake a catalog name (`lake.catalog_name`) or a catalog of its own; a restored"
+        " warehouse goes back to the bucket and prefix that it had.",
+    )
 
 
 def open_warehouse(home: Path, place: WarehousePlace, effects: Effects) -> Warehouse:

@@ -7,13 +7,14 @@ import logging
 import pwd
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from keys import AgentDenied, Keyring
+from keys import AgentDenied, Keyring, ShredlakeError
 from keys.agentclient import ATTEMPTS, AgentLink, BuildKeys, IngestKeys
 from keys.agentcounts import COUNTS_NAME, CountBook
 from keys.agentfolder import AgentFolder, RoleUser
@@ -23,6 +24,7 @@ from service.keyplaces import seal_rule
 from service.settings import AgentUsers, Keys, load_settings
 
 _COUNT_SECONDS: Final = 60.0
+_PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
 _log = logging.getLogger("shredlake.agent")
 
 
@@ -61,6 +63,37 @@ def _note(book: CountBook, agent: KeyAgent) -> None:
         book.note(agent.counts())
     except OSError as error:  # keys are given out without it; what was not written is written next time
         _log.error("the key agent's counts could not be written: %s", error.strerror)
+
+
+@contextmanager
+def waiting_for_keys(
+    open_keys: Callable[[], AbstractContextManager[Keyring]],
+    tell: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Keyring]:
+    """The keys, as soon as they can be had: an agent that starts during an outage waits, and says for what.
+
+    Raises:
+        ShredlakeError: what no waiting helps against.
+    """
+    told, pauses = "", iter([*_PAUSES_SECONDS])
+    with ExitStack() as stack:
+        while True:
+            try:
+                keyring = stack.enter_context(open_keys())
+            except ShredlakeError as error:
+                if not error.retry_helps:
+                    raise
+                if error.message != told:
+                    told = error.message
+                    _log.warning("the key agent waits: %s", told)
+                    tell(f"the key agent waits: {told}. {error.next_step}")
+            else:
+                break
+            sleep(next(pauses, _PAUSES_SECONDS[-1]))
+        if told:
+            tell("the key agent goes on")
+        yield keyring
 
 
 def ingest_keys(home: Path, attempts: int = ATTEMPTS) -> IngestKeys:

@@ -37,7 +37,8 @@ from service.models import (
     ViewSummary,
     publication_body,
 )
-from service.runtime import Runtime
+from service.readiness import Readiness, needs_of
+from service.runtime import Runtime, shredded_text
 from service.scheduler import Scheduler
 from service.worker import ErasureWorker
 
@@ -125,6 +126,7 @@ class _Background:
 
 def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:
     router = APIRouter()
+    readiness = Readiness(needs_of(runtime, gatekeeper))
 
     @router.get("/live")
     def live() -> Health:
@@ -133,8 +135,8 @@ def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:
 
     @router.get("/ready", responses={503: {"model": Health}})
     def ready(response: Response) -> Health:
-        """Whether it is safe to read: fence log, key pages and what else remembers fences agree."""
-        shut = gatekeeper.reason()
+        """Whether it is safe to read, and what reading needs answers: gate, custodian, catalog, store."""
+        failures = readiness.failures()
         stuck = runtime.purge.journal.stuck()
         found = Health(
             status="ready",
@@ -144,10 +146,12 @@ def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:
             stuck_erasures=len(stuck),
             stuck=[StuckView(**asdict(one)) for one in stuck[:STUCK_SHOWN]],
         )
-        if shut is None:
+        if not failures:
             return found
         response.status_code = 503
-        why = {"status": "not_ready", "why": shut.message, "next_step": shut.next_step}
+        shut = next(iter(failures.values()))
+        needs = {name: error.message for name, error in failures.items()}
+        why = {"status": "not_ready", "why": shut.message, "next_step": shut.next_step, "needs": needs}
         return found.model_copy(update=why)
 
     return router
@@ -309,7 +313,9 @@ def _views(runtime: Runtime) -> APIRouter:
             return {"view": name, "row": found.row}
         if found.shredded is not None:
             receipt = found.shredded.receipt_id
-            return problems.problem(410, "Shredded", f"shredded, receipt {receipt}", receipt_id=receipt)
+            return problems.problem(
+                410, "Shredded", shredded_text(runtime.purge.journal, receipt), receipt_id=receipt
+            )
         if found.held:
             return problems.problem(409, "Held", "a legal hold stands over this person: no row is shown")
         raise HTTPException(404, "the view has no row of this person")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from keys import Keyring, RestoreGateClosed, ShredlakeError
+from service.readiness import Readiness
 
 _LOOK_SECONDS: Final = 1.0
 _log = logging.getLogger("shredlake.gate")
@@ -34,6 +35,7 @@ class Gatekeeper:
         self._shut: ShredlakeError | None = RestoreGateClosed("the restore gate was not looked at yet")
         self._good_until = 0.0
         self._is_open = False
+        self._probe = Readiness({"the page store": lambda: keyring.gate().trusted()})
 
     def start(self, when_open: Callable[[], None]) -> None:
         """Destroys again what is fenced, now or, where that cannot be yet, as soon as it can.
@@ -61,7 +63,8 @@ class Gatekeeper:
             KeysError: the gate could not be asked.
         """
         if self._is_open and self._clock_seconds() >= self._good_until:
-            self._shut = self._looked(lambda: self._keyring.gate().trusted())
+            failures = self._probe.failures()  # a page store that is away must not hold every request
+            self._shut = next(iter(failures.values()), None)
             self._good_until = self._clock_seconds() + _LOOK_SECONDS
         if self._shut is not None:
             raise self._shut

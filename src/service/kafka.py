@@ -75,6 +75,18 @@ class Totals:
         return asdict(self)
 
 
+def waiting_text(name: str) -> str:
+    """What consumers wait for, by the name of an error of ours: what it is and what to do."""
+    kinds = [ShredlakeError]
+    while kinds:
+        kind = kinds.pop()
+        if kind.__name__ == name:
+            what = (kind.__doc__ or name).strip().splitlines()[0]
+            return f"the consumers wait ({name}): {what} {kind.default_next_step}"
+        kinds += kind.__subclasses__()
+    return f"the consumers wait: {name}"
+
+
 @frozen
 class _Order:
     """What a consumer process is told. Plain values: it travels."""

@@ -263,6 +263,7 @@ class Health(Body):
     status: Literal["live", "ready", "not_ready"]
     why: str | None = None
     next_step: str | None = Field(None, description="what opens it")
+    needs: dict[str, str] = Field({}, description="what is needed and does not answer, and why")
     intake: QueueView | None = Field(None, description="how much waits to be committed")
     stuck_erasures: int = Field(0, description="erasures whose last run failed")
     stuck: list[StuckView] = Field([], description="those that are due first, twenty at the most")

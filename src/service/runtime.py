@@ -20,9 +20,17 @@ from keys import Effects, Keyring, LeasesElsewhere, ShredlakeError, open_keys
 from keys.hardening import harden
 from lake import Lake, Replay, open_events, open_lake
 from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
-from purge import Purge, Supplements, open_evidence, open_purge, settle_retired_states
+from purge import (
+    Journal,
+    Purge,
+    Supplements,
+    UnknownRequest,
+    open_evidence,
+    open_purge,
+    settle_retired_states,
+)
 from service.agent import build_keys, build_lease
-from service.errors import BadSettings, NotInitialised
+from service.errors import BadInput, BadSettings, NotInitialised
 from service.fencecopies import FenceCopies
 from service.keyplaces import VaultRole, assurance, key_places, seal_rule
 from service.lakeplace import intake_rule, lake_place
@@ -245,6 +253,37 @@ def _placed(home: Path, path: Path) -> Path:
     """Where there is nothing beside the settings, the working directory counts, as it did before."""
     beside = home / path
     return path.absolute() if not beside.exists() and path.exists() else beside.absolute()
+
+
+@contextmanager
+def open_journal(home: Path) -> Iterator[Journal]:
+    """The request journal alone: it lies here, so it is read while custodian, page store or catalog are away.
+
+    Raises:
+        NotInitialised: the folder holds no lake.
+        PageStoreError: the file cannot be read.
+    """
+    if not (home / "token").exists():
+        raise NotInitialised(f"there is no lake in {home}")
+
+    def no_keys(_: str) -> bytes:
+        raise BadInput("the journal is of an earlier release", next_step="Run `shredlake doctor` once first.")
+
+    with closing(
+        Journal(home / "purge" / "journal.db", lambda: datetime.now(UTC), Effects(), no_keys)
+    ) as found:
+        yield found
+
+
+def shredded_text(journal: Journal, receipt_id: str) -> str:
+    """What is said of an erased person: the receipt's id, and that it is not there yet where it is not."""
+    try:
+        is_issued = journal.get(receipt_id).receipt is not None
+    except UnknownRequest:
+        is_issued = True  # of another journal: nothing here says that it is still to come
+    if is_issued:
+        return f"shredded, receipt {receipt_id}"
+    return f"shredded; receipt {receipt_id} is not issued yet, the erasure is still under way"
 
 
 def open_replay(home: Path) -> Replay:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -26,15 +27,15 @@ from service.cli.common import (
     human_bytes,
     opened,
     opened_gate,
-    opened_past_gate,
     progress_bar,
     read_subject,
     read_subjects,
     say,
+    session,
 )
 from service.errors import BadInput, ScanIncomplete
 from service.keyplaces import key_places
-from service.runtime import Runtime
+from service.runtime import Runtime, open_journal
 
 app = typer.Typer(help="Erasure requests and legal holds.", **GROUP)
 Subject = Annotated[str, typer.Argument(help="the person's id; - reads it from stdin")]
@@ -214,10 +215,11 @@ def show_salt(context: typer.Context, request_id: RequestId) -> None:
 @app.command("list")
 def list_requests(context: typer.Context) -> None:
     """List requests, the one due first ahead, and count those that wait, are half done, or overdue."""
-    with opened_past_gate(context) as (here, runtime):
-        requests = runtime.purge.journal.all()
+    here = session(context)
+    with open_journal(here.home) as journal:
+        requests = journal.all()
         emit_rows(here, [_row(request) for request in requests], "erasure requests")
-        count = standing_of(requests, runtime.lake.clock())
+        count = standing_of(requests, datetime.now(UTC))
         if count.open:
             say(f"{count.words()}; `shredlake erase apply --resume` goes on with them")
 
@@ -225,8 +227,9 @@ def list_requests(context: typer.Context) -> None:
 @app.command()
 def status(context: typer.Context, request_id: RequestId) -> None:
     """Show a request with every stage and its time; exit code 3 while it is not complete."""
-    with opened_past_gate(context) as (here, runtime):
-        found = runtime.purge.journal.get(request_id)
+    here = session(context)
+    with open_journal(here.home) as journal:
+        found = journal.get(request_id)
         rows = [
             {
                 "stage": s.stage,
@@ -246,8 +249,9 @@ def status(context: typer.Context, request_id: RequestId) -> None:
 @app.command()
 def cancel(context: typer.Context, request_id: RequestId) -> None:
     """Take a request back while nothing is fenced."""
-    with opened(context) as (here, runtime):
-        done = runtime.purge.journal.cancel(request_id)
+    here = session(context)
+    with open_journal(here.home) as journal:
+        done = journal.cancel(request_id)
         emit(here, _row(done), done.status.value)
 
 

@@ -24,7 +24,7 @@ from service.cli.common import (
 )
 from service.errors import BadInput
 from service.feed import open_feed
-from service.kafka import Totals, run_workers
+from service.kafka import Totals, run_workers, waiting_text
 from service.settings import load_settings
 
 
@@ -121,9 +121,14 @@ def ingest_kafka(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopped.append(received))
     said_at = 0.0
+    waited_for: tuple[str, ...] = ()
 
     def show(totals: Totals) -> None:
-        nonlocal said_at
+        nonlocal said_at, waited_for
+        if totals.waits_for != waited_for:  # on a terminal or off it, quiet or not
+            waited_for = totals.waits_for
+            for name in waited_for or ("",):
+                say(waiting_text(name) if name else "the consumers go on")
         if not here.quiet and time.monotonic() - said_at >= 1:
             said_at = time.monotonic()
             say(totals.line())

@@ -11,7 +11,7 @@ from keys import Inventory, adopt_host, import_fences
 from keys.agentcounts import COUNTS_NAME, read_counts
 from keys.hardening import harden
 from lake import get_bytes
-from service.agent import agent_folder, serve_agent
+from service.agent import agent_folder, serve_agent, waiting_for_keys
 from service.cli.common import (
     GROUP,
     INCOMPLETE,
@@ -226,7 +226,7 @@ def agent(context: typer.Context) -> None:
         if missing:
             say(f"the system did not allow: {', '.join(missing)}")
 
-    with gated_keyring(here.home, settings, "agent") as keyring:
+    with waiting_for_keys(lambda: gated_keyring(here.home, settings, "agent"), say) as keyring:
         counts = serve_agent(here.home, settings.keys, keyring, ready)
     emit(here, counts, "\n".join(f"{name:<36} {count:>12,}" for name, count in sorted(counts.items())))
 

@@ -24,7 +24,7 @@ from service.cli.common import emit, opened, parse_moment, progress_bar, read_su
 from service.cli.topic_commands import app as app
 from service.errors import BadInput
 from service.reading import STDOUT, Wanted, copy_events
-from service.runtime import Runtime
+from service.runtime import Runtime, shredded_text
 
 _HEAD = ("subject", "source", "event_id", "occurred_at")
 
@@ -152,6 +152,8 @@ def _person(runtime: Runtime, text: str, facet: Facet) -> bytes:
     if ref is None:
         gone = runtime.keyring.erased(person)
         if gone is not None:
-            raise BadInput(f"shredded, receipt {gone.receipt_id}", next_step="Nothing is left to read.")
+            raise BadInput(
+                shredded_text(runtime.purge.journal, gone.receipt_id), next_step="Nothing is left to read."
+            )
         raise BadInput("the lake knows nobody of this id", next_step="Check the id.")
     return ref

@@ -23,7 +23,7 @@ from service.cli.common import (
     say,
 )
 from service.errors import NearestRefused
-from service.runtime import Runtime
+from service.runtime import Runtime, shredded_text
 
 app = typer.Typer(help="Views: build, publish, read, time travel.", **GROUP)
 Names = Annotated[list[str] | None, typer.Argument(help="views; all where none is named")]
@@ -184,7 +184,7 @@ def person(
         found = runtime.views.person(name, read_subject(subject), _exact(as_of, nearest))
         if found.shredded is not None:
             receipt = found.shredded.receipt_id
-            emit(here, {"shredded": True, "receipt": receipt}, f"shredded, receipt {receipt}")
+            emit(here, {"shredded": True, "receipt": receipt}, shredded_text(runtime.purge.journal, receipt))
         elif found.held:
             emit(here, {"held": True}, "held: a legal hold stands over this person, and no row is shown")
         elif found.row is None:
