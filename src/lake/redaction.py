@@ -19,7 +19,7 @@ from lake.housekeeping import Housekeeping
 from lake.lakehouse import Lake
 from lake.levels import Level, together
 from lake.merging import day_of
-from lake.objects import StoredObject, scan_parquet, storage_errors
+from lake.objects import StoredObject, get_bytes, scan_parquet, storage_errors
 from lake.rewriting import Rewriter
 from lake.sealer import letter_bytes
 from lake.selection import WHOLE_COLUMNS, Selection, some_rows, stored_in, whole_rows
@@ -187,15 +187,13 @@ class LetterRedaction(Rewriter):
     def _is_torn(self, location: str) -> bool:
         """Whether a file is no Parquet file (any more). Raises `StorageFailed` where it cannot be read."""
         with storage_errors():
-            try:
-                body = self._table.load().io.new_input(location).open()
-            except FileNotFoundError:  # swept, or its writer gave it up
-                return True
-            with body:
-                try:
-                    pq.ParquetFile(pa.BufferReader(body.read())).metadata  # noqa: B018
-                except (pa.ArrowInvalid, EOFError):
-                    return True
+            body = get_bytes(location, self._table.load().io.properties)
+        if body is None:  # swept, or its writer gave it up
+            return True
+        try:
+            pq.ParquetFile(pa.BufferReader(body)).close()
+        except (pa.ArrowInvalid, EOFError):
+            return True
         return False
 
     def _in_head(self) -> set[bytes]:

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from keys import SubjectId
+from lake import LetterRedaction
 from lake.upkeeprules import SWEEP_GRACE_SECONDS
 from projections import UnknownView
 from purge import Status, payload_of
@@ -122,3 +123,13 @@ def test_a_relative_path_of_views_begins_at_the_settings(
     assert listed.exit_code == 0
     with open_runtime(home) as runtime:
         assert "balance" in runtime.views.registry.names()
+
+
+def test_a_whole_file_that_no_snapshot_refers_to_is_not_taken_for_a_torn_one(world: Runtime) -> None:
+    """Its letters are looked at, and their keys destroyed."""
+    fill(world)
+    (whole,) = (Path(f.file_path.removeprefix("file://")) for f in world.lake.events.files())
+    whole.with_name("whole.parquet").write_bytes(whole.read_bytes())
+    whole.with_name("torn.parquet").write_bytes(whole.read_bytes()[:-1])
+    torn = [one.location.rpartition("/")[2] for one in LetterRedaction(world.lake).torn()]
+    assert torn == ["torn.parquet"]
