@@ -33,6 +33,7 @@ from projections.guarding import Revealing, revealing
 from projections.ledger import Aside, Ledger, Publication, Release
 from projections.rederive import Rederived, bring_back, rederive
 from projections.registry import ViewRegistry
+from projections.source import SourceFile
 from projections.state import StateStore
 from projections.tables import ViewTables
 from projections.views import Answer, PersonAnswer, Reconciled, Views
@@ -108,6 +109,7 @@ __all__ = [
     "Rederived",
     "Release",
     "Revealing",
+    "SourceFile",
     "StaleEpoch",
     "StateDamaged",
     "StateStore",

@@ -211,13 +211,13 @@ class Builder:
         """Tasks of about EVENTS_PER_TASK events each, over runs of buckets."""
         head = self._lake.events.snapshot(snapshot_id)
         total = int(summary_of(head).get("total-records", "0")) if head else 0
-        count = 1 << self._bits
+        count, versions = 1 << self._bits, tuple(self.version_of(self._views.get(name)) for name in names)
         per_task = max(1, count * EVENTS_PER_TASK // max(total * 4, 1))
         tasks = []
         for first, last in runs(buckets):
             for start in range(first, last + 1, per_task):
                 end = min(start + per_task - 1, last)
-                tasks.append(DeriveTask(names, snapshot_id, start, end, self._bits))
+                tasks.append(DeriveTask(names, snapshot_id, start, end, self._bits, versions))
         return tasks
 
     # -- deriving ----------------------------------------------------------------------------------

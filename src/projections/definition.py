@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Final
@@ -13,7 +12,7 @@ from attrs import frozen
 from lake import PERSONAL_HEAD, PRIMARY, EventRead, EventType, Facet, TypeRegistry
 from projections.aggregates import Aggregate, Distinct, First
 from projections.errors import DefinitionError
-from projections.source import syntax_tree
+from projections.purity import refuse_impure
 
 SUBJECT: Final = "subject_ref"
 EVENT_TYPE: Final = "event_type"
@@ -31,7 +30,6 @@ HEAD_TYPES: Final[dict[str, pl.DataType]] = {
     "occurred_at": pl.Datetime("us", "UTC"),
     "position": pl.Int64(),
 }
-_IMPURE_CALLS: Final = {"now", "today", "utcnow", "random", "randint", "shuffle", "sample", "open", "time"}
 
 
 @frozen
@@ -238,7 +236,7 @@ def check_definition(view: View) -> None:
     for name, aggregate in view.state.items():
         if isinstance(aggregate, Distinct) and grain(view).subject:
             raise DefinitionError(f"view `{view.name}`: `{name}` keeps a set per person; fold it instead")
-    _refuse_impure(view)
+    refuse_impure(view.name, type(view))
 
 
 def _check_kinds(view: View) -> None:
@@ -255,18 +253,3 @@ def _check_kinds(view: View) -> None:
         for name, value in entries.items():
             if not isinstance(name, str) or not fits(value):
                 raise DefinitionError(f"view `{view.name}`: `{attribute}` of {name!r} must be of {words}")
-
-
-def _refuse_impure(view: View) -> None:
-    tree = syntax_tree(type(view))
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        called: Any = node.func
-        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        if name in _IMPURE_CALLS:
-            raise DefinitionError(f"view `{view.name}` line {node.lineno}: `{name}()` is not reproducible")
-        keywords = {k.arg: k.value for k in node.keywords}
-        keep = keywords.get("keep")
-        if name == "unique" and isinstance(keep, ast.Constant) and keep.value == "any":
-            raise DefinitionError(f'view `{view.name}` line {node.lineno}: `keep="any"` is not reproducible')

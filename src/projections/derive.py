@@ -17,6 +17,7 @@ from projections.definition import (
     is_personal,
     seen_columns,
 )
+from projections.errors import DefinitionError
 from projections.exposure import refuse_names
 from projections.fingerprint import fingerprint
 from projections.registry import ViewRegistry
@@ -24,13 +25,18 @@ from projections.registry import ViewRegistry
 
 @frozen
 class DeriveTask:
-    """Buckets [first, last] of some views at a snapshot. Plain values: it travels to other processes."""
+    """Buckets [first, last] of some views at a snapshot. Plain values: it travels to other processes.
+
+    Attributes:
+        versions: the fingerprints of the views; whoever has other code or event types refuses the task.
+    """
 
     views: tuple[str, ...]
     snapshot_id: int
     first: int
     last: int
     bits: int
+    versions: tuple[str, ...] = ()
 
 
 class Deriver:
@@ -57,9 +63,16 @@ class Deriver:
         """State per view of the task's buckets.
 
         Raises:
+            DefinitionError: a view is here another than the task was made for.
             EnvelopeError, KeysError, SnapshotGone: see `lake.Replay.events`.
         """
         views = [self._views.get(name) for name in task.views]
+        for view, version in zip(views, task.versions, strict=bool(task.versions)):
+            if checked_version(self._types, view) != version:
+                raise DefinitionError(
+                    f"view `{view.name}` or its event types changed while it was built",
+                    next_step="Build it again.",
+                )
         files = self._replay.files(task.snapshot_id)
         span = ref_range(task.first, task.last, task.bits)
         shared = shared_reads(self._types, views)

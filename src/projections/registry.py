@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -78,7 +79,10 @@ class ViewRegistry:
         return True
 
     def _follow(self, files: Iterable[Path]) -> bool:
-        before = {source.path: source for source in self._sources}
+        files, before = list(files), {source.path: source for source in self._sources}
+        with contextlib.suppress(DefinitionError):  # of a file that is not there: looked at below
+            if not self._broken and tuple(SourceFile.read(path) for path in files) == self._sources:
+                return False
         views: dict[str, View] = {}
         sources: list[SourceFile] = []
         broken: dict[Path, DefinitionError] = {}

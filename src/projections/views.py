@@ -50,16 +50,21 @@ class Answer:
 
 @frozen
 class PersonAnswer:
-    """One person's row, or the receipt that says why there is none; None when there never was.
+    """All rows of one person, or the receipt that says why there are none; empty when there never was one.
 
     Attributes:
         held: a legal hold stands, so that no row is shown, whether there is one or not.
     """
 
-    row: dict[str, Any] | None = field(repr=False)
+    rows: tuple[dict[str, Any], ...] = field(repr=False)
     shredded: Shredded | None
     publication: Publication
     held: bool = False
+
+    @property
+    def row(self) -> dict[str, Any] | None:
+        """The first of the rows, for views that have one row per person."""
+        return self.rows[0] if self.rows else None
 
 
 @frozen
@@ -115,7 +120,7 @@ class Views:
         progress: Progress = lambda what, done, total: None,
         wait_seconds: float | None = None,
     ) -> list[Built]:
-        """Builds without publishing, one builder of a view at a time; see `Builder.build`.
+        """Builds without publishing, one builder of a view at a time, with the view files as they are now.
 
         Args:
             wait_seconds: for another builder of one of them; None waits for its end.
@@ -125,6 +130,7 @@ class Views:
             DefinitionError: a version that readers do not see yet would show personal values in clear, and
                 its author says no reason; the version that they see is derived anew, after an erasure say.
         """
+        self.registry.refresh()
         self._refuse_exposed(names)
         with self._locks.held(names, wait_seconds), self._pinned(snapshot_id) as pinned:
             return self.builder.build(
@@ -293,14 +299,14 @@ class Views:
         erased = self._keyring.erased(subject)
         ref = self._keyring.ref_of(subject)
         if ref is None:
-            return PersonAnswer(None, erased, publication)
+            return PersonAnswer((), erased, publication)
         found = self._tables.read_subjects(
             publication.table, publication.snapshot_id, publication.columns, [ref]
         )
-        rows = found.frame.drop(SUBJECT).to_dicts()
+        rows = tuple(found.frame.drop(SUBJECT).to_dicts())
         if not rows and ref not in found.shredded and (ref in found.held or self._keyring.is_held(ref)):
-            return PersonAnswer(None, None, publication, held=True)
-        return PersonAnswer(rows[0] if rows else None, found.shredded.get(ref), publication)
+            return PersonAnswer((), None, publication, held=True)
+        return PersonAnswer(rows, found.shredded.get(ref), publication)
 
     def as_recomputed(self, name: str, at: datetime | None = None) -> Answer:
         """Same inputs and code as then, with today's keys.
@@ -313,6 +319,7 @@ class Views:
 
     def _recomputed(self, name: str, at: datetime | None) -> tuple[Guarded, Publication]:
         publication = self.publication(name, at)
+        self.registry.refresh()
         view = self.registry.get(name)
         version = self.builder.version_of(view)
         if version != publication.version:

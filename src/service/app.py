@@ -310,7 +310,7 @@ def _views(runtime: Runtime) -> APIRouter:
         _refuse_nearest(nearest)
         found = views.person(name, SubjectId(named.subject), as_of)
         if found.row is not None:
-            return {"view": name, "row": found.row}
+            return {"view": name, "row": found.row, "rows": list(found.rows)}
         if found.shredded is not None:
             receipt = found.shredded.receipt_id
             return problems.problem(

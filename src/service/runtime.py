@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from attrs import field, frozen
 from keys import Effects, Keyring, LeasesElsewhere, ShredlakeError, open_keys
 from keys.hardening import harden
 from lake import Lake, Replay, open_events, open_lake
-from projections import Deriver, Executor, ProcessPool, ViewRegistry, Views, open_views
+from projections import Deriver, Executor, ProcessPool, SourceFile, ViewRegistry, Views, open_views
 from purge import (
     Journal,
     Purge,
@@ -199,9 +199,10 @@ def open_runtime(
         _log.warning("views of %s: %s", path.name, error.message)
     workers = settings.projections.workers
     if executor is None and settings.keys.agent:
-        executor = ProcessPool(functools.partial(agent_deriver, home), max(2, workers))
+        executor = ProcessPool(lambda: agent_deriver(home, registry.sources()), max(2, workers))
     elif executor is None and workers > 1:
-        executor = ProcessPool(lambda: nullcontext(functools.partial(open_deriver, home)), workers)
+        opener = functools.partial(open_deriver, home)
+        executor = ProcessPool(lambda: nullcontext(functools.partial(opener, registry.sources())), workers)
     files = view_files(home, settings)
     views = open_views(
         lake,
@@ -302,26 +303,33 @@ def open_agent_replay(home: Path, lease: bytes) -> Replay:
     return Replay(events, build_keys(home, lease), types)
 
 
-def open_deriver(home: Path) -> Deriver:
-    """What a worker process of a build opens: a reader and the views."""
-    return _deriver(home, open_replay(home))
+def open_deriver(home: Path, sources: Sequence[SourceFile] | None = None) -> Deriver:
+    """What a worker process of a build opens: a reader and the views.
+
+    Args:
+        sources: of the views, as the builder read them; the files as they are now where none are given.
+    """
+    return _deriver(home, open_replay(home), sources)
 
 
 @contextmanager
-def agent_deriver(home: Path) -> Iterator[Callable[[], Deriver]]:
+def agent_deriver(home: Path, sources: Sequence[SourceFile] | None = None) -> Iterator[Callable[[], Deriver]]:
     """What opens a worker whose keys stay with the host's agent, under a lease that ends with the block."""
     with build_lease(home) as lease:
-        yield functools.partial(open_agent_deriver, home, lease)
+        yield functools.partial(open_agent_deriver, home, lease, sources)
 
 
-def open_agent_deriver(home: Path, lease: bytes) -> Deriver:
+def open_agent_deriver(home: Path, lease: bytes, sources: Sequence[SourceFile] | None = None) -> Deriver:
     """A worker that can open until the next erasure, and do nothing else with keys."""
-    return _deriver(home, open_agent_replay(home, lease))
+    return _deriver(home, open_agent_replay(home, lease), sources)
 
 
-def _deriver(home: Path, replay: Replay) -> Deriver:
+def _deriver(home: Path, replay: Replay, sources: Sequence[SourceFile] | None) -> Deriver:
     settings = load_settings(home)
-    registry = ViewRegistry.following(lambda: view_files(home, settings))
+    if sources is None:
+        registry = ViewRegistry.following(lambda: view_files(home, settings))
+    else:
+        registry = ViewRegistry.of(sources)
     return Deriver(replay, replay.types, registry, settings.replay.memory_bytes)
 
 

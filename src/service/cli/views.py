@@ -179,7 +179,7 @@ def person(
     as_of: AsOf = None,
     nearest: Certified = None,
 ) -> None:
-    """Show one person's row, or the receipt that says why there is none."""
+    """Show all rows of one person, or the receipt that says why there are none."""
     with opened_gate(context) as (here, runtime):
         found = runtime.views.person(name, read_subject(subject), _exact(as_of, nearest))
         if found.shredded is not None:
@@ -190,7 +190,7 @@ def person(
         elif found.row is None:
             emit(here, None, "no row of this person")
         else:
-            emit_rows(here, [found.row], name)
+            emit_rows(here, list(found.rows), name)
 
 
 @app.command()

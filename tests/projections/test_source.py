@@ -1,0 +1,178 @@
+"""What computes, what is fingerprinted and what is looked through is the same text, read once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keys import SubjectId
+from projections import DefinitionError, Deriver, DeriveTask, ViewRegistry
+from service.runtime import Runtime, initialise, open_runtime
+from tests.projections.test_views import HEAD, registry, simple
+from tests.world import PAID, paid, publish, send
+
+OTHER = """
+class W(Projection):
+    name = "w"
+    reads = {"Paid": ["cents"]}
+    keys = {"cents": c("cents")}
+    state = {"n": Count()}
+"""
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> tuple[Runtime, Path]:
+    """A lake whose views stand in two files, one of which tests edit."""
+    file, other = tmp_path / "views.py", tmp_path / "other.py"
+    file.write_text(HEAD + simple())
+    other.write_text(HEAD + OTHER)
+    initialise(tmp_path / "lake", [file, other])
+    runtime = open_runtime(tmp_path / "lake")
+    runtime.lake.types.register(PAID)
+    send(runtime, [paid("ann", 5, event_id="1")])
+    publish(runtime)
+    return runtime, file
+
+
+def shown(runtime: Runtime) -> tuple[str, list[int]]:
+    """Version and figures that readers see."""
+    answer = runtime.views.as_reported("v")
+    return answer.publication.version, answer.rows["cents"].to_list()
+
+
+def test_a_changed_file_is_built_as_it_is_now_and_its_version_is_that_code_s(
+    edited: tuple[Runtime, Path],
+) -> None:
+    """An open lake, as of a server, never computes with one text and fingerprints another."""
+    runtime, file = edited
+    before = shown(runtime)
+    file.write_text(HEAD + simple("return rows.with_columns(c('cents') * 2)"))
+    assert runtime.views.builder.version_of(runtime.views.registry.get("v")) == before[0]
+    publish(runtime)
+    after = shown(runtime)
+    assert (before[1], after[1]) == ([5], [10])
+    assert after[0] != before[0]
+    file.write_text(HEAD + simple())
+    publish(runtime)
+    assert shown(runtime) == before
+
+
+def test_a_change_that_does_not_load_is_never_half_taken(edited: tuple[Runtime, Path]) -> None:
+    """What loaded before goes on, under its own version, until the file is mended."""
+    runtime, file = edited
+    before = shown(runtime)
+    for broken in ("class V(", "1 / 0", HEAD + simple().replace('"v"', '"V"')):
+        file.write_text(broken)
+        publish(runtime)
+        assert shown(runtime) == before
+    file.write_text(HEAD + simple("return rows.with_columns(c('cents') + 1)"))
+    publish(runtime)
+    assert shown(runtime)[1] == [6]
+
+
+def test_a_worker_with_other_code_or_event_types_refuses_the_task(world: Runtime, tmp_path: Path) -> None:
+    """Its states would be kept under the version of the code that the builder has."""
+    send(world, [paid("ann", event_id="1")])
+    snapshot = world.lake.events.snapshot()
+    assert snapshot is not None
+    mine, other = registry(tmp_path, simple()), registry(tmp_path, simple("return rows.head(1)"))
+    world.views.registry._views = mine._views
+    version = world.views.builder.version_of(mine.get("v"))
+    task = DeriveTask(("v",), snapshot.snapshot_id, 0, 0, 0, (version,))
+    assert Deriver(world.lake.replay(), world.lake.types, mine).run(task)["v"].rows.height == 1
+    with pytest.raises(DefinitionError, match="changed while it was built"):
+        Deriver(world.lake.replay(), world.lake.types, other).run(task)
+    world.lake.types.register(PAID | {"version": 2, "dedup_window_days": 3})
+    with pytest.raises(DefinitionError, match="changed while it was built"):
+        Deriver(world.lake.replay(), world.lake.types, mine).run(task)
+
+
+def test_a_registry_of_sources_is_the_one_they_were_read_for(tmp_path: Path) -> None:
+    """As workers get it, whatever stands on the disk by then."""
+    file = tmp_path / "views.py"
+    file.write_text(HEAD + simple())
+    loaded = ViewRegistry.load([file])
+    file.write_text("raise SystemExit")
+    again = ViewRegistry.of(loaded.sources())
+    assert again.names() == ["v"]
+
+
+def test_all_rows_of_a_person_are_shown(world: Runtime, tmp_path: Path) -> None:
+    """A Fold may return many for one; those of others are not among them."""
+    body = """
+class V(Fold):
+    name = "v"
+    reads = {"Paid": ["cents"]}
+    def fold(self, events):
+        return events.select("subject_ref", "cents")
+"""
+    world.views.registry._views = registry(tmp_path, body)._views
+    send(world, [paid("ann", n, event_id=str(n)) for n in range(3)] + [paid("bob", 9, event_id="b")])
+    publish(world, "v")
+    rows = world.views.person("v", SubjectId("ann")).rows
+    assert sorted(row["cents"] for row in rows) == [0, 1, 2]
+    assert world.views.person("v", SubjectId("nobody")).rows == ()
+
+
+IMPURE = {
+    "import random": "random.random()",
+    "from random import random as chance": "chance()",
+    "from uuid import uuid4": "uuid4()",
+    "import uuid": "uuid.uuid4()",
+    "from time import time_ns": "time_ns()",
+    "import time as clock": "clock.time()",
+    "from datetime import datetime": "datetime.now()",
+    "import datetime as dt": "dt.datetime.now(dt.timezone.utc)",
+    "from datetime import date": "date.today()",
+    "import os": "os.environ['X']",
+    "from os import environ": "environ.get('X')",
+    "from os import getenv": "getenv('X')",
+    "import polars as pq": "pq.read_csv('x')",
+    "from polars import scan_parquet": "scan_parquet('x')",
+    "from pathlib import Path": "Path('x').read_text()",
+    "import secrets": "secrets.token_hex()",
+    "import numpy as np": "np.random.default_rng()",
+    "": "open('x')",
+    " ": "rows.sample(1)",
+    "  ": "rows.write_csv('x')",
+}
+
+
+@pytest.mark.parametrize("place", ["class", "helper", "helper of a helper", "imported inside"])
+@pytest.mark.parametrize("line", IMPURE)
+def test_what_is_not_reproducible_is_refused_with_its_line_wherever_it_stands(
+    tmp_path: Path, line: str, place: str
+) -> None:
+    """In the class, behind one helper or two, with the import in the file or in the function."""
+    call = IMPURE[line]
+    bodies = {
+        "class": f"{line.strip()}\n{simple(f'return ({call}, rows)[1]  # here')}",
+        "helper": f"{line.strip()}\ndef f(rows):\n    return ({call}, rows)[1]  # here\n{simple('return f(rows)')}",
+        "helper of a helper": f"{line.strip()}\ndef g(rows):\n    return ({call}, rows)[1]  # here\n"
+        f"def f(rows):\n    return g(rows)\n{simple('return f(rows)')}",
+        "imported inside": f"def f(rows):\n    {line.strip() or 'pass'}\n    return ({call}, rows)[1]  # here\n"
+        f"{simple('return f(rows)')}",
+    }
+    with pytest.raises(DefinitionError, match="not reproducible") as caught:
+        registry(tmp_path, bodies[place])
+    file = next(tmp_path.glob("v*.py"))
+    number = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "# here" in text)
+    assert f"{file.name}:{number}:" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        "return rows.with_columns(c('day').cast(pl.Datetime).dt.time())",
+        "return rows.with_columns(pl.lit('x').str.to_time())",
+        "import datetime; return rows.filter(c('day') > datetime.date(2020, 1, 1))",
+        "from datetime import time; return rows.with_columns(t=time(1, 2))",
+        "import math; return rows.with_columns(x=math.sqrt(2))",
+        "now = rows.height; return rows.with_columns(now=now)",
+        "random = rows; return random",
+    ],
+)
+def test_what_is_reproducible_is_taken_whatever_it_is_called(tmp_path: Path, final: str) -> None:
+    """`.dt.time()` is a part of a column."""
+    assert registry(tmp_path, simple(final)).names() == ["v"]
