@@ -21,6 +21,7 @@ SECRET = "for the clinic"
 VIEW = """
 class V({base}):
     name = "v"
+    shows_personal = "because it is a test"
     reads = {{"Paid": ["cents", "note", "occurred_on", "occurred_at"]}}
     keys = {{"day": {key}}}
     state = {{"events": Count(), "cents": Sum({measure})}}
@@ -122,6 +123,7 @@ def test_a_worker_s_error_is_the_same_error(world: Runtime, tmp_path: Path) -> N
 
 class _Plain:
     name = "v"
+    shows_personal = "because it is a test"
 
 
 @pytest.mark.parametrize("error", [MemoryError("m"), NotPublished("n"), KeyboardInterrupt()])
