@@ -64,6 +64,7 @@ from projections import First, Last, Max, Min
 from tests.projections.test_types import VALUES
 class V(Fold):
     name = "v"
+    shows_personal = "because it is a test"
     reads = {{"Paid": ["cents"]}}
     shows_personal = "because the values are the test's own"
     keys = {keys}
