@@ -42,7 +42,7 @@ from lake.errors import (
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, parse_event_type
 from lake.explain import Explained, explain
 from lake.housekeeping import Housekeeping
-from lake.ingest import Ingestor, IngestSummary
+from lake.ingest import FUTURE_DAYS, Ingestor, IngestSummary
 from lake.intake import Drained, Intake, IntakeRule
 from lake.lakehouse import Lake, open_events, open_lake
 from lake.maintenance import Maintenance
@@ -75,6 +75,7 @@ __all__ = [
     "DEFAULT_BATCH_EVENTS",
     "DEFAULT_MEMORY_BYTES",
     "EMBEDDED",
+    "FUTURE_DAYS",
     "LEAST_GRACE_SECONDS",
     "NOT_SEARCHED",
     "PERSONAL_HEAD",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import polars as pl
 from attrs import evolve, field, frozen
@@ -28,6 +29,8 @@ from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 from lake.validate import Flaw
 
+FUTURE_DAYS: Final = 1
+"""So far ahead of the clock a source may be: an event dated later is kept and moves no watermark."""
 Progress = Callable[[int, int], None]
 """Called with (lines done, bytes of blocks written so far)."""
 
@@ -40,6 +43,8 @@ class IngestSummary:
         events: accepted now; `dead` went to the dead letters by reason; `suppressed` belong to erased
             people and were not stored; `blank` lines hold no event.
         already: lines that were ingested before.
+        future: of `events`, those dated more than `FUTURE_DAYS` ahead: stored and counted, and no watermark
+            follows them.
         snapshots: commits made.
     """
 
@@ -55,6 +60,7 @@ class IngestSummary:
     reasons: tuple[tuple[str, int], ...] = ()
     rejected: tuple[Rejected, ...] = field(default=(), repr=False)
     suppressed_lines: tuple[int, ...] = ()
+    future: int = 0
 
 
 Part = tuple[str, Parsed]
@@ -145,9 +151,8 @@ class Ingestor:
                 done = sum((summary.events, summary.dead, summary.suppressed, summary.blank))
                 summary = evolve(summary, already=self._next_line(source) - done)
 
-    @staticmethod
     def _added(
-        summary: IngestSummary, parsed: Parsed, landed: tuple[Prepared, Committed] | None
+        self, summary: IngestSummary, parsed: Parsed, landed: tuple[Prepared, Committed] | None
     ) -> IngestSummary:
         if landed is None:
             return evolve(summary, already=summary.already + parsed.end - parsed.start)
@@ -167,6 +172,7 @@ class Ingestor:
             reasons=tuple(sorted(reasons.items())),
             rejected=(*summary.rejected, *parsed.rejected),
             suppressed_lines=(*summary.suppressed_lines, *prepared.suppressed_lines),
+            future=summary.future + _ahead(parsed, self._clock()),
         )
 
     def offsets(self) -> dict[str, int]:
@@ -263,3 +269,9 @@ class Ingestor:
             tuple(suppressed),
             any(letter.subject is None for _, parsed in parts for letter in parsed.rejected),
         )
+
+
+def _ahead(parsed: Parsed, now: datetime) -> int:
+    """Events that are dated more than `FUTURE_DAYS` after now."""
+    limit = now + timedelta(days=FUTURE_DAYS)
+    return sum(int((frame["occurred_at"] > limit).sum()) for _, frame in parsed.accepted)

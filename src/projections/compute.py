@@ -15,7 +15,7 @@ from typing import Final
 import polars as pl
 from attrs import field, frozen
 
-from lake import Events, bucket_of
+from lake import FUTURE_DAYS, Events, bucket_of
 from projections.authorcode import run_author_code, run_columns
 from projections.columntypes import narrowed, published, refuse_row_type
 from projections.definition import SUBJECT, Fold, View
@@ -69,7 +69,7 @@ def derive(
         tags.append(_remembered(frame, window_days))
     together = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
     seen = together.group_by(BUCKET).agg(
-        pl.len().cast(pl.Int64).alias("settled"), pl.col("occurred_on").max().alias("last_day")
+        pl.len().cast(pl.Int64).alias("settled"), _newest_credible_day().alias("last_day")
     )
     usable = together.filter(~pl.col("shredded")) if personal else together
     counted = usable.group_by(BUCKET).agg(pl.len().cast(pl.Int64).alias("counted"))
@@ -89,6 +89,12 @@ def derive(
     # Whether a part could be opened is seen by the reads that ask for it alone, so no view gets to see it.
     plain = usable.drop(*INTERNAL, strict=False)
     return Partial(_aggregate(view, plain), pl.concat(tags), counts)
+
+
+def _newest_credible_day() -> pl.Expr:
+    """The newest day of events; one dated in the future counts like any other and moves no watermark."""
+    ahead = pl.col("occurred_on") > pl.col("ingest_day") + pl.duration(days=FUTURE_DAYS)
+    return pl.col("occurred_on").filter(~ahead).max()
 
 
 def result(view: View, rows: pl.DataFrame) -> pl.DataFrame:

@@ -71,7 +71,8 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
             "severed_blocks": request.detail("swept").get("severed_blocks"),
             "views": request.detail("views_rederived").get("views"),
             "views_withdrawn": _reasons(request, "withdrawn"),
-            "dead_letters": request.detail("letters_redacted").get("letters"),
+            "dead_letters": (request.detail("letters_redacted").get("letters") or 0)
+            + plan.get("own_letters", 0),
         },
         "shown_in_clear": plan.get("shown", []),
         "stores": [store.name for store in STORES],

@@ -18,7 +18,7 @@ import polars as pl
 from attrs import asdict, frozen
 
 from keys import ALL_PURPOSES, Fence, FieldContext, Held, KeysError, SubjectId
-from lake import Housekeeping, Lake, LetterRedaction, Needles, Upkeep, block_rows
+from lake import DEAD_LETTER, Housekeeping, Lake, LetterRedaction, Needles, Upkeep, block_rows
 from lake.upkeeprules import SWEEP_GRACE_SECONDS
 from projections import Views, rederive
 from purge.attestation import Assurance, predicate_of
@@ -47,6 +47,7 @@ class Plan:
         views: personal views that are derived anew; `partitions` of each (buckets).
         held: a legal hold stands.
         shown: columns in clear of published views that can show a personal value; see `Views.shown`.
+        events, own_letters: of the person, under their own key.
         letters, waiting_batches: dead letters that are nobody's and name them, and batches that wait.
     """
 
@@ -63,6 +64,7 @@ class Plan:
     letters: int = 0
     waiting_batches: int = 0
     shown: tuple[dict[str, Any], ...] = ()
+    own_letters: int = 0
 
 
 class Steps:
@@ -117,7 +119,7 @@ class Steps:
         """What erasing each (handle where there is one, whether it is held) would touch."""
         refs = list({ref for ref, _ in people if ref is not None})
         files = self._upkeep.days() if refs else {}
-        columns = ("subject_ref", "primary", "event_count", "sealed")
+        columns = ("subject_ref", "event_type", "primary", "event_count", "sealed")
         parts = [
             block_rows(self._lake.events, kept, None, refs)
             .select(*columns)
@@ -137,10 +139,12 @@ class Steps:
             mine = by_ref.get(ref or b"")
             days: list[date] = sorted(mine["day"].unique().to_list()) if mine is not None else []
             rewrite = sum(bytes_of[day] for day in days)
+            events, letters = _counted(mine)
             found.append(
                 Plan(
                     blocks=mine.height if mine is not None else 0,
-                    events=int(mine.filter("primary")["event_count"].sum()) if mine is not None else 0,
+                    events=events,
+                    own_letters=letters,
                     sealed_bytes=int(mine["sealed"].bin.size().sum()) if mine is not None else 0,
                     days=tuple(day.isoformat() for day in days),
                     rewrite_bytes=rewrite,
@@ -366,3 +370,14 @@ def _all(batch: Sequence[Request], detail: Detail) -> Outcomes:
 def _why(batch: Sequence[Request]) -> str:
     more = f" and {len(batch) - 1} more" if len(batch) > 1 else ""
     return f"erasure {batch[0].request_id}{more}"
+
+
+def _counted(mine: pl.DataFrame | None) -> tuple[int, int]:
+    """(events, dead letters) of a person's blocks: a letter is no event."""
+    if mine is None:
+        return 0, 0
+    counts = (
+        mine.filter("primary").group_by(pl.col("event_type") == DEAD_LETTER).agg(pl.col("event_count").sum())
+    )
+    by_kind = dict(counts.iter_rows())
+    return int(by_kind.get(False, 0)), int(by_kind.get(True, 0))

@@ -167,6 +167,7 @@ class PlanView(Body):
     held: bool
     estimated_seconds: float
     letters: int = Field(0, description="dead letters that are nobody's and name the person")
+    own_letters: int = Field(0, description="dead letters under the person's own key")
     shown: list[dict[str, Any]] = Field(
         default_factory=list, description="columns of published views that can show a personal value in clear"
     )
@@ -189,6 +190,7 @@ class PlanView(Body):
             held=plan.held,
             estimated_seconds=plan.estimated_seconds,
             letters=plan.letters,
+            own_letters=plan.own_letters,
             shown=list(plan.shown),
             waiting_batches=plan.waiting_batches,
             open_stores=list(plan.open_stores),

@@ -428,3 +428,17 @@ class V(Projection):
     compact_all(world)
     publish(world, "v")
     assert world.views.as_reported("v").rows["subjects"].to_list() == [1]
+
+
+def test_an_event_that_came_before_its_time_counts_and_moves_no_watermark(world: Runtime) -> None:
+    """One dated 2099 would say that every day until then is complete; the summary of the ingest counts it."""
+    today = datetime.now(UTC)
+    summary = send(
+        world,
+        [paid("ann", event_id="1", at=today), paid("ann", event_id="2", at=today.replace(year=2099, day=1))],
+    )
+    assert (summary.events, summary.future) == (2, 1)
+    publish(world, "cents_per_day")
+    publication = world.views.publication("cents_per_day")
+    assert publication.events_counted == 2
+    assert publication.watermark == today.date().isoformat()

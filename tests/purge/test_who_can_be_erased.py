@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from keys import SubjectId
 from lake import HttpBatch, Needles, dead_letters
 from lake.redaction import torn_records
-from purge import Status, UnknownSubject, scan
+from purge import Status, UnknownSubject, payload_of, scan
 from service.runtime import Runtime
 from tests.world import erase, paid, publish, send
 
@@ -184,3 +184,14 @@ def test_a_longer_id_is_not_the_person(said: str, other: str) -> None:
     ):
         raw = text if isinstance(text, bytes) else text.encode()
         assert not needles.names(b"1, " + raw + b" ,2"), raw
+
+
+def test_a_letter_of_a_person_is_counted_as_a_letter_and_not_as_an_event(world: Runtime) -> None:
+    """In the plan and in the receipt."""
+    send(world, [paid("ann", event_id="1"), paid("ann", event_id="2") | {"data": {"cents": "many"}}])
+    plan = world.purge.plan(SubjectId("ann"))
+    assert (plan.events, plan.own_letters, plan.letters) == (1, 1, 0)
+    receipt = world.purge.journal.get(erase(world, "ann")).receipt
+    assert receipt is not None
+    touched = payload_of(receipt)["predicate"]["touched"]
+    assert (touched["events"], touched["dead_letters"]) == (1, 1)

@@ -60,7 +60,11 @@ def plan(context: typer.Context, subject: Subject) -> None:
             f"days to rewrite: {', '.join(found.days) or 'none'} ({human_bytes(found.rewrite_bytes)})\n"
             f"views to derive anew: {', '.join(found.views) or 'none'} ({found.partitions} partition(s))\n"
             f"estimated: {found.estimated_seconds} s"
-            + (f"\ndead letters that name them: {found.letters:,}" if found.letters else "")
+            + (
+                f"\ndead letters of theirs or that name them: {found.own_letters + found.letters:,}"
+                if found.own_letters + found.letters
+                else ""
+            )
             + (
                 f"\nwaiting batches that name them: {found.waiting_batches:,}"
                 if found.waiting_batches
