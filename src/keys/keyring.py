@@ -210,6 +210,10 @@ class Keyring:
     def fence_together(self, targets: Sequence[tuple[SubjectId, bytes, str, str]]) -> list[Fence]:
         """Writes the fence of each (subject, ref, request id, purpose) in one transaction; as `fence`."""
         self.gate().trusted()
+        # Whoever was fenced by a try whose answer was lost stays as that try left them.
+        return repeatedly(lambda: self._fence(targets))
+
+    def _fence(self, targets: Sequence[tuple[SubjectId, bytes, str, str]]) -> list[Fence]:
         # Under the pages' lock: a hold is seen here, or is placed later and sees the fence.
         with self._effects("keys.fence"), self._transaction():
             records = list(self.tree.records_of([ref for _, ref, _, _ in targets]))

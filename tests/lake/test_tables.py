@@ -284,9 +284,9 @@ def test_expiry_and_sweep_remove_files_and_leave_tags_readable(world: Runtime) -
 
 
 def test_a_moment_before_the_first_snapshot_says_since_when(slow_world: Runtime, clock: Clock) -> None:
-    """The error names the oldest snapshot there is."""
+    """The error names the first commit."""
     send(slow_world, [paid("ann", event_id="1")])
-    with pytest.raises(SnapshotGone, match="oldest snapshot is of"):
+    with pytest.raises(SnapshotGone, match="its first commit is of"):
         slow_world.lake.replay().resolve(clock().replace(year=2001))
 
 

@@ -246,7 +246,7 @@ def test_a_catalog_that_knows_another_lake_s_table_is_refused(far: Runtime, tmp_
     if "uri" not in lake:
         lake["uri"] = f"sqlite:///{far.home / 'lake' / 'catalog.db'}"
     (tmp_path / "another").mkdir()
-    with pytest.raises(StorageUnsuitable, match="another (place|path)"):
+    with pytest.raises(StorageUnsuitable, match=r"another (place|path)"):
         make(tmp_path / "second", lake | {"warehouse": (tmp_path / "another").as_uri()})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,8 +17,6 @@ from polars.testing import assert_frame_equal
 from projections import DefinitionError, StateDamaged
 from projections.compute import BUCKET
 from projections.statebody import aligned, has_enum, read, written
-from service.runtime import initialise, open_runtime
-from tests.world import PAID, paid, send
 
 ROWS = 24
 TEXTS = [f"value-of-row-{row:02d}-{'x' * (row % 7)}" for row in range(ROWS)]
@@ -182,46 +179,3 @@ def test_a_damaged_body_is_an_error_of_its_own(body: bytes, at: int) -> None:
     for damaged in (body, good[: at % len(good)]):
         with contextlib.suppress(StateDamaged):
             read([damaged])
-
-
-SIZES = """
-import polars as pl
-from projections import Count, Max, Min, Projection
-SIZE = pl.Enum(["s3", "s1", "s2", "s0"])
-
-class Sizes(Projection):
-    name = "sizes"
-    reads = {"Paid": ["shop", "occurred_on"]}
-    keys = {"day": pl.col("occurred_on")}
-    state = {"events": Count(), "least": Min(pl.col("shop").cast(SIZE)), "most": Max(pl.col("shop").cast(SIZE))}
-
-    def final(self, rows):
-        return rows.with_columns(
-            least=pl.col("least").cast(pl.String), most=pl.col("most").cast(pl.String),
-            never=pl.col("most") == "s0",
-        )
-"""
-
-
-def test_the_order_of_an_enum_outlives_its_state(tmp_path: Path) -> None:
-    """Smallest and largest go by the order the code gives, also where a category occurs in no event."""
-    code = tmp_path / "sizes.py"
-    code.write_text(SIZES)
-    home = tmp_path / "lake"
-    initialise(home, [code])
-    with open_runtime(home) as runtime:
-        runtime.lake.types.register(PAID)
-        for number, shop in enumerate(("s1", "s2")):
-            send(runtime, [_at(shop, f"p{number}", str(number))])
-            runtime.views.publish(runtime.views.build(["sizes"]), who="t", why="t")
-        send(runtime, [_at("s3", "p0", "2")])  # merged into the state of a bucket
-        runtime.views.publish(runtime.views.build(["sizes"]), who="t", why="t")
-        shown = runtime.views.as_reported("sizes").rows.to_dicts()
-    assert [(one["events"], one["least"], one["most"], one["never"]) for one in shown] == [
-        (3, "s3", "s2", False)
-    ]
-
-
-def _at(shop: str, person: str, event_id: str) -> dict[str, Any]:
-    event = paid(person, event_id=event_id)
-    return event | {"data": event["data"] | {"shop": shop}}

@@ -488,7 +488,7 @@ def test_a_state_from_before_an_erasure_is_not_saved_after_it(world: Runtime) ->
     assert not builder._states.save(version, whole, range(256), head.snapshot_id, 0)
     assert world.keyring.stats()["records"] == records, "the keys minted for it are gone again"
     rows = builder._states.load(version, range(256)).rows
-    assert rows["cents"].to_list() == [7]
+    assert rows["cents__low"].to_list() == [7]
 
 
 def test_a_redaction_killed_before_its_key_died_is_finished_by_its_repetition(world: Runtime) -> None:
