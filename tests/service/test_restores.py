@@ -280,6 +280,7 @@ PAST_THE_GATE = {
     "receipt verify": "no lake",
     "erase list": "requests, which name nobody",
     "erase status": "the same",
+    "erase cancel": "the journal alone; destroys nothing",
     "events register": "event types",
     "events check": "event types",
     "events types": "event types",
@@ -303,7 +304,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "erase apply": ["--yes", "bob"],
     "erase hold": ["bob", "--why", "court"],
     "erase release": ["bob"],
-    "erase cancel": ["some-request"],
+    "ingest skip": ["--batch", "some-batch"],
     "erase scan": ["bob"],
 }
 
