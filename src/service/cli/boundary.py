@@ -74,7 +74,8 @@ def report(error: ShredlakeError) -> None:
 
 def _print(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # nobody reads it
-        messages.print(text, markup=False)
+        # Whole lines: who reads a log or a pipe looks for a sentence, and a terminal wraps by itself.
+        messages.print(text, markup=False, soft_wrap=True)
 
 
 def _let_go_of_stdout() -> None:

@@ -89,7 +89,7 @@ opened_gate = opened
 
 def say(text: str) -> None:
     """A message for people."""
-    messages.print(text)
+    messages.print(text, soft_wrap=True)
 
 
 def emit(here: Session, value: Any, text: str | None = None) -> None:
