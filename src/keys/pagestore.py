@@ -170,12 +170,19 @@ class SqlitePageStore:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[PageWriter]:
+        others: DatabaseUnavailable | None = None
         try:
             with self._db.write() as db:
-                yield _SqliteWriter(db)
-        except DatabaseFull:
-            raise PageStoreFull("the page store has no room left") from None
+                try:
+                    yield _SqliteWriter(db)
+                except DatabaseUnavailable as error:  # ours are told where the transaction ends
+                    others = error
+                    raise
         except DatabaseUnavailable as error:
+            if error is others:
+                raise
+            if isinstance(error, DatabaseFull):
+                raise PageStoreFull("the page store has no room left") from None
             raise PageStoreUnavailable(f"the page store gave up: {error.message}") from None
 
     def meta(self, name: str) -> str | None:
