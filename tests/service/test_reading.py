@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_said_before_anything_is_read(filled: Runtime, tmp_
     """A file of an unknown kind, a field that there is not, days the wrong way round."""
     for more, what in (
         (("--to", str(tmp_path / "out.csv")), "ends in .parquet or .jsonl"),
-        (("--to", "-", "--fields", "nope"), "no field `nope`"),
+        (("--to", "-", "--fields", "nope"), "has not every field"),
         (("--to", "-", "--facet", "driver/service"), "no such facet"),
         (("--to", "-", "--day-from", "2026-03-02", "--day-to", "2026-03-01"), "before the first"),
         (("--to", "-", "--workers", "2"), "one process"),
