@@ -37,7 +37,7 @@ class Notes(Projection):
     name = "notes"
     reads = {"Paid": ["note", "subject"]}
     keys = {"subject_ref": c("subject_ref")}
-    state = {"note": Last(c("note")), "kind": Last(c("note").cast(pl.Categorical))}
+    state = {"note": Last(c("note")), "kind": Last(c("note").str.to_uppercase())}
 
     def final(self, rows):
         return rows.with_columns(kind=c("kind").cast(pl.String))

@@ -75,7 +75,7 @@ def test_a_line_that_is_set_aside_is_a_letter_and_all_others_go_in(tmp_path: Pat
     make_world(home).close()
     path = tmp_path / "events.jsonl"
     path.write_bytes(b"\n".join(LINES))
-    assert skip(home, "--file", str(path), "--line", "2", *(["--drop"] if drop else [])) == 0
+    assert skip(home, "--file", str(path), "--line", "2", *(["--drop", "--yes"] if drop else [])) == 0
     with open_runtime(home) as world:
         done = world.lake.ingestor().run(JsonLinesFile(path, world.lake.types))
         assert (done.events, done.dead) == (4, 1)

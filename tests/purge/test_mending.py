@@ -129,7 +129,7 @@ def opened(
     rows = stored(runtime.home) if rows is None else rows
     places = [f"{version}/{bucket}".encode() for version, bucket, _, _ in rows]
     found = runtime.keyring.opener().open(
-        projections.state._CONTEXT, [row[2] for row in rows], places, [row[3] for row in rows]
+        projections.state.STATE_CONTEXT, [row[2] for row in rows], places, [row[3] for row in rows]
     )
     return [
         ((row[0], row[1]), row[2], body)
@@ -155,7 +155,7 @@ def test_old_states_that_held_an_erased_persons_bytes_are_unreadable_once_the_la
     shutil.copy(home / "evidence" / "fences.db", thief)
     with contextlib.closing(keys_of(thief)) as keyring:
         found = keyring.opener().open(
-            projections.state._CONTEXT,
+            projections.state.STATE_CONTEXT,
             [row[2] for row in rows],
             [f"{row[0]}/{row[1]}".encode() for row in rows],
             [row[3] for row in rows],

@@ -28,6 +28,7 @@ ASKS = {
     "keys converge": ["--adopt-log"],
     "lake expire": ["--keep", "1"],
     "ingest intake": ["--give-up"],
+    "ingest skip": ["--batch", "some-batch", "--drop"],
 }
 """Commands that ask, with the arguments that make them irreversible."""
 HARMLESS = {

@@ -187,6 +187,7 @@ def skip(
     partition: Annotated[int, typer.Option(min=0, help="of the topic")] = 0,
     offset: Annotated[int | None, typer.Option(min=0, help="of the message")] = None,
     drop: Annotated[bool, typer.Option("--drop", help="keep nothing of it in its dead letter")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     because: Annotated[str | None, typer.Option(help="why; kept with the decision, so name nobody")] = None,
 ) -> None:
     """Get past a batch, line or message that stops ingest: it becomes a dead letter without being looked at.
@@ -202,6 +203,8 @@ def skip(
     )
     if chosen != 1:
         raise BadInput("name one place: --batch, --file with --line, or --topic with --offset")
+    if drop:
+        ask_first("Nothing of it will be kept. Drop it?", yes)
     with opened_gate(context) as (here, runtime):
         book, how = runtime.lake.intake.asides, "dropped" if drop else "set aside"
         if batch is not None:
