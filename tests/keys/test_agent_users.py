@@ -80,6 +80,8 @@ def served() -> Iterator[Served]:
         settings = {"keys": keys, "projections": {"files": [str(VIEWS)]}}
         (home / "shredlake.toml").write_text(tomli_w.dumps(settings))
         initialise(home)
+        home.chmod(0o711)  # as docs/servers.md shows: `init` makes the folder private
+        (home / "shredlake.toml").chmod(0o644)
         with open_runtime(home) as runtime:
             runtime.lake.types.register(PAID)
             ref = provision(runtime.keyring).ref
