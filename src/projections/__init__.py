@@ -9,6 +9,7 @@ from pathlib import Path
 from keys import Effects
 from lake import DEFAULT_MEMORY_BYTES, Lake
 from projections.aggregates import Count, Distinct, First, Last, Max, Min, Sum
+from projections.alarms import Alarm
 from projections.build import Builder, Progress
 from projections.buildlocks import BuildLocks
 from projections.built import Built
@@ -22,6 +23,7 @@ from projections.errors import (
     LedgerBehind,
     NotPublished,
     ProjectionError,
+    ResultChanged,
     StaleEpoch,
     StateDamaged,
     UnknownView,
@@ -77,6 +79,7 @@ def open_views(
 
 
 __all__ = [
+    "Alarm",
     "Answer",
     "Aside",
     "BuildUnderWay",
@@ -108,6 +111,7 @@ __all__ = [
     "Reconciled",
     "Rederived",
     "Release",
+    "ResultChanged",
     "Revealing",
     "SourceFile",
     "StaleEpoch",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +22,7 @@ from lake import DEFAULT_MEMORY_BYTES, EventRead, Events, Lake, Pace, SnapshotGo
 from lake.offsets import offsets_of
 from lake.pieces import Cell, packed
 from lake.table import summary_of
-from projections.built import Built, ViewPlan, build_id_of, schema_ids_of, watermark_of
+from projections.built import Built, Order, ViewPlan, build_id_of, schema_ids_of, watermark_of
 from projections.compute import BUCKET, STATE_COLUMNS, Partial, forget, merge, novelty, result
 from projections.definition import SUBJECT, Fold, View, event_reads, grain
 from projections.derive import (
@@ -44,6 +45,7 @@ from projections.fingerprint import git_state, library_versions
 from projections.gates import check_conservation, check_result
 from projections.guarding import Candidate, DifferencingGuard, is_guarded
 from projections.ledger import Ledger, Publication
+from projections.rebuilds import RebuildCheck, each_finished
 from projections.registry import ViewRegistry
 from projections.state import StateStore
 from projections.statebody import aligned, has_enum
@@ -95,6 +97,7 @@ class Builder:
         self._clock = clock
         self._replay = lake.replay()
         self._guard = DifferencingGuard(ledger, tables, self._recomputed_state)
+        self._rebuilds = RebuildCheck(ledger, tables)
 
     def version_of(self, view: View) -> str:
         """Fingerprint of a view as it is now."""
@@ -106,6 +109,7 @@ class Builder:
         *,
         snapshot_id: int | None = None,
         rebuild: bool = False,
+        accept_changed: bool = False,
         who: str = "",
         why: str = "",
         progress: Progress = lambda what, done, total: None,
@@ -115,8 +119,11 @@ class Builder:
         Args:
             snapshot_id: of `lake.events`; the head where none is named.
             rebuild: derive every bucket anew.
+            accept_changed: keep a result that differs from the one of before over the same input.
 
         Raises:
+            ResultChanged: a result differs from the one of before, by the same code over the same input,
+                erasures and holds; on record as an alarm.
             GateClosed: a conservation or view check failed; states stay, nothing is published.
             SnapshotGone: there is no such snapshot, or no event at all.
         """
@@ -124,7 +131,7 @@ class Builder:
         target = self._lake.events.snapshot(snapshot_id)
         if target is None:
             raise SnapshotGone("the lake holds no event yet", next_step="Ingest some first.")
-        moved = 0
+        moved, order = 0, Order(who, why, accept_changed)
         while True:
             epoch = self._lake.keyring.epoch()
             try:
@@ -132,7 +139,10 @@ class Builder:
                 plans, merged = self._merge_news(plans, target, epoch)
                 self._derive(plans, target, epoch, progress)
                 if self._lake.keyring.epoch() == epoch:
-                    return [self._finish(plan, target, epoch, merged, who, why) for plan in plans]
+                    return each_finished(
+                        plans,
+                        partial(self._finish, target=target, epoch=epoch, merged=merged, order=order),
+                    )
                 # Otherwise somebody was erased meanwhile: their buckets are derived again.
             except LeaseExpired:  # what an erasure does to the lease of an agent's workers
                 if self._lake.keyring.epoch() == epoch:
@@ -332,7 +342,7 @@ class Builder:
     # -- finishing ---------------------------------------------------------------------------------
 
     def _finish(
-        self, plan: ViewPlan, target: Snapshot, epoch: int, merged: Mapping[str, int], who: str, why: str
+        self, plan: ViewPlan, target: Snapshot, epoch: int, merged: Mapping[str, int], order: Order
     ) -> Built:
         version = self._state_version(plan.version)
         states = self._states.known(version)
@@ -354,9 +364,10 @@ class Builder:
             new = Candidate(plan.version, target.snapshot_id, people, whole.rows, rows)
             guarded, basis = self._guard.candidate(plan.view, new)
         rows = guarded.rows
-        build_id = build_id_of(plan, target.snapshot_id, f"{people}{basis}", self._bits)
-        self._ledger.withhold(build_id, guarded.withheld)
         name = self._tables.table_name(plan.view.name, plan.version)
+        first_id = build_id_of(plan, target.snapshot_id, f"{people}{basis}", self._bits)
+        build_id = self._rebuilds.checked_id(plan, name, first_id, rows, order.who, accept=order.accepts)
+        self._ledger.withhold(build_id, guarded.withheld)
         purposes = row_purposes(plan.view, self._lake.types) if grain(plan.view).subject else None
         written = self._tables.write(name, build_id, rows, purposes)
         last_day = counts["last_day"].max()
@@ -386,8 +397,8 @@ class Builder:
             git_dirty=dirty,
             libraries=library_versions(),
             built_at=self._clock().astimezone(UTC).isoformat(timespec="milliseconds"),
-            who=who,
-            why=why,
+            who=order.who,
+            why=order.why,
             people_mark=people,
             withheld_rows=len(guarded.withheld),
             exposes=shown_columns(plan.view, types_of(self._lake.types, plan.view), rows.columns),

@@ -29,6 +29,15 @@ class Built:
 
 
 @frozen
+class Order:
+    """Who asks for a build and why, and whether a result that changed over the same input is accepted."""
+
+    who: str
+    why: str
+    accepts: bool = False
+
+
+@frozen
 class ViewPlan:
     """What is to be done for a view: buckets to derive anew, and those that stand at earlier snapshots."""
 

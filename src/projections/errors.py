@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -83,6 +83,32 @@ class GateClosed(ProjectionError):
     """A check before publication failed; the published version stays."""
 
     default_next_step = "Look at the numbers in the message; mend the view or its check, then build again."
+
+
+class ResultChanged(ProjectionError):
+    """A view gave another result for the same input, erasures and holds, by the same code: it is no function.
+
+    Attributes:
+        view: the view's name; several are joined by commas.
+    """
+
+    whose_move = "caller"
+    default_next_step = (
+        "Nothing was published. Find what the view reads besides its events (chance, a clock, a file, the "
+        "order of a set) and take it out, which makes a new version; or publish this result with "
+        "`shredlake views build VIEW --rebuild --publish --accept-changed`."
+    )
+
+    def __init__(self, message: str, *, view: str, next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.view = view
+
+    @classmethod
+    def of_all(cls, errors: Sequence[ResultChanged]) -> ResultChanged:
+        """One error that names every view; at least one is given."""
+        if len(errors) == 1:
+            return errors[0]
+        return cls("; ".join(one.message for one in errors), view=", ".join(one.view for one in errors))
 
 
 class LedgerBehind(ProjectionError):

@@ -15,6 +15,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from keys import Database, Effects
+from projections.alarms import ALARM_SCHEMA, Alarm, AlarmBook
 from projections.differencing import Withheld
 from projections.errors import NotPublished, StaleEpoch
 
@@ -117,9 +118,17 @@ class Ledger:
     """Publications and releases of one lake."""
 
     def __init__(self, path: Path, clock: Callable[[], datetime], effects: Effects) -> None:
-        self._db = Database(path, _SCHEMA)
+        self._db = Database(path, f"{_SCHEMA};{ALARM_SCHEMA}")
         self._clock = clock
         self._effects = effects
+        self.alarms = AlarmBook(self._db, clock, effects)
+
+    def open_alarms(self) -> list[Alarm]:
+        """Views that gave another result for the same input, until it is accepted or their code changes."""
+        release = self.current()
+        entries = release.entries if release is not None else {}
+        seen = {name: self.publication(at).version for name, at in entries.items()}
+        return [one for one in self.alarms.unaccepted() if seen.get(one.view, one.version) == one.version]
 
     def release(
         self, publications: list[Publication], *, epoch: Callable[[], int], who: str, why: str

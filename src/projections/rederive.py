@@ -24,6 +24,7 @@ from projections.errors import (
     DefinitionError,
     GateClosed,
     ProjectionError,
+    ResultChanged,
     StaleEpoch,
     StateDamaged,
 )
@@ -42,6 +43,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (DefinitionError, "its definition does not fit"),
     (UnknownEventType, "it reads an event type that is not registered"),
     (StateDamaged, "its kept state does not open"),
+    (ResultChanged, "it gives another result for the same input"),
     (ProjectionError, "its code failed"),
     (BrokenProcessPool, "the process that computed it died"),
     (SystemExit, "its code left the process"),

@@ -137,9 +137,12 @@ def syntax_tree(thing: Any) -> ast.Module:
 
 
 def _named(tree: ast.AST, qualified: str) -> list[ast.stmt]:
-    """Every definition of this name: which of several is alive depends on what ran."""
+    """Every definition of this name: which of several is alive depends on what ran.
+
+    Of a function that another function made, that other one: what it does decides what was made.
+    """
     within: list[ast.AST] = [tree]
-    for part in qualified.split("."):
+    for part in qualified.partition(".<locals>")[0].split("."):
         within = [
             node
             for parent in within

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 from attrs import field, frozen
-from pyiceberg.exceptions import ValidationException
+from pyiceberg.exceptions import NoSuchTableError, ValidationException
 from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema
 from pyiceberg.table.metadata import TableMetadata
@@ -130,6 +130,13 @@ class ViewTables:
             fresh = table.write_file(stored, random=plain)
             found = _replaced(table, build_id, fresh)
         return Written(found, digest_of(stored))
+
+    def landed(self, name: str, build_id: str) -> int | None:
+        """The snapshot that a build made, if it did; of a table that is not there None."""
+        try:
+            return _landed(self._warehouse.table(name), build_id)
+        except NoSuchTableError:
+            return None
 
     def read_aggregate(self, name: str, snapshot_id: int) -> pl.DataFrame:
         """Rows of an aggregate view's snapshot."""

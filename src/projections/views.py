@@ -115,6 +115,7 @@ class Views:
         *,
         snapshot_id: int | None = None,
         rebuild: bool = False,
+        accept_changed: bool = False,
         who: str = "",
         why: str = "",
         progress: Progress = lambda what, done, total: None,
@@ -123,6 +124,7 @@ class Views:
         """Builds without publishing, one builder of a view at a time, with the view files as they are now.
 
         Args:
+            accept_changed: see `Builder.build`.
             wait_seconds: for another builder of one of them; None waits for its end.
 
         Raises:
@@ -134,7 +136,13 @@ class Views:
         self._refuse_exposed(names)
         with self._locks.held(names, wait_seconds), self._pinned(snapshot_id) as pinned:
             return self.builder.build(
-                names, snapshot_id=pinned, rebuild=rebuild, who=who, why=why, progress=progress
+                names,
+                snapshot_id=pinned,
+                rebuild=rebuild,
+                accept_changed=accept_changed,
+                who=who,
+                why=why,
+                progress=progress,
             )
 
     def bring_up_to_date(
@@ -143,6 +151,7 @@ class Views:
         *,
         snapshot_id: int | None = None,
         rebuild: bool = False,
+        accept_changed: bool = False,
         who: str,
         why: str,
         progress: Progress = lambda what, done, total: None,
@@ -152,6 +161,7 @@ class Views:
         Raises:
             StaleEpoch: erasures came faster than the views could be built.
         """
+        self.registry.refresh()
         self._refuse_exposed(names)
         with self._locks.held(names):
             for attempt in range(1, _PUBLISH_TRIES + 1):
@@ -160,6 +170,7 @@ class Views:
                         names,
                         snapshot_id=pinned,
                         rebuild=rebuild and attempt == 1,
+                        accept_changed=accept_changed,
                         who=who,
                         why=why,
                         progress=progress,

@@ -143,6 +143,7 @@ def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:
             intake=QueueView.of(
                 runtime.lake.intake.queue(), time.time(), runtime.lake.intake.asides.trouble()
             ),
+            changed_results=len(runtime.views.ledger.open_alarms()),
             stuck_erasures=len(stuck),
             stuck=[StuckView(**asdict(one)) for one in stuck[:STUCK_SHOWN]],
         )

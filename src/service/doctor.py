@@ -31,7 +31,7 @@ from lake import (
 from lake.errors import TopicGap, TopicGone
 from lake.objects import ObjectStore
 from lake.offsets import offsets_of
-from projections import Views, revealing
+from projections import Alarm, ResultChanged, Views, revealing
 from purge import Standing, Stuck, standing_of, unregistered
 from service.kafka import standing
 from service.keyplaces import vault_session
@@ -125,6 +125,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield stuck_finding(runtime.purge.journal.stuck(), runtime.lake.clock())
     yield _open_finding(standing_of(runtime.purge.journal.all(), runtime.lake.clock()))
     yield from _aside_findings(runtime.views)
+    yield from alarm_findings(runtime.views.ledger.open_alarms())
     yield _privacy_finding(runtime.lake)
     objects = runtime.lake.warehouse.objects
     yield from (Finding("warehouse", "warning", text) for text in objects.check())
@@ -263,6 +264,17 @@ def _aside_findings(views: Views) -> Iterator[Finding]:
         what = "stale, and still counts people erased since" if one.is_served else "withdrawn"
         text = f"{what}: {one.reason}; mend it, then run `shredlake views publish {one.view}`"
         yield Finding(f"view {one.view}", "error", text)
+
+
+def alarm_findings(alarms: Sequence[Alarm]) -> Iterator[Finding]:
+    """Views that gave another result over the same input by the same code."""
+    for one in alarms:
+        at = one.raised_at.isoformat(timespec="seconds")
+        text = (
+            f"another result over the same input, erasures and holds, {one.times} time(s), last at {at}: "
+            f"{one.rows_differing:,} row(s) differ. {ResultChanged.default_next_step}"
+        )
+        yield Finding(f"result of {one.view}", "error", text)
 
 
 def _open_finding(standing: Standing) -> Finding:

@@ -267,6 +267,9 @@ class Health(Body):
     next_step: str | None = Field(None, description="what opens it")
     needs: dict[str, str] = Field({}, description="what is needed and does not answer, and why")
     intake: QueueView | None = Field(None, description="how much waits to be committed")
+    changed_results: int = Field(
+        0, description="views that gave another result over the same input, and nobody settled it"
+    )
     stuck_erasures: int = Field(0, description="erasures whose last run failed")
     stuck: list[StuckView] = Field([], description="those that are due first, twenty at the most")
 

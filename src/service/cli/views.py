@@ -75,6 +75,9 @@ def build(
     as_of: AsOf = None,
     nearest: Certified = None,
     publish: Annotated[bool, typer.Option("--publish", help="switch readers to the result")] = False,
+    accept_changed: Annotated[
+        bool, typer.Option("--accept-changed", help="keep a result that is another one over the same input")
+    ] = False,
     why: Why = "",
 ) -> None:
     """Build views beside what readers see: first build, catch-up or rebuild, whichever is due."""
@@ -86,6 +89,7 @@ def build(
             options: dict[str, Any] = {
                 "snapshot_id": snapshot.snapshot_id if snapshot else None,
                 "rebuild": rebuild,
+                "accept_changed": accept_changed,
                 "who": "cli",
                 "why": why,
                 "progress": lambda what, done, total: update(done, total, what),
