@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
+from lake.manifests import entries_of, manifests_of
 from lake.objects import ObjectStore, StoredObject, local_path, storage_errors
 from lake.offsets import settled_of
 from lake.table import IcebergTable, beside, summary_of
@@ -64,9 +65,8 @@ def _referenced(table: Table, forgotten: Collection[int]) -> set[str]:
                 continue
             found.add(snapshot.manifest_list)
             found.update(f"{beside(table)}/{one.name}" for one in settled_of(summary_of(snapshot)))
-            for manifest in snapshot.manifests(table.io):
+            for manifest in manifests_of(table.io, snapshot):
                 if manifest.manifest_path not in found:
                     found.add(manifest.manifest_path)
-                    entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
-                    found.update(entry.data_file.file_path for entry in entries)
+                    found.update(one.data_file.file_path for one in entries_of(table.io, manifest))
     return found

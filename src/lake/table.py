@@ -18,7 +18,7 @@ from attrs import frozen
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.manifest import DataFile, ManifestFile
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
@@ -36,6 +36,7 @@ from keys import Effects
 from lake.catalog import catalog_errors
 from lake.datafiles import write_data_file
 from lake.errors import CommitConflict, SnapshotGone, StorageFailed
+from lake.manifests import Replacement, live_entries
 from lake.moments import EXPIRED_PROPERTY, remembering
 from lake.objects import scan_parquet, storage_errors, storage_failed
 from lake.references import check_names, kept, tag_update, unnamed, with_last_tagged
@@ -131,20 +132,15 @@ class IcebergTable:
             return []
         io = self.load().io
         with storage_errors():
-            return [
-                (entry.data_file, entry.sequence_number or 0)
-                for manifest in snapshot.manifests(io)
-                for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
-            ]
+            return [(entry.data_file, entry.sequence_number or 0) for entry in live_entries(io, snapshot)]
 
     def sequence_of(self, snapshot_id: int, within: Snapshot) -> int | None:
         """The sequence number of a snapshot, by a later one's files; None where it added none of them."""
         io = self.load().io
         with storage_errors():
-            for manifest in within.manifests(io):
-                for entry in manifest.fetch_manifest_entry(io, discard_deleted=True):
-                    if entry.snapshot_id == snapshot_id:
-                        return entry.sequence_number
+            for entry in live_entries(io, within):
+                if entry.snapshot_id == snapshot_id:
+                    return entry.sequence_number
         return None
 
     def kept_files(self) -> list[DataFile]:
@@ -153,14 +149,11 @@ class IcebergTable:
         One look, because upkeep beside it may expire a snapshot between two.
         """
         table = self.load()
-        manifests: dict[str, ManifestFile] = {}
         with storage_errors():
-            for snapshot in table.metadata.snapshots:
-                manifests |= {one.manifest_path: one for one in snapshot.manifests(table.io)}
             found = {
                 entry.data_file.file_path: entry.data_file
-                for manifest in manifests.values()
-                for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+                for snapshot in table.metadata.snapshots
+                for entry in live_entries(table.io, snapshot)
             }
         return list(found.values())
 
@@ -242,8 +235,12 @@ class IcebergTable:
         """
 
         def stage(transaction: _MemoTransaction, metadata: TableMetadata) -> int:
-            update = transaction.update_snapshot(snapshot_properties=dict(guard(metadata)))
-            producer: Any = update.overwrite() if removes else update.merge_append()
+            summary = dict(guard(metadata))
+            producer: Any = (
+                Replacement(transaction, transaction._table.io, summary)
+                if removes
+                else transaction.update_snapshot(snapshot_properties=summary).merge_append()
+            )
             for file in adds:
                 producer.append_data_file(file)
             for file in removes:
