@@ -13,6 +13,7 @@ from projections.alarms import Alarm
 from projections.build import Builder, Progress
 from projections.buildlocks import BuildLocks
 from projections.built import Built
+from projections.codewatch import DEFAULT_CODE_SECONDS, CodeWatch
 from projections.compute import derive, result
 from projections.definition import Check, Fold, Projection, View, grain, non_negative, unique, within
 from projections.derive import Deriver, DeriveTask, view_is_personal
@@ -50,6 +51,7 @@ def open_views(
     code_folder: Path | None = None,
     bits: int = 8,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    code_seconds: float = DEFAULT_CODE_SECONDS,
 ) -> Views:
     """The views of a lake with state and ledger under `home`.
 
@@ -58,6 +60,7 @@ def open_views(
         code_folder: whose git state publications record.
         bits: 2^bits buckets per view.
         memory_bytes: that the events read at once may take.
+        code_seconds: that one call of a view's code may take.
     """
     effects: Effects = lake.effects
     ledger = Ledger(home / "ledger.db", lake.clock, effects)
@@ -70,6 +73,7 @@ def open_views(
         tables,
         ledger,
         executor or InProcess(Deriver(lake.replay(), lake.types, registry, memory_bytes)),
+        CodeWatch(home / "code", code_seconds),
         bits=bits,
         memory_bytes=memory_bytes,
         code_folder=code_folder,
@@ -79,6 +83,7 @@ def open_views(
 
 
 __all__ = [
+    "DEFAULT_CODE_SECONDS",
     "Alarm",
     "Answer",
     "Aside",

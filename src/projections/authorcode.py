@@ -15,6 +15,7 @@ from typing import Final, ParamSpec, TypeVar
 import polars as pl
 
 from keys import ShredlakeError
+from projections.codewatch import call_watched
 from projections.columntypes import Refusal
 from projections.definition import View
 from projections.errors import ViewFailed
@@ -37,9 +38,10 @@ def run_author_code(view: View, part: str, function: Callable[P, R], *args: P.ar
 
     Raises:
         ViewFailed: it raised, whatever it was; out of memory and our own errors pass as they are.
+        ViewHangs: it did not end, in a build that is watched.
     """
     try:
-        return function(*args, **kwargs)
+        return call_watched(view.name, lambda: function(*args, **kwargs))
     except (MemoryError, ShredlakeError):
         raise
     except Refusal as error:

@@ -23,6 +23,7 @@ from lake.offsets import offsets_of
 from lake.pieces import Cell, packed
 from lake.table import summary_of
 from projections.built import Built, Order, ViewPlan, build_id_of, schema_ids_of, watermark_of
+from projections.codewatch import CodeWatch
 from projections.compute import BUCKET, STATE_COLUMNS, Partial, forget, merge, novelty, result
 from projections.definition import SUBJECT, Fold, View, event_reads, grain
 from projections.derive import (
@@ -66,6 +67,7 @@ class Builder:
     """Builds views of one lake.
 
     Args:
+        watch: ends calls of a view's code that do not end by themselves.
         bits: 2^bits buckets per view.
         memory_bytes: that the events read at once may take while catching up.
         code_folder: whose git state is recorded.
@@ -79,6 +81,7 @@ class Builder:
         tables: ViewTables,
         ledger: Ledger,
         executor: Executor,
+        watch: CodeWatch,
         *,
         bits: int = DEFAULT_BITS,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
@@ -91,6 +94,7 @@ class Builder:
         self._tables = tables
         self._ledger = ledger
         self._executor = executor
+        self.watch = watch
         self._bits = bits
         self._memory_bytes = memory_bytes
         self._code_folder = code_folder
@@ -124,6 +128,7 @@ class Builder:
         Raises:
             ResultChanged: a result differs from the one of before, by the same code over the same input,
                 erasures and holds; on record as an alarm.
+            ViewHangs: a call of a view's code did not end; a process that cannot end it ends itself.
             GateClosed: a conservation or view check failed; states stay, nothing is published.
             SnapshotGone: there is no such snapshot, or no event at all.
         """
@@ -131,29 +136,29 @@ class Builder:
         target = self._lake.events.snapshot(snapshot_id)
         if target is None:
             raise SnapshotGone("the lake holds no event yet", next_step="Ingest some first.")
-        moved, order = 0, Order(who, why, accept_changed)
-        while True:
-            epoch = self._lake.keyring.epoch()
-            try:
-                plans = [self._plan(view, target, rebuild, epoch) for view in views]
-                plans, merged = self._merge_news(plans, target, epoch)
-                self._derive(plans, target, epoch, progress)
-                if self._lake.keyring.epoch() == epoch:
-                    return each_finished(
-                        plans,
-                        partial(self._finish, target=target, epoch=epoch, merged=merged, order=order),
-                    )
-                # Otherwise somebody was erased meanwhile: their buckets are derived again.
-            except LeaseExpired:  # what an erasure does to the lease of an agent's workers
-                if self._lake.keyring.epoch() == epoch:
-                    raise
-            except (
-                StateMoved,
-                StateDamaged,
-            ) as error:  # an erasure forgets them behind its fence
-                moved += 1
-                if moved >= (_MOST_MOVES if isinstance(error, StateMoved) else _DAMAGED_TRIES):
-                    raise
+        order = Order(who, why, accept_changed)
+        moved = 0
+        with self.watch.on() as watched:
+            while True:
+                epoch = self._lake.keyring.epoch()
+                try:
+                    plans = [self._plan(view, target, rebuild, epoch) for view in views]
+                    watched.versions |= {plan.view.name: plan.version for plan in plans}
+                    plans, merged = self._merge_news(plans, target, epoch)
+                    self._derive(plans, target, epoch, progress)
+                    if self._lake.keyring.epoch() == epoch:
+                        finish = partial(self._finish, target=target, epoch=epoch, merged=merged, order=order)
+                        built = each_finished(plans, finish)
+                        self.watch.forgive(names)
+                        return built
+                    # Otherwise somebody was erased meanwhile: their buckets are derived again.
+                except LeaseExpired:  # what an erasure does to the lease of an agent's workers
+                    if self._lake.keyring.epoch() == epoch:
+                        raise
+                except (StateMoved, StateDamaged) as error:  # an erasure forgets them behind its fence
+                    moved += 1
+                    if moved >= (_MOST_MOVES if isinstance(error, StateMoved) else _DAMAGED_TRIES):
+                        raise
 
     def recompute(self, view: View, snapshot_id: int) -> pl.DataFrame:
         """The view's rows from a snapshot with today's keys; nothing is kept or published."""

@@ -65,6 +65,23 @@ class ViewFailed(ProjectionError):
         return again, (self.view, self.part, self.kind)
 
 
+class ViewHangs(ProjectionError):
+    """A call of a view's code took longer than the settings allow; it was ended."""
+
+    default_next_step = (
+        "Look for a loop without an end in the view; code that needs so long gets it by"
+        " `[projections] code_seconds` in the settings. Nothing was published."
+    )
+
+    def __init__(self, view: str, limit_seconds: float) -> None:
+        super().__init__(f"the code of `{view}` did not end within {limit_seconds:g} s")
+        self.view = view
+        self.limit_seconds = limit_seconds
+
+    def __reduce__(self) -> tuple[type[ViewHangs], tuple[str, float]]:
+        return type(self), (self.view, self.limit_seconds)
+
+
 class UnknownView(ProjectionError):
     """No view of this name is defined, or it was never published."""
 

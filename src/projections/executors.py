@@ -10,11 +10,13 @@ from typing import Protocol
 
 from keys import mask_process
 from lake import sharing_cores
+from projections.codewatch import DEFAULT_CODE_SECONDS, CodeWatch
 from projections.compute import Partial
 from projections.derive import Deriver, DeriveTask
 
 _worker: Deriver | None = None
 _not_started: Exception | None = None
+_watch: CodeWatch | None = None
 
 
 class Executor(Protocol):
@@ -40,13 +42,18 @@ class ProcessPool:
         opener: called for every run; gives a picklable function that opens the lake in a worker, and is
             left when the run is over.
         workers: number of processes.
+        code_seconds: that one call of a view's code may take there.
     """
 
     def __init__(
-        self, opener: Callable[[], AbstractContextManager[Callable[[], Deriver]]], workers: int
+        self,
+        opener: Callable[[], AbstractContextManager[Callable[[], Deriver]]],
+        workers: int,
+        code_seconds: float = DEFAULT_CODE_SECONDS,
     ) -> None:
         self._opener = opener
         self._workers = workers
+        self._code_seconds = code_seconds
 
     def map(self, tasks: Sequence[DeriveTask]) -> Iterator[dict[str, Partial]]:
         # Spawned, not forked: Polars keeps threads that do not survive a fork.
@@ -54,15 +61,16 @@ class ProcessPool:
         with (
             self._opener() as open_deriver,
             sharing_cores(self._workers),
-            ProcessPoolExecutor(self._workers, context, _start, (open_deriver,)) as pool,
+            ProcessPoolExecutor(self._workers, context, _start, (open_deriver, self._code_seconds)) as pool,
         ):
             yield from pool.map(_run, tasks)
 
 
-def _start(open_deriver: Callable[[], Deriver]) -> None:
+def _start(open_deriver: Callable[[], Deriver], code_seconds: float) -> None:
     """Opens this worker; that keys or lake do not answer is told by its tasks, not by its death."""
-    global _worker, _not_started
+    global _worker, _not_started, _watch
     mask_process()
+    _watch = CodeWatch(None, code_seconds)  # its death is seen by the process that started it
     try:
         _worker = open_deriver()
     except Exception as error:
@@ -73,4 +81,6 @@ def _run(task: DeriveTask) -> dict[str, Partial]:
     if _not_started is not None:
         raise _not_started
     assert _worker is not None
-    return _worker.run(task)
+    assert _watch is not None
+    with _watch.on():
+        return _worker.run(task)

@@ -27,6 +27,7 @@ from projections.errors import (
     ResultChanged,
     StaleEpoch,
     StateDamaged,
+    ViewHangs,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (UnknownEventType, "it reads an event type that is not registered"),
     (StateDamaged, "its kept state does not open"),
     (ResultChanged, "it gives another result for the same input"),
+    (ViewHangs, "its code does not end"),
     (ProjectionError, "its code failed"),
     (BrokenProcessPool, "the process that computed it died"),
     (SystemExit, "its code left the process"),
@@ -96,6 +98,7 @@ def rederive(views: Views, *, who: str, why: str, serve_stale: Collection[str] =
     touched = [name for name, at in published.items() if _is_personal(views, name, at)]
     wanted = [*touched, *(name for name in views.ledger.withdrawn() if name not in touched)]
     failed = {name: NO_CODE for name in wanted if name not in views.registry.names()}
+    failed |= given_up(views, [name for name in wanted if name not in failed])
     todo = [name for name in wanted if name not in failed]
     done: tuple[str, ...] = ()
     for last in [False] * (_TRIES - 1) + [True]:
@@ -128,7 +131,8 @@ def bring_back(views: Views, *, who: str, why: str) -> list[str]:
         KeysError, LakeError, OSError: keys or lake do not answer.
     """
     aside = [name for name in views.ledger.aside() if name in views.registry.names()]
-    built, _ = build_each(views, aside, who, why)
+    hopeless = given_up(views, aside)
+    built, _ = build_each(views, [name for name in aside if name not in hopeless], who, why)
     try:
         if built:
             views.publish(built, who=who, why=why)
@@ -137,8 +141,23 @@ def bring_back(views: Views, *, who: str, why: str) -> list[str]:
     return [one.publication.view for one in built]
 
 
+def given_up(views: Views, names: Sequence[str]) -> dict[str, str]:
+    """Which of these views hung or killed the process that built them, as their code is now, and how."""
+    found = {}
+    for name in names:
+        try:
+            reason = views.builder.watch.given_up(name, views.builder.version_of(views.registry.get(name)))
+        except _OF_VIEWS as error:
+            if fault_of(error) is None:
+                raise
+            continue  # its build says why
+        if reason is not None:
+            found[name] = reason
+    return found
+
+
 def build_each(views: Views, names: Sequence[str], who: str, why: str) -> tuple[list[Built], dict[str, str]]:
-    """Builds views in one scan, and each on its own where that fails: (built, view → reason).
+    """Builds views in one scan, and in several where that fails: (built, view → reason).
 
     Raises:
         KeysError, LakeError, OSError: keys or lake do not answer.
@@ -153,10 +172,12 @@ def build_each(views: Views, names: Sequence[str], who: str, why: str) -> tuple[
             raise
         if len(names) == 1:
             return [], {names[0]: reason}
+        apart, failed = [[name] for name in names], dict[str, str]()
+        if isinstance(error, ViewHangs):  # it is not waited for a second time
+            apart, failed = [[name for name in names if name != error.view]], {error.view: reason}
     built: list[Built] = []
-    failed: dict[str, str] = {}
-    for name in names:
-        one, unbuilt = build_each(views, [name], who, why)
+    for some in apart:
+        one, unbuilt = build_each(views, some, who, why)
         built += one
         failed |= unbuilt
     return built, failed

@@ -53,6 +53,7 @@ STORES: Final = (
     Store("event types", ("lake/types/*",), "holds no personal data"),
     Store("view states", _database("views/states.db"), "sealed per bucket; derived anew on erasure"),
     Store("build locks", ("views/locks/*",), "empty files named after views"),
+    Store("view code", ("views/code/*",), "names of views whose code hung or killed a process"),
     Store("publication ledger", _database("views/ledger.db"), "holds no personal data"),
     Store(
         "request journal",

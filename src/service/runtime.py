@@ -197,12 +197,14 @@ def open_runtime(
     registry = ViewRegistry.following(lambda: view_files(home, settings))
     for path, error in registry.broken().items():
         _log.warning("views of %s: %s", path.name, error.message)
-    workers = settings.projections.workers
+    workers, code_seconds = settings.projections.workers, settings.projections.code_seconds
     if executor is None and settings.keys.agent:
-        executor = ProcessPool(lambda: agent_deriver(home, registry.sources()), max(2, workers))
+        executor = ProcessPool(lambda: agent_deriver(home, registry.sources()), max(2, workers), code_seconds)
     elif executor is None and workers > 1:
         opener = functools.partial(open_deriver, home)
-        executor = ProcessPool(lambda: nullcontext(functools.partial(opener, registry.sources())), workers)
+        executor = ProcessPool(
+            lambda: nullcontext(functools.partial(opener, registry.sources())), workers, code_seconds
+        )
     files = view_files(home, settings)
     views = open_views(
         lake,
@@ -212,6 +214,7 @@ def open_runtime(
         code_folder=files[0].parent if files else None,
         bits=settings.projections.bucket_bits,
         memory_bytes=settings.replay.memory_bytes,
+        code_seconds=code_seconds,
     )
     copies = open_fence_copies(home, settings, keyring)
     stale = settings.erasure.serve_stale

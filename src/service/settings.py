@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from lake.sources import DEFAULT_BATCH_EVENTS
 from lake.upkeeprules import LEAST_GRACE_SECONDS
+from projections import DEFAULT_CODE_SECONDS
 from service.errors import BadSettings
 
 CONFIG_NAME: Final = "shredlake.toml"
@@ -171,6 +172,9 @@ class Projections(Section):
     files: list[Path] = Field(default_factory=list, description="Python files that define views")
     bucket_bits: Annotated[int, Field(ge=0, le=10)] = Field(8, description="2^n buckets of subjects")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="processes that derive buckets")
+    code_seconds: Annotated[float, Field(gt=0, le=86400)] = Field(
+        DEFAULT_CODE_SECONDS, description="end a call of a view's code that takes longer"
+    )
 
 
 class Erasure(Section):

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +19,7 @@ import pytest
 from keys import CustodianUnavailable, PageStoreUnavailable, SubjectId
 from lake import StorageFailed
 from projections import Check, NotPublished, bring_back
+from projections.codewatch import CodeWatch
 from purge import Status, payload_of
 from service.runtime import Runtime, initialise, open_runtime
 from tests.world import PAID, erase, paid, publish, send
@@ -170,3 +177,117 @@ def test_a_worker_process_that_dies_costs_its_own_view_alone(tmp_path: Path) -> 
         assert done.status is Status.COMPLETED
         touched = payload_of(done.receipt or b"")["predicate"]["touched"]
         assert (touched["views"], list(touched["views_withdrawn"])) == (["good"], ["dies"])
+
+
+class Stopwatch:
+    """Stands still until somebody hangs."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def watched_by(world: Runtime, clock_seconds: Callable[[], float]) -> CodeWatch:
+    """Gives the world's builder a watch of a minute a call by this clock."""
+    world.views.builder.watch = CodeWatch(world.home / "views" / "code", 60, clock_seconds)
+    return world.views.builder.watch
+
+
+@pytest.mark.parametrize("part", ["fold", "final", "checks"])
+def test_code_that_does_not_end_is_ended_and_not_run_again_until_somebody_asks(
+    world: Runtime, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """The erasure goes to its receipt; neither the next one nor a server's look waits for that code again."""
+    fill(world)
+    clock = Stopwatch()
+    runs: list[str] = []
+
+    def hangs(*_: object) -> Any:
+        runs.append(part)
+        clock.seconds += 61
+        for _ in itertools.count():
+            pass
+
+    watched_by(world, clock)
+    with monkeypatch.context() as edited:
+        break_view(world, edited, "bands", **{part: [Check("hangs", hangs)] if part == "checks" else hangs})
+        done = world.purge.journal.get(erase(world, ANN.reveal()))
+        assert done.status is Status.COMPLETED
+        touched = payload_of(done.receipt or b"")["predicate"]["touched"]
+        assert touched["views_withdrawn"] == {"bands": "its code does not end"}
+        assert set(touched["views"]) == {"people_per_day", "balance"}
+        assert bring_back(world.views, who="test", why="a look") == []
+        assert world.purge.journal.get(erase(world, "bob")).status is Status.COMPLETED
+        assert runs == [part]
+    publish(world)
+    assert world.views.as_reported("bands").rows["people"].sum() == 1
+    assert list((world.home / "views" / "code").iterdir()) == []
+
+
+_DYING = """
+    import itertools, os, signal, sys
+    from pathlib import Path
+    from projections.codewatch import CodeWatch
+    def catches_all():
+        while True:
+            try:
+                while True:
+                    pass
+            except BaseException:
+                pass
+    how = {"kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "catch": catches_all,
+           "native": lambda: sum(itertools.repeat(0)), "end": lambda: None}
+    with CodeWatch(Path(sys.argv[1]), 0.3).on() as watched:
+        watched.versions["bands"] = sys.argv[2]
+        watched.call("bands", how[sys.argv[3]])
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def die(folder: Path, version: str, how: str) -> int:
+    """Runs code of a view `bands` in a process that dies of it; returns its exit code."""
+    command = [sys.executable, "-c", textwrap.dedent(_DYING), str(folder), version, how]
+    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode
+
+
+def test_code_that_catches_what_ends_it_or_never_looks_up_ends_its_process(tmp_path: Path) -> None:
+    """The first is known at once; of the second a file tells whose code ran, as of any death."""
+    caught, native = CodeWatch(tmp_path / "caught"), CodeWatch(tmp_path / "native")
+    assert die(tmp_path / "caught", "v1", "catch") == 70
+    assert caught.given_up("bands", "v1") == "its code does not end"
+    assert die(tmp_path / "native", "v1", "native") == 1
+    assert native.given_up("bands", "v1") is None
+    assert [path.read_text() for path in (tmp_path / "native").iterdir()] == ["bands v1"]
+
+
+def test_a_process_that_dies_outside_of_a_view_s_code_is_not_the_view_s_fault(tmp_path: Path) -> None:
+    """Whatever killed it, the view is built on."""
+    for _ in range(2):
+        assert die(tmp_path, "v1", "end") == -signal.SIGKILL
+    assert CodeWatch(tmp_path).given_up("bands", "v1") is None
+
+
+def test_code_in_which_two_processes_died_is_not_run_by_an_erasure(
+    world: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every start of the server would die of it, and nobody would ever be erased."""
+    fill(world)
+    real = world.views.builder.version_of
+    version = real(world.views.registry.get("bands"))
+    for _ in range(2):
+        assert die(world.home / "views" / "code", version, "kill") == -signal.SIGKILL
+    with monkeypatch.context() as edited:
+        break_view(world, edited, "bands", final=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        edited.setattr(
+            world.views.builder, "version_of", lambda view: version if view.name == "bands" else real(view)
+        )
+        request = world.purge.submit(ANN).request
+        done = world.purge.run(request.request_id)
+    touched = payload_of(done.receipt or b"")["predicate"]["touched"]
+    assert touched["views_withdrawn"] == {"bands": "the process that ran its code died, more than once"}
+    assert set(touched["views"]) == {"people_per_day", "balance"}
+    assert world.views.builder.watch.given_up("bands", "another version") is None
+    publish(world)
+    assert world.views.as_reported("bands").rows["people"].sum() == 2
+    assert world.views.builder.watch.given_up("bands", version) is None
