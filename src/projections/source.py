@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from projections.errors import DefinitionError
+from projections.codewatch import CodeWatch
+from projections.errors import DefinitionError, ViewHangs
 
 _MODULE_PREFIX: Final = "shredlake_views_"
 # CPython 3.11 and 3.12 count the depth of the tree being built per interpreter, not per thread: two threads
@@ -77,7 +78,9 @@ class SourceFile:
             # Tracebacks show the lines that run; an entry without a time of change is never read again.
             text = self.body.decode(errors="replace")
             linecache.cache[str(self.path)] = (len(text), None, text.splitlines(True), str(self.path))
-            exec(code, module.__dict__)  # noqa: S102 - what the operator named as views in the settings
+            with CodeWatch(None, _LOAD_SECONDS).on() as watched:
+                # What the operator named as views in the settings.
+                watched.call(self.path.name, lambda: exec(code, module.__dict__))  # noqa: S102
         except MemoryError:
             raise
         except (Exception, SystemExit) as error:
@@ -91,6 +94,11 @@ class SourceFile:
     def _unloadable(self, error: BaseException) -> DefinitionError:
         if isinstance(error, DefinitionError):
             return error
+        if isinstance(error, ViewHangs):
+            return DefinitionError(
+                f"the view file {self.path.name} does not load: it did not end within {_LOAD_SECONDS:g} s",
+                next_step="Take the loop or the long work out of its top level.",
+            )
         line, trace = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None, None
         trace = error.__traceback__
         while trace is not None and not isinstance(error, SyntaxError):
@@ -106,6 +114,7 @@ class SourceFile:
 
 
 _loading = Lock()
+_LOAD_SECONDS: Final = 60.0
 
 
 def source_of(thing: Any) -> SourceFile | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keys import SubjectId
-from projections import DefinitionError, Deriver, DeriveTask, ViewRegistry
+from projections import DefinitionError, Deriver, DeriveTask, ViewRegistry, source
 from service.runtime import Runtime, initialise, open_runtime
 from tests.projections.test_views import HEAD, registry, simple
 from tests.world import PAID, paid, publish, send
@@ -176,3 +176,17 @@ def test_what_is_not_reproducible_is_refused_with_its_line_wherever_it_stands(
 def test_what_is_reproducible_is_taken_whatever_it_is_called(tmp_path: Path, final: str) -> None:
     """`.dt.time()` is a part of a column."""
     assert registry(tmp_path, simple(final)).names() == ["v"]
+
+
+def test_a_file_whose_top_level_does_not_end_stops_its_own_views_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one with any other bad line: whatever opens the lake goes on."""
+    good, endless = tmp_path / "good.py", tmp_path / "endless.py"
+    good.write_text(HEAD + simple())
+    endless.write_text("while True:\n    pass\n")
+    ViewRegistry.load([good])  # from here on a module that is there already
+    monkeypatch.setattr(source, "_LOAD_SECONDS", 0.3)
+    following = ViewRegistry.following(lambda: [good, endless])
+    assert following.names() == ["v"]
+    assert "did not end within" in following.broken()[endless].message
