@@ -17,6 +17,7 @@ from projections.codewatch import DEFAULT_CODE_SECONDS, CodeWatch
 from projections.compute import derive, result
 from projections.definition import Check, Fold, Projection, View, grain, non_negative, unique, within
 from projections.derive import Deriver, DeriveTask, view_is_personal
+from projections.dropping import Chosen, Contribution, Dropping
 from projections.errors import (
     BuildUnderWay,
     DefinitionError,
@@ -24,6 +25,7 @@ from projections.errors import (
     LedgerBehind,
     NotPublished,
     ProjectionError,
+    PublicationDropped,
     ResultChanged,
     StaleEpoch,
     StateDamaged,
@@ -33,7 +35,7 @@ from projections.errors import (
 from projections.executors import Executor, InProcess, ProcessPool
 from projections.fingerprint import fingerprint
 from projections.guarding import Revealing, revealing
-from projections.ledger import Aside, Ledger, Publication, Release
+from projections.ledger import Aside, Dropped, Ledger, Publication, Release
 from projections.rederive import Rederived, bring_back, rederive
 from projections.registry import ViewRegistry
 from projections.source import SourceFile
@@ -91,11 +93,15 @@ __all__ = [
     "Builder",
     "Built",
     "Check",
+    "Chosen",
+    "Contribution",
     "Count",
     "DefinitionError",
     "DeriveTask",
     "Deriver",
     "Distinct",
+    "Dropped",
+    "Dropping",
     "Executor",
     "First",
     "Fold",
@@ -113,6 +119,7 @@ __all__ = [
     "Projection",
     "ProjectionError",
     "Publication",
+    "PublicationDropped",
     "Reconciled",
     "Rederived",
     "Release",

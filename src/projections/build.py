@@ -373,8 +373,9 @@ class Builder:
         first_id = build_id_of(plan, target.snapshot_id, f"{people}{basis}", self._bits)
         build_id = self._rebuilds.checked_id(plan, name, first_id, rows, order.who, accept=order.accepts)
         self._ledger.withhold(build_id, guarded.withheld)
-        purposes = row_purposes(plan.view, self._lake.types) if grain(plan.view).subject else None
-        written = self._tables.write(name, build_id, rows, purposes)
+        purposes = row_purposes(plan.view, self._lake.types)
+        is_aggregate = not grain(plan.view).subject
+        written = self._tables.write(name, build_id, rows, None if is_aggregate else purposes, epoch)
         last_day = counts["last_day"].max()
         sha, dirty = git_state(self._code_folder)
         publication = Publication(
@@ -407,6 +408,8 @@ class Builder:
             people_mark=people,
             withheld_rows=len(guarded.withheld),
             exposes=shown_columns(plan.view, types_of(self._lake.types, plan.view), rows.columns),
+            floor=plan.view.min_subjects,
+            purposes=purposes,
         )
         took_in = merged.get(plan.view.name, 0)
         derived = len(plan.derive)

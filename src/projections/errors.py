@@ -96,6 +96,12 @@ class NotPublished(ProjectionError):
     default_next_step = "List the publications with `shredlake views history VIEW`."
 
 
+class PublicationDropped(NotPublished):
+    """The publication asked for was dropped: its rows are gone, on purpose and for good."""
+
+    default_next_step = "Ask for a moment of a publication that is kept: `shredlake views history VIEW`."
+
+
 class GateClosed(ProjectionError):
     """A check before publication failed; the published version stays."""
 

@@ -12,7 +12,7 @@ from lake import PERSONAL_HEAD, TypeRegistry
 from projections.compute import people_of, result
 from projections.definition import View, grain
 from projections.derive import view_is_personal
-from projections.differencing import Guarded, Shown, guard
+from projections.differencing import Guarded, Shown, guard, key_digests
 from projections.errors import DefinitionError, GateClosed
 from projections.ledger import Ledger, Publication
 from projections.tables import ViewTables
@@ -132,6 +132,8 @@ class DifferencingGuard:
             return Guarded(new.rows, {}), ""
         if earlier.people_mark == new.people_mark and not earlier.withheld_rows:
             return Guarded(new.rows, {}), earlier.build_id
+        if self._is_gone(earlier):
+            return self._as_before(view, new), earlier.build_id
         if not {*view.keys, view.subjects} <= set(earlier.columns):
             raise GateClosed(
                 f"`{view.name}`: people were erased since its last publication, which has other columns; "
@@ -154,11 +156,26 @@ class DifferencingGuard:
 
     def _baseline(self, view: View, new: Candidate) -> Publication | None:
         """The newest publication, withdrawn or not, that is not this very build."""
-        this = (new.version, new.input_snapshot, new.people_mark)
         for one in self._ledger.history(view.name):
-            if (one.version, one.input_snapshot, one.people_mark) != this:
+            if _this(one) != (new.version, new.input_snapshot, new.people_mark):
                 return one
         return None
+
+    def _is_gone(self, publication: Publication) -> bool:
+        noted = self._ledger.dropped().get(publication.publication_id)
+        return noted is not None and noted.is_gone
+
+    def _as_before(self, view: View, new: Candidate) -> Guarded:
+        """The same build, which is on record: what it was compared with may be dropped since."""
+        newest = self._ledger.history(view.name)[0]
+        if self._is_gone(newest) or _this(newest) != (new.version, new.input_snapshot, new.people_mark):
+            raise GateClosed(
+                f"`{view.name}`: the publication to compare with was dropped, and people were erased since",
+                next_step="Publish under another name.",
+            )
+        withheld = self._ledger.withheld(newest.build_id)
+        kept = [digest not in withheld for digest in key_digests(new.rows, list(view.keys))]
+        return Guarded(new.rows.filter(pl.Series(kept, dtype=pl.Boolean)), withheld)
 
     def _against(
         self,
@@ -184,6 +201,10 @@ class DifferencingGuard:
             k=view.min_subjects,
             same_code=version == earlier.version,
         )
+
+
+def _this(one: Publication) -> tuple[str, int, str]:
+    return one.version, one.input_snapshot, one.people_mark
 
 
 def _refuse_incomparable(view: View, rows: pl.DataFrame) -> None:

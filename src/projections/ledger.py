@@ -6,8 +6,9 @@ see two views of different releases.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from attrs import asdict, frozen
 from keys import Database, Effects
 from projections.alarms import ALARM_SCHEMA, Alarm, AlarmBook
 from projections.differencing import Withheld
-from projections.errors import NotPublished, StaleEpoch
+from projections.errors import NotPublished, PublicationDropped, StaleEpoch
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS publications (publication_id INTEGER PRIMARY KEY, build_id TEXT NOT NULL UNIQUE,
@@ -27,7 +28,9 @@ CREATE TABLE IF NOT EXISTS releases (release_id INTEGER PRIMARY KEY, released_at
 CREATE TABLE IF NOT EXISTS withheld (build_id TEXT NOT NULL, key_digest BLOB NOT NULL,
     people INTEGER NOT NULL, changed INTEGER NOT NULL, PRIMARY KEY (build_id, key_digest)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS set_aside (view TEXT PRIMARY KEY, set_aside_at TEXT NOT NULL, reason TEXT NOT NULL,
-    is_served INTEGER NOT NULL) WITHOUT ROWID
+    is_served INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dropped (publication_id INTEGER PRIMARY KEY, view TEXT NOT NULL,
+    dropped_at TEXT NOT NULL, reason TEXT NOT NULL, is_gone INTEGER NOT NULL)
 """
 
 
@@ -49,6 +52,9 @@ class Publication:
         withheld_rows: rows that the differencing guard keeps back.
         exposes: columns that can show a personal value in clear: `column`, `kind`, `fields` and the author's
             reason, `because`.
+        floor: the view's `min_subjects`; None in records of before it was recorded.
+        purposes: whose sealed fields the view reads, which are also what the rows of single people are sealed
+            under; None in records of before.
         git_sha, git_dirty: of the folder that holds the view's code; empty outside git.
     """
 
@@ -82,6 +88,8 @@ class Publication:
     people_mark: str = ""
     withheld_rows: int = 0
     exposes: tuple[Mapping[str, Any], ...] = ()
+    floor: int | None = None
+    purposes: tuple[str, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -112,6 +120,29 @@ class Aside:
     since: datetime
     reason: str
     is_served: bool
+
+
+@frozen
+class Dropped:
+    """A publication that is not kept any more.
+
+    Attributes:
+        is_gone: its rows are deleted; until then readers may still see it, or the next publication is
+            compared with it.
+    """
+
+    publication_id: int
+    view: str
+    at: datetime
+    reason: str
+    is_gone: bool
+
+    def words(self) -> str:
+        """When and why, in a sentence."""
+        return (
+            f"publication {self.publication_id} of `{self.view}` was dropped at"
+            f" {self.at.isoformat(timespec='seconds')}: {self.reason}"
+        )
 
 
 class Ledger:
@@ -168,6 +199,7 @@ class Ledger:
         """Switches views back to earlier publications, in one transaction; errors as `release`."""
         with self._effects("release"), self._db.write() as db:
             _refuse_stale(publications, epoch())
+            _refuse_dropped(publications, self._dropped(db))
             entries = {one.view: one.publication_id for one in publications}
             return self._insert(db, self._newest_entries(db) | dict(entries), "rollback", who, why)
 
@@ -233,6 +265,11 @@ class Ledger:
         sql = "SELECT publication_id, record FROM publications WHERE view = ? ORDER BY 1 DESC"
         return [_publication(*row) for row in self._db.read(sql, (view,))]
 
+    def publications(self) -> list[Publication]:
+        """Those of every view, by view and then oldest first."""
+        rows = self._db.read("SELECT publication_id, record FROM publications ORDER BY view, publication_id")
+        return [_publication(*row) for row in rows]
+
     def releases(self) -> list[Release]:
         """Every release, newest first."""
         return [_release(row) for row in self._db.read("SELECT * FROM releases ORDER BY 1 DESC")]
@@ -250,6 +287,35 @@ class Ledger:
         """Rows that a build keeps back, by digest of their keys."""
         sql = "SELECT key_digest, people, changed FROM withheld WHERE build_id = ?"
         return {row[0]: Withheld(row[1], row[2]) for row in self._db.read(sql, (build_id,))}
+
+    def drop(self, publications: Collection[Publication], *, why: str) -> None:
+        """Writes down that publications go, before their rows are touched; the first reason stays."""
+        at = _stamp(self._clock())
+        with self._effects("drop-publications"), self._db.write() as db:
+            db.executemany(
+                "INSERT INTO dropped VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
+                [(one.publication_id, one.view, at, why) for one in publications],
+            )
+
+    def dropped(self) -> dict[int, Dropped]:
+        """Every publication that is not kept, by id."""
+        return self._dropped(self._db)
+
+    def fresh_id(self, build_id: str) -> str:
+        """The id of a build, another one where a publication of it was dropped."""
+        dropped = self.dropped()
+        while dropped and (was := self.by_build(build_id)) and was.publication_id in dropped:
+            build_id = hashlib.sha256(f"{build_id}|again".encode()).hexdigest()[:32]
+        return build_id
+
+    def set_gone(self, publications: Collection[Publication]) -> None:
+        """Notes that the rows of dropped publications are deleted, and forgets what they kept back."""
+        with self._effects("publications-gone"), self._db.write() as db:
+            ids = [(one.publication_id,) for one in publications]
+            db.executemany("UPDATE dropped SET is_gone = 1 WHERE publication_id = ?", ids)
+            db.executemany(
+                "DELETE FROM withheld WHERE build_id = ?", [(one.build_id,) for one in publications]
+            )
 
     def unlogged(self) -> list[Publication]:
         """Publications that are not yet a leaf of the transparency log."""
@@ -272,6 +338,14 @@ class Ledger:
         """Closes the database."""
         self._db.close()
 
+    def _dropped(self, db: Any) -> dict[int, Dropped]:
+        sql = "SELECT publication_id, view, dropped_at, reason, is_gone FROM dropped ORDER BY 1"
+        rows = db.read(sql) if isinstance(db, Database) else db.execute(sql).fetchall()
+        return {
+            row[0]: Dropped(row[0], row[1], datetime.fromisoformat(row[2]), row[3], bool(row[4]))
+            for row in rows
+        }
+
     def _newest_entries(self, db: Any) -> dict[str, int]:
         row = db.execute("SELECT entries FROM releases ORDER BY release_id DESC LIMIT 1").fetchone()
         found: dict[str, int] = json.loads(row[0]) if row else {}
@@ -293,6 +367,12 @@ def _refuse_stale(publications: list[Publication], epoch: int) -> None:
             raise StaleEpoch(f"`{one.view}` was built at epoch {one.epoch}, erasures stand at {epoch}")
 
 
+def _refuse_dropped(publications: list[Publication], dropped: Mapping[int, Dropped]) -> None:
+    for one in publications:
+        if one.publication_id in dropped:
+            raise PublicationDropped(dropped[one.publication_id].words())
+
+
 def _stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 
@@ -305,4 +385,6 @@ def _publication(publication_id: int, body: str) -> Publication:
     fields = json.loads(body)
     fields["schemas"] = tuple(fields["schemas"])
     fields["exposes"] = tuple(fields.get("exposes", ()))
+    if fields.get("purposes") is not None:
+        fields["purposes"] = tuple(fields["purposes"])
     return Publication(**{**fields, "publication_id": publication_id})

@@ -60,7 +60,8 @@ class RebuildCheck:
             ResultChanged: it differs; recorded as an alarm.
         """
         alarms = self._ledger.alarms
-        build_id = alarms.newest_id(first_id)
+        first_id = self._ledger.fresh_id(first_id)
+        build_id = self._ledger.fresh_id(alarms.newest_id(first_id))
         if not plan.derive:
             return build_id  # from the very states that the result of before was made of
         before = self._rows_of(plan.view, table, build_id, rows)

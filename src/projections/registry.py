@@ -110,6 +110,10 @@ class ViewRegistry:
             raise UnknownView(f"there is no view of this name; defined are: {known}{more}")
         return self._views[name]
 
+    def floor_of(self, name: str) -> int | None:
+        """People under whom a row of the view is left out; None where there is no code for it."""
+        return self._views[name].min_subjects if name in self._views else None
+
     def names(self) -> list[str]:
         """All names, in order of definition."""
         return list(self._views)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -29,12 +29,14 @@ from pyiceberg.types import (
     TimeType,
 )
 
-from keys import FieldContext, Held, Keyring, Shredded
+from keys import Effects, FieldContext, Held, Keyring, Shredded
 from lake import CommitConflict, IcebergTable, SnapshotGone, Warehouse, collected
 from lake.bodies import pack
 from lake.bodyreader import unpack
-from lake.offsets import BATCH, KIND
-from lake.table import MAX_ATTEMPTS
+from lake.offsets import BATCH, EPOCH, KIND
+from lake.snapshotdrop import drop_snapshots
+from lake.table import MAX_ATTEMPTS, summary_of
+from lake.warehouse import VIEWS_NAMESPACE
 from projections.definition import SUBJECT
 from projections.errors import DefinitionError
 from projections.viewrows import ContextOf, open_rows, seal_rows
@@ -111,10 +113,13 @@ class ViewTables:
         """`views.<view>__<first digits of the version>`."""
         return f"views.{view}__{version[:8]}"
 
-    def write(self, name: str, build_id: str, rows: pl.DataFrame, purposes: Sequence[str] | None) -> Written:
+    def write(
+        self, name: str, build_id: str, rows: pl.DataFrame, purposes: Sequence[str] | None, epoch: int
+    ) -> Written:
         """Replaces a table's rows in one snapshot; the same build again finds its snapshot.
 
         Args:
+            epoch: erasures that the rows reflect; stands in the snapshot's summary.
             purposes: that the rows of single people are derived from; None for an aggregate.
 
         Raises:
@@ -128,7 +133,7 @@ class ViewTables:
         if found is None:
             plain = () if purposes is None else ("sealed",)
             fresh = table.write_file(stored, random=plain)
-            found = _replaced(table, build_id, fresh)
+            found = _replaced(table, build_id, fresh, epoch)
         return Written(found, digest_of(stored))
 
     def landed(self, name: str, build_id: str) -> int | None:
@@ -178,6 +183,34 @@ class ViewTables:
         held = frozenset(ref for ref, body in zip(handles, opened, strict=True) if isinstance(body, Held))
         return SubjectRows(frame.select(SUBJECT, *(_restored(n, t) for n, t in types.items())), dead, held)
 
+    def drop(self, name: str, snapshot_ids: Collection[int], effects: Effects) -> int:
+        """Deletes snapshots of a table with the rows that they alone hold; returns how many files went.
+
+        Raises:
+            StorageFailed, CommitConflict: see `lake.drop_snapshots`.
+        """
+        if name not in self._warehouse.names(VIEWS_NAMESPACE):
+            return 0
+        table, objects = self._warehouse.table(name), self._warehouse.objects
+        return len(drop_snapshots(table, objects, snapshot_ids, effects))
+
+    def unpublished(self, view: str, builds: Collection[str], epoch: int) -> dict[str, list[int]]:
+        """Table → snapshots of a view that belong to no published build and reflect fewer erasures.
+
+        Args:
+            builds: that were published.
+        """
+        found: dict[str, list[int]] = {}
+        for name in self._warehouse.names(VIEWS_NAMESPACE):
+            if name.rpartition("__")[0] != f"{VIEWS_NAMESPACE}.{view}":
+                continue
+            for snapshot in self._warehouse.table(name).history():
+                summary = summary_of(snapshot)
+                is_build = summary.get(KIND) == PUBLICATION and summary.get(BATCH) not in builds
+                if is_build and int(summary.get(EPOCH, "-1")) < epoch:
+                    found.setdefault(name, []).append(snapshot.snapshot_id)
+        return found
+
     def _sealed(
         self, table: IcebergTable, name: str, rows: pl.DataFrame, purposes: Sequence[str]
     ) -> pl.DataFrame:
@@ -220,7 +253,7 @@ def digest_of(rows: pl.DataFrame) -> str:
     return hashlib.sha256(shown.write_csv().encode()).hexdigest()
 
 
-def _replaced(table: IcebergTable, build_id: str, fresh: DataFile) -> int:
+def _replaced(table: IcebergTable, build_id: str, fresh: DataFile, epoch: int) -> int:
     """Commits a file in place of all that are there when the commit lands: two builders never add up."""
     for _ in range(MAX_ATTEMPTS):
         head = table.snapshot()
@@ -230,7 +263,7 @@ def _replaced(table: IcebergTable, build_id: str, fresh: DataFile) -> int:
         def guard(metadata: TableMetadata, base: int | None = base) -> dict[str, str]:
             if metadata.current_snapshot_id != base:
                 raise _HeadMoved
-            return {KIND: PUBLICATION, BATCH: build_id}
+            return {KIND: PUBLICATION, BATCH: build_id, EPOCH: str(epoch)}
 
         try:
             return table.commit([fresh], guard, removes=old).snapshot_id

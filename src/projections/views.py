@@ -19,6 +19,7 @@ from projections.built import Built
 from projections.definition import SUBJECT, event_reads
 from projections.derive import types_of, view_is_personal
 from projections.differencing import Guarded, key_digests
+from projections.dropping import Dropping
 from projections.errors import DefinitionError, LedgerBehind, NotPublished, StaleEpoch
 from projections.exposure import refuse_exposed
 from projections.ledger import Ledger, Publication, Release
@@ -108,6 +109,7 @@ class Views:
         self.states = states
         self.newest_logged: Callable[[], Mapping[str, str]] = dict
         self._tables = tables
+        self.dropping = Dropping(ledger, tables, registry.floor_of, lake.keyring.epoch, lake.effects)
 
     def build(
         self,
@@ -215,6 +217,7 @@ class Views:
             return current  # readers see these very builds already
         release = self.ledger.release(publications, epoch=self._keyring.epoch, who=who, why=why)
         self._tag_inputs(publications)
+        self.dropping.settle_owed(one.view for one in publications)
         return release
 
     def roll_back(self, name: str, *, who: str, why: str) -> Release:
@@ -228,7 +231,10 @@ class Views:
         release = self.ledger.current()
         history = self.ledger.history(name)
         now = release.entries.get(name) if release is not None else None
-        earlier = [p for p in history if now is not None and p.publication_id < now]
+        gone = self.ledger.dropped()
+        earlier = [
+            p for p in history if now is not None and p.publication_id < now and p.publication_id not in gone
+        ]
         if not earlier:
             raise NotPublished(f"`{name}` has no publication before the current one")
         return self.ledger.revert([earlier[0]], epoch=self._keyring.epoch, who=who, why=why)
@@ -258,6 +264,7 @@ class Views:
             MomentRefused: no moment of the past.
             UnknownView: neither defined nor ever published.
             NotPublished: nothing was published then; says since when something is.
+            PublicationDropped: what was published then was dropped since; says when and why.
             LedgerBehind: an older record of publications was restored: it may show who was erased since.
         """
         if at is not None:
@@ -267,6 +274,7 @@ class Views:
             raise LedgerBehind(f"a later publication of `{name}` is in the transparency log than on record")
         release = self.ledger.current(at)
         if release is not None and name in release.entries:
+            self.dropping.refuse(release.entries[name])
             return self.ledger.publication(release.entries[name])
         history = self.ledger.history(name)
         if not history and name not in self.registry.names():

@@ -52,16 +52,18 @@ def open_purge(
     assurance: Assurance = EMBEDDED_ASSURANCE,
     copy_fences: Callable[[], Mapping[str, str]] = dict,
     serve_stale: Collection[str] = (),
+    drop_affected: Collection[str] = (),
 ) -> Purge:
     """Erasures of the lake in a folder: journal, transparency log and locks below it.
 
     Args:
         copy_fences: writes the fence log's copies; place → what came of it.
         serve_stale: views that are served on where an erasure cannot derive them anew; `*` stands for all.
+        drop_affected: views whose publications go with an erasure where they count the person; likewise.
     """
     journal, log = open_evidence(home, lake.keyring, lake.clock, lake.effects)
     views.newest_logged = log.newest_publications
-    return Purge(home, lake, views, journal, log, assurance, copy_fences, serve_stale)
+    return Purge(home, lake, views, journal, log, assurance, copy_fences, serve_stale, drop_affected)
 
 
 __all__ = [

@@ -71,6 +71,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
             "severed_blocks": request.detail("swept").get("severed_blocks"),
             "views": request.detail("views_rederived").get("views"),
             "views_withdrawn": _reasons(request, "withdrawn"),
+            "publications_dropped": request.detail("views_rederived").get("dropped", []),
             "dead_letters": (request.detail("letters_redacted").get("letters") or 0)
             + plan.get("own_letters", 0),
         },
@@ -80,7 +81,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
         "not_addressed": [
             f"backups of the {assurance.custodian} made before the epoch was closed",
             f"residue on the disk under the {assurance.custodian} (copy-on-write, wear levelling)",
-            "aggregates published before the erasure, kept as reported then",
+            *_kept_publications(request),
             "anonymous fields, kept by design",
             "unreadable blocks in data files of older snapshots, until these expire",
             *(
@@ -101,6 +102,17 @@ def _reasons(request: Request, what: str) -> dict[str, str]:
     """View → why it could not be derived anew; begun by an earlier release, names alone."""
     found = request.detail("views_rederived").get(what) or {}
     return dict(found) if isinstance(found, Mapping) else dict.fromkeys(found, "there is no code for it")
+
+
+def _kept_publications(request: Request) -> list[str]:
+    """What stays of earlier publications."""
+    found = request.detail("views_rederived")
+    awaited = [
+        f"publication {one['publication']} of {one['view']}, whose rows go with the view's next publication"
+        for one in found.get("awaited", [])
+    ]
+    kept = "aggregates published before the erasure, kept as reported then"
+    return [f"{kept}, but for those that were dropped" if "dropped" in found else kept, *awaited]
 
 
 def _backup_level(epoch_closed_at: str | None, assurance: Assurance) -> dict[str, Any]:

@@ -80,12 +80,15 @@ class Purge:
         assurance: Assurance = EMBEDDED_ASSURANCE,
         copy_fences: Callable[[], Mapping[str, str]] = dict,
         serve_stale: Collection[str] = (),
+        drop_affected: Collection[str] = (),
     ) -> None:
         self._home = home
         self._keyring = lake.keyring
         self._clock = lake.clock
         self._views = views
-        self._steps = Steps(home, lake, views, journal, log, assurance, copy_fences, serve_stale)
+        self._steps = Steps(
+            home, lake, views, journal, log, assurance, copy_fences, serve_stale, drop_affected
+        )
         self._seeking = Seeking(lake, LetterRedaction(lake))
         self.journal = journal
         self.log = log

@@ -21,6 +21,7 @@ from keys import ALL_PURPOSES, Fence, FieldContext, Held, KeysError, SubjectId
 from lake import DEAD_LETTER, Housekeeping, Lake, LetterRedaction, Needles, Upkeep, block_rows
 from lake.upkeeprules import SWEEP_GRACE_SECONDS
 from projections import Views, rederive
+from purge.affected import Erased, drop_affected
 from purge.attestation import Assurance, predicate_of
 from purge.errors import PurgeError, UnderHold, UnknownSubject, VerificationFailed
 from purge.journal import Journal, Request
@@ -75,6 +76,7 @@ class Steps:
         assurance: what receipts may say about the custodian's backups.
         copy_fences: brings new fences to other places; returns place → what came of it, and never fails.
         serve_stale: views that are served on where they cannot be derived anew; `*` stands for all.
+        drop_affected: views whose publications go with an erasure where they count the person; likewise.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Steps:
         assurance: Assurance,
         copy_fences: Callable[[], Mapping[str, str]],
         serve_stale: Collection[str],
+        drop_affected: Collection[str],
     ) -> None:
         self._lake = lake
         self._keyring = lake.keyring
@@ -96,6 +99,7 @@ class Steps:
         self._assurance = assurance
         self._copy_fences = copy_fences
         self._serve_stale = serve_stale
+        self._drop_affected = drop_affected
         self._upkeep = Upkeep(lake)
         self._housekeeping = Housekeeping(lake)
         self._redaction = LetterRedaction(lake)
@@ -240,7 +244,9 @@ class Steps:
             "withdrawn": dict(done.withdrawn),
             "stale": dict(done.stale),
         }
-        return _all(batch, found)
+        erased = [Erased(_ref(r), r.purpose, self._fence(r).epoch) for r in batch]
+        gone = drop_affected(self._lake, self._views, self._drop_affected, erased)
+        return {r.request_id: found | more for r, more in zip(batch, gone, strict=True)}
 
     def _states_unreadable(self, batch: Sequence[Request]) -> Outcomes:
         """States, letters and the requests' own seals: a fence covers none, so their keys are kept on."""

@@ -21,7 +21,7 @@ from keys import (
 )
 from lake import IntakeFull, SnapshotGone, UnknownBatch, UnknownEventType
 from lake.errors import KeyReused
-from projections import LedgerBehind, NotPublished, UnknownView
+from projections import LedgerBehind, NotPublished, PublicationDropped, UnknownView
 from purge import (
     IdempotencyConflict,
     NotCancellable,
@@ -38,6 +38,7 @@ _STATUS: Final[dict[type[ShredlakeError], int]] = {
     UnknownSubject: 404,
     UnknownEventType: 404,
     NotPublished: 404,
+    PublicationDropped: 410,
     SnapshotGone: 404,
     UnknownBatch: 404,
     IntakeFull: 429,

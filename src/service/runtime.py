@@ -217,8 +217,8 @@ def open_runtime(
         code_seconds=code_seconds,
     )
     copies = open_fence_copies(home, settings, keyring)
-    stale = settings.erasure.serve_stale
-    purge = open_purge(home, lake, views, assurance(settings.keys), copies.write, stale)
+    stale, drop = settings.erasure.serve_stale, settings.erasure.drop_affected
+    purge = open_purge(home, lake, views, assurance(settings.keys), copies.write, stale, drop)
     token = (home / "token").read_text().strip()
     runtime = Runtime(home, settings, keyring, lake, views, purge, copies, token)
     if role == "purge":

@@ -185,6 +185,11 @@ class Erasure(Section):
         description="views that are served on, marked stale, where an erasure cannot derive them anew;"
         ' ["*"] for all; default: they are withdrawn until they build again',
     )
+    drop_affected: list[str] = Field(
+        default_factory=list,
+        description="views whose earlier publications are dropped by an erasure where they count the person;"
+        ' ["*"] for all; default: they are kept as reported then',
+    )
 
 
 def five_fields(cron: str) -> str:

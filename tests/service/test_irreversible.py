@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from keys import SubjectId
 from service.cli.main import app
 from service.runtime import open_runtime
-from tests.world import make_world, paid, send
+from tests.world import make_world, paid, publish, send
 
 ASKS = {
     "erase apply": ["ann"],
@@ -29,6 +29,7 @@ ASKS = {
     "lake expire": ["--keep", "1"],
     "ingest intake": ["--give-up"],
     "ingest skip": ["--batch", "some-batch", "--drop"],
+    "views drop-publications": ["cents_per_day", "--all-but-current"],
 }
 """Commands that ask, with the arguments that make them irreversible."""
 HARMLESS = {
@@ -70,7 +71,9 @@ def home(tmp_path: Path) -> Path:
     """A lake with a person in it."""
     with make_world(tmp_path / "lake") as runtime:
         send(runtime, [paid("ann", event_id="1"), paid("bob", event_id="2")])
+        publish(runtime, "cents_per_day")
         send(runtime, [paid("ann", event_id="3")])
+        publish(runtime, "cents_per_day")
     return tmp_path / "lake"
 
 
@@ -83,6 +86,7 @@ def state_of(home: Path) -> tuple[object, ...]:
             runtime.keyring.ref_of(SubjectId("ann")),
             [one.snapshot_id for one in runtime.lake.events.history()],
             runtime.keyring.custodian.status(),
+            runtime.views.ledger.dropped(),
         )
 
 

@@ -9,9 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from lake import Nearest
-from projections import revealing
+from projections import Dropped, revealing
+from service.cli.boundary import WrongUse
 from service.cli.common import (
     GROUP,
+    Yes,
+    ask_first,
     emit,
     emit_frame,
     emit_rows,
@@ -201,6 +204,7 @@ def person(
 def history(context: typer.Context, name: Name) -> None:
     """List a view's publications with their inputs and code."""
     with opened_past_gate(context) as (here, runtime):
+        dropped = runtime.views.ledger.dropped()
         rows = [
             {
                 "publication": p.publication_id,
@@ -211,10 +215,53 @@ def history(context: typer.Context, name: Name) -> None:
                 "rows": p.rows,
                 "commit": p.git_sha[:12] + ("+changes" if p.git_dirty else ""),
                 "why": p.why,
+                "dropped": _dropped_text(dropped.get(p.publication_id)),
             }
             for p in runtime.views.ledger.history(name)
         ]
         emit_rows(here, rows, f"publications of {name}")
+
+
+@app.command("drop-publications")
+def drop_publications(
+    context: typer.Context,
+    name: Name,
+    before: Annotated[str | None, typer.Option("--before", help="those built before a moment")] = None,
+    keep: Annotated[int | None, typer.Option("--keep", min=1, help="all but so many of the newest")] = None,
+    all_but_current: Annotated[
+        bool, typer.Option("--all-but-current", help="all but what readers see")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list them; change nothing")] = False,
+    yes: Yes = False,
+    why: Why = "",
+) -> None:
+    """Drop old publications of a view for good: rows, files, snapshots; the record says when and why.
+
+    What readers see stays, and so does the newest publication of a view with a floor of people: the next one
+    is compared with it.
+    """
+    if (before is not None) + (keep is not None) + all_but_current != 1:
+        raise WrongUse("say which: --before MOMENT, --keep N, or --all-but-current")
+    with opened_gate(context) as (here, runtime):
+        dropping = runtime.views.dropping
+        if not runtime.views.ledger.history(name):
+            runtime.views.registry.get(name)
+        chosen = dropping.choose(name, before=parse_moment(before), keep=keep)
+        rows = [
+            {"publication": p.publication_id, "built at": p.built_at, "version": p.version, "rows": p.rows}
+            for p in chosen.publications
+        ]
+        if chosen.compared is not None:
+            say(f"publication {chosen.compared.publication_id} stays: the next one is compared with it")
+        owed = [one for one in dropping.owed() if one.view == name]
+        if dry_run or not (rows or owed):
+            emit_rows(here, rows, "publications to drop")
+            return
+        ask_first(f"Drop {len(rows):,} publication(s) of {name}?", yes)
+        with progress_bar(here, "dropping", len(rows)) as update:
+            gone = dropping.drop(chosen.publications, why=why or "asked for", step=update)
+        emit_rows(here, rows, f"dropped publications of {name}")
+        say(f"{len(gone):,} publication(s) dropped")
 
 
 @app.command()
@@ -222,6 +269,10 @@ def runs(context: typer.Context) -> None:
     """List past runs of scheduled jobs."""
     with opened_past_gate(context) as (here, runtime):
         emit_rows(here, _runs(runtime), "scheduled runs")
+
+
+def _dropped_text(one: Dropped | None) -> str:
+    return "" if one is None else f"{one.at.isoformat(timespec='seconds')}: {one.reason}"
 
 
 def _exact(as_of: str | None, nearest: Nearest | None) -> datetime | None:
