@@ -30,7 +30,6 @@ from projections.derive import (
     DeriveTask,
     buckets_of,
     checked_version,
-    declared_rows,
     derive_view,
     ref_range,
     runs,
@@ -49,7 +48,6 @@ from projections.ledger import Ledger, Publication
 from projections.rebuilds import RebuildCheck, each_finished
 from projections.registry import ViewRegistry
 from projections.state import StateStore
-from projections.statebody import aligned, has_enum
 from projections.tables import ViewTables, column_types
 from projections.viewrows import row_purposes
 
@@ -316,7 +314,7 @@ class Builder:
         epoch: int,
     ) -> set[int]:
         """Merges news into touched buckets; returns those that a correction asks to derive anew."""
-        older = self._loaded(plan, touched)
+        older = self._states.load(self._state_version(plan.version), touched)
         corrected: set[int] = set()
         fresh: dict[EventRead, Events] = {}
         totals: dict[EventRead, pl.DataFrame] = {}
@@ -336,14 +334,6 @@ class Builder:
             self._states.save(self._state_version(plan.version), both, keep, target.snapshot_id, epoch)
         return corrected
 
-    def _loaded(self, plan: ViewPlan, buckets: Iterable[int]) -> Partial:
-        """Opened states, with the Enums that the view's code declares."""
-        opened = self._states.load(self._state_version(plan.version), buckets)
-        if has_enum(opened.rows.schema):
-            declared = declared_rows(self._replay, self._lake.types, plan.view, self._bits)
-            return evolve(opened, rows=aligned(opened.rows, declared))
-        return opened
-
     # -- finishing ---------------------------------------------------------------------------------
 
     def _finish(
@@ -355,7 +345,7 @@ class Builder:
             raise StateMoved(f"another build has taken the states of `{plan.view.name}` elsewhere")
         if len(states) < 1 << self._bits:
             raise StateMoved(f"states of `{plan.view.name}` were forgotten while it was built")
-        whole = self._loaded(plan, states)
+        whole = self._states.load(version, states)
         if self._states.known(version) != states:
             raise StateMoved(f"the states of `{plan.view.name}` were replaced while they were read")
         rows = result(plan.view, whole.rows)

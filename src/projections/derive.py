@@ -113,17 +113,6 @@ def derive_view(
     return derive(view, mine, bits, view_is_personal(types, view), stored)
 
 
-def declared_rows(replay: Replay, types: TypeRegistry, view: View, bits: int) -> pl.Schema:
-    """The columns of a view's state as its code gives them without an event; none where it needs one."""
-    reads = shared_reads(types, [view])
-    events = {read: replay.events([], read) for read in reads}
-    totals = {read: replay.stored([], read, bits) for read in reads}
-    try:
-        return derive_view(types, view, events, totals, bits).rows.schema
-    except Exception:  # the author's code, which may count on somebody being there
-        return pl.Schema()
-
-
 def view_is_personal(types: TypeRegistry, view: View) -> bool:
     """Whether an erasure touches the view."""
     return is_personal(view, types_of(types, view))

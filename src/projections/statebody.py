@@ -7,13 +7,11 @@ into flat columns of the types that `lake.bodies` packs, which writes values and
     body     version (1) | length (4) | types, as JSON | level*
     level    rows (8) | length (8) | packed body
 
-A list's elements are a level of their own. A categorical value is written as text; of an Enum the number and
-the text of the values that occur, so an opened Enum has names for these alone (`aligned` gives it the rest).
+A list's elements are a level of their own. A categorical value is written as text.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -103,28 +101,6 @@ def read(bodies: Sequence[bytes]) -> pl.DataFrame:
         raise StateDamaged("a bucket's state does not hold what its types say") from None
 
 
-def has_enum(schema: pl.Schema) -> bool:
-    """Whether any column holds values of an Enum, however deep."""
-    return any("Enum" in repr(dtype) for dtype in schema.values())
-
-
-def aligned(frame: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """An opened frame with the Enums that the view's code declares, where these have all of its values.
-
-    Args:
-        schema: of the same columns as they come from the code.
-    """
-    columns = []
-    for column in frame.iter_columns():
-        wanted = schema.get(column.name, column.dtype)
-        if wanted != column.dtype and "Enum" in repr(wanted):
-            # Categories that come from the data themselves differ: there is no one list of them.
-            with contextlib.suppress(pl.exceptions.InvalidOperationError):
-                column = column.cast(_without_enums(column.dtype)).cast(wanted)
-        columns.append(column)
-    return pl.DataFrame(columns)
-
-
 # -- writing -----------------------------------------------------------------------------------------
 
 
@@ -143,10 +119,6 @@ def _flat(series: pl.Series, level: _Level, levels: list[_Level]) -> Type:
         return {"t": name, "of": _elements(pairs, level, levels)}
     if isinstance(dtype, pl.List):
         return {"t": name, "of": _elements(series, level, levels)}
-    if isinstance(dtype, pl.Enum):
-        level.add(series.to_physical().cast(pl.Int64))
-        level.add(series.cast(pl.String))
-        return {"t": name, "n": len(dtype.categories)}
     level.add(_stored(series))
     return _leaf(dtype)
 
@@ -236,8 +208,6 @@ def _shape(kind: Type, level: list[pl.DataType], levels: list[list[pl.DataType]]
         level.append(pl.Int64())
         levels.append([])
         _shape(kind["of"], levels[-1], levels)
-    elif name == "Enum":
-        level += [pl.Int64(), pl.String()]
     else:
         level.append(_stored_type(name))
 
@@ -284,8 +254,6 @@ def _column(kind: Type, level: Iterator[pl.Series], levels: Iterator[Iterator[pl
         if name == "Array":
             return found.list.to_array(kind["size"])
         return found if name == "List" else _map(found)
-    if name == "Enum":
-        return _enum(next(level), next(level), kind["n"])
     return next(level) if name in _AS_IS else _restored(next(level), kind)
 
 
@@ -314,17 +282,6 @@ def _map(pairs: pl.Series) -> pl.Series:
     return pairs.cast(pl.Map(*(one.dtype for one in inner.fields)))
 
 
-def _enum(codes: pl.Series, texts: pl.Series, count: int) -> pl.Series:
-    """An Enum whose categories that do not occur have placeholders, so that the order is kept."""
-    names = {at: f"\0{at}" for at in range(count)}
-    names |= {
-        code: text
-        for code, text in pl.DataFrame([codes.alias("c"), texts.alias("t")]).unique().iter_rows()
-        if code is not None
-    }
-    return texts.cast(pl.Enum([names[at] for at in range(count)]))
-
-
 def _restored(series: pl.Series, kind: Type) -> pl.Series:
     """A leaf with its own type again."""
     name = kind["t"]
@@ -345,22 +302,3 @@ def _leaf_type(name: str, kind: Type) -> pl.DataType:
             return pl.Categorical()
         return pl.Categorical(pl.Categories(kind["name"], kind["space"], getattr(pl, kind["physical"])))
     return getattr(pl, name)()  # type: ignore[no-any-return]
-
-
-def _without_enums(dtype: pl.DataType) -> pl.DataType:
-    """The same type with text in the place of every Enum."""
-    if isinstance(dtype, pl.Enum):
-        return pl.String()
-    if isinstance(dtype, pl.List):
-        return pl.List(_without_enums(_of(dtype.inner)))
-    if isinstance(dtype, pl.Array):
-        return pl.Array(_without_enums(_of(dtype.inner)), dtype.size)
-    if isinstance(dtype, pl.Struct):
-        return pl.Struct({one.name: _without_enums(_of(one.dtype)) for one in dtype.fields})
-    return dtype
-
-
-def _of(dtype: Any) -> pl.DataType:
-    """The type of elements or fields, of which Polars says that it may be a class."""
-    assert isinstance(dtype, pl.DataType)
-    return dtype

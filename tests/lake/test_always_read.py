@@ -337,5 +337,12 @@ def test_a_refused_setting_quotes_no_secret() -> None:
 
 
 def test_each_group_protocol_has_settings_that_the_client_takes(client: dict[str, str]) -> None:
-    """What the brokers decide under the new one is not sent."""
-    made(Consumer, Subscription("localhost:1", ("t",), client=client).consumer_settings()).close()
+    """What the brokers decide under the new one is not sent; the client would refuse it."""
+    settings = Subscription("localhost:1", ("t",), client=client).consumer_settings()
+    made(Consumer, settings).close()
+    decided_by_brokers = {"heartbeat.interval.ms": 500}
+    if client.get("group.protocol") == "consumer":
+        with pytest.raises(ClientSettingRefused, match=r"heartbeat\.interval\.ms"):
+            made(Consumer, settings | decided_by_brokers)
+    else:
+        assert settings.items() >= decided_by_brokers.items()

@@ -232,26 +232,40 @@ def test_what_cannot_be_summed_exactly_is_refused_before_any_event_is_read(
     assert "measure `x`" in caught.value.message
 
 
+ROWS = pl.DataFrame(
+    {
+        "k": [0, 0],
+        "a": [3_000_000_000, -7],
+        "b": [4, -2],
+        "f": [0.29, 0.1],
+        "s": ["é", "ab"],
+        "t": [datetime(2026, 3, 1, 23, tzinfo=UTC), datetime(2026, 3, 2, 14, tzinfo=UTC)],
+        "d": [Decimal("0.10"), Decimal("0.20")],
+    },
+    schema=SCHEMA,
+)
+
+
 @pytest.mark.parametrize(
-    "of",
+    ("of", "exact"),
     [
-        (c("f") * 100).round().cast(pl.Int64),
-        c("f").cast(pl.Decimal(38, 2)),
-        c("d"),
-        c("t").dt.hour().cast(pl.Int64).cast(pl.Int128) * 3600,
-        c("a") * c("b").cast(pl.Int32) * c("a").cast(pl.Int16),
-        c("a") * c("b") + c("a") - 1,
-        c("a") > 5,
-        c("a").filter(c("b") > 0),
-        c("t").dt.hour(),
-        c("a") // 100,
-        pl.when(c("a") > 0).then(1).otherwise(0),
-        c("s").str.len_chars(),
+        ((c("f") * 100).round().cast(pl.Int64), 29 + 10),
+        (c("f").cast(pl.Decimal(38, 2)), Decimal("0.39")),
+        (c("d"), Decimal("0.30")),
+        (c("t").dt.hour().cast(pl.Int64).cast(pl.Int128) * 3600, (23 + 14) * 3600),
+        (c("a") * c("b").cast(pl.Int32) * c("b").cast(pl.Int16), 3_000_000_000 * 16 - 7 * 4),
+        (c("a") * c("b") + c("a") - 1, 3_000_000_000 * 5 - 1 + 14 - 7 - 1),
+        (c("a") > 5, 1),
+        (c("a").filter(c("b") > 0), 3_000_000_000),
+        (c("t").dt.hour(), 23 + 14),
+        (c("a") // 100, 30_000_000 - 1),
+        (pl.when(c("a") > 0).then(1).otherwise(0), 1),
+        (c("s").str.len_chars(), 1 + 2),
     ],
 )
-def test_the_right_forms_are_taken(of: pl.Expr) -> None:
+def test_the_right_forms_are_taken_and_summed_exactly(of: pl.Expr, exact: int | Decimal) -> None:
     """Those that errors name among them."""
-    prepare(summed(of), SCHEMA)
+    assert total(summed(of), [ROWS[:1], ROWS[1:]]) == {0: str(exact)}
 
 
 def view(measure: str, final: str = "rows") -> str:

@@ -83,10 +83,6 @@ def opened(context: typer.Context) -> Iterator[tuple[Session, Runtime]]:
         yield here, runtime
 
 
-opened_gate = opened
-"""The same, where a command's name does not say that it reads."""
-
-
 def say(text: str) -> None:
     """A message for people."""
     messages.print(text, soft_wrap=True)

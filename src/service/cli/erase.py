@@ -26,7 +26,6 @@ from service.cli.common import (
     emit_rows,
     human_bytes,
     opened,
-    opened_gate,
     progress_bar,
     read_subject,
     read_subjects,
@@ -53,7 +52,7 @@ class RegimeName(StrEnum):
 @app.command()
 def plan(context: typer.Context, subject: Subject) -> None:
     """Say what erasing a person would touch; changes nothing."""
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         found = runtime.purge.plan(read_subject(subject))
         text = (
             f"{found.events:,} events in {found.blocks:,} blocks ({human_bytes(found.sealed_bytes)} sealed)\n"
@@ -125,7 +124,7 @@ def apply(
             "nothing was done: this cannot be taken back, and standard input holds the ids",
             next_step="Repeat with --yes.",
         )
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         people = read_subjects(subjects)
         ask_first("Erase this person?" if len(people) == 1 else f"Erase these {len(people):,} people?", yes)
         _apply(here, runtime, people, purpose, regime, suppress)
@@ -191,7 +190,7 @@ def _say_stage(stage: str, seconds: float, detail: Mapping[str, object]) -> None
 
 
 def _resume(context: typer.Context) -> None:
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         runtime.keyring.converge()
         failures: dict[str, Exception] = {}
         done = runtime.purge.resume_all(_say_stage, failures.__setitem__)
@@ -264,7 +263,7 @@ def hold(
     context: typer.Context, subject: Subject, why: Annotated[str, typer.Option(help="for the record")] = ""
 ) -> None:
     """Put a person under legal hold: not destroyed, and readable by no view."""
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         runtime.purge.hold(read_subject(subject), why)
         emit(here, {"held": True}, "held")
 
@@ -272,7 +271,7 @@ def hold(
 @app.command()
 def release(context: typer.Context, subject: Subject) -> None:
     """End a legal hold; an erasure that waited for it goes on."""
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         waiting = runtime.purge.release(read_subject(subject))
         if waiting is not None:
             say("an erasure waited for this; going on with it")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lake import dead_letters, notes, redrive
-from service.cli.common import GROUP, INCOMPLETE, emit, emit_rows, opened_gate, opened_past_gate, say
+from service.cli.common import GROUP, INCOMPLETE, emit, emit_rows, opened, opened_past_gate, say
 from service.schemafiles import check_files, read_document
 
 app = typer.Typer(help="Event types and dead letters.", **GROUP)
@@ -62,7 +62,7 @@ def letters(
     raw: Annotated[bool, typer.Option("--raw", help="also show what was sent (personal data)")] = False,
 ) -> None:
     """List dead letters: events that did not fit, with the rule they broke and where they came from."""
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         rows = []
         for letter in dead_letters(runtime.lake):
             row = {
@@ -85,7 +85,7 @@ def redrive_letters(
 
     Only letters that were CloudEvents can pass; lines of a CSV are mended in the file and ingested again.
     """
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         chosen = [x for x in dead_letters(runtime.lake) if reason is None or x.reason == reason]
         if dry_run or not chosen:
             emit(here, {"letters": len(chosen)}, f"{len(chosen)} letter(s) would be sent again")

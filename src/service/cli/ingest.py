@@ -17,7 +17,7 @@ from service.cli.common import (
     ask_first,
     emit,
     human_bytes,
-    opened_gate,
+    opened,
     progress_bar,
     say,
     session,
@@ -166,7 +166,7 @@ def ingest_intake(
     """Commit once what came over HTTP and waits: for when no server runs."""
     if give_up:
         ask_first("Batches that were accepted and cannot be opened are dropped. Go on?", yes)
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         if give_up:
             say(f"{runtime.lake.intake.give_up()} batch(es) could not be opened and were dropped")
         done = runtime.lake.intake.drain()
@@ -205,7 +205,7 @@ def skip(
         raise BadInput("name one place: --batch, --file with --line, or --topic with --offset")
     if drop:
         ask_first("Nothing of it will be kept. Drop it?", yes)
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         book, how = runtime.lake.intake.asides, "dropped" if drop else "set aside"
         if batch is not None:
             if runtime.lake.intake.get(batch).state != "waiting":

@@ -32,7 +32,6 @@ from service.cli.common import (
     emit_rows,
     human_bytes,
     opened,
-    opened_gate,
     opened_past_gate,
     progress_bar,
     read_subject,
@@ -98,7 +97,7 @@ def compact(
     dry_run: DryRun = False,
 ) -> None:
     """Merge a day's blocks into sorted files, drop duplicates, sever erased people's blocks."""
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         upkeep = Upkeep(runtime.lake)
         days = [date.fromisoformat(day)] if day else sorted(upkeep.days())
         rows = []

@@ -15,7 +15,7 @@ from attrs import asdict
 from lake import JsonLinesFile, MappedFile, Source, load_mapping
 from lake.offsets import source_number
 from lake.selection import Arrival
-from service.cli.common import INCOMPLETE, emit, opened_gate, progress_bar, say, session
+from service.cli.common import INCOMPLETE, emit, opened, progress_bar, say, session
 from service.cli.lake_commands import app as app
 from service.errors import BadInput, BadSettings
 from service.feed import open_feed
@@ -115,7 +115,7 @@ def republish(
 
     moments = _moment(since), _moment(until)
     days = _day(first), _day(last)
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         outlet = open_outlet(here.home, topic)
         arrival = _arrival(runtime.settings, offsets, *moments)
         wanted = Wanted(*days, tuple(event_type or ()), in_clear, after, arrival)

@@ -18,7 +18,7 @@ from service.cli.common import (
     emit,
     emit_frame,
     emit_rows,
-    opened_gate,
+    opened,
     opened_past_gate,
     parse_moment,
     progress_bar,
@@ -84,7 +84,7 @@ def build(
     why: Why = "",
 ) -> None:
     """Build views beside what readers see: first build, catch-up or rebuild, whichever is due."""
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         moment = _exact(as_of, nearest)
         snapshot = runtime.lake.replay().as_of(moment).commit if moment else None
         with progress_bar(here, "deriving", None) as update:
@@ -124,7 +124,7 @@ def build(
 @app.command("publish")
 def publish_views(context: typer.Context, names: Names = None, why: Why = "") -> None:
     """Bring views up to date and switch readers to them in one commit."""
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         for found in revealing(runtime.views.registry.all(), runtime.lake.types):
             say(f"warning: {found.text}")
         wanted = names or runtime.views.registry.names()
@@ -136,7 +136,7 @@ def publish_views(context: typer.Context, names: Names = None, why: Why = "") ->
 @app.command("rollback")
 def roll_back(context: typer.Context, name: Name, why: Why = "") -> None:
     """Switch a view back to the publication before, in one commit; never brings a person back."""
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         release = runtime.views.roll_back(name, who="cli", why=why)
         emit(here, {"release": release.release_id}, f"release {release.release_id}")
 
@@ -151,7 +151,7 @@ def show(
     limit: Annotated[int, typer.Option(min=1, help="rows to show")] = 20,
 ) -> None:
     """Show a view's rows: as reported then, as recomputed today, or their difference explained."""
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         moment = _exact(as_of, nearest)
         if mode is Mode.RECONCILE:
             found = runtime.views.reconcile(name, moment)
@@ -187,7 +187,7 @@ def person(
     nearest: Certified = None,
 ) -> None:
     """Show all rows of one person, or the receipt that says why there are none."""
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         found = runtime.views.person(name, read_subject(subject), _exact(as_of, nearest))
         if found.shredded is not None:
             receipt = found.shredded.receipt_id
