@@ -11,7 +11,7 @@ import codecs
 import csv
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -143,17 +143,6 @@ class MappedFile(_File):
         filled = [line for line in lines if line[1].strip() and (line[0] > 0 or self._mapping.columns)]
         start, end = lines[0][0], lines[-1][0] + 1
         return map_lines(self._mapping, self._header, filled, self.digest, start, end, aside)
-
-
-def _batches(lines: Iterable[tuple[int, bytes]], size: int) -> Iterator[list[tuple[int, bytes]]]:
-    batch: list[tuple[int, bytes]] = []
-    for line in lines:
-        batch.append(line)
-        if len(batch) >= size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 class HttpBatch:

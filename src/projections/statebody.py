@@ -97,7 +97,7 @@ def read(bodies: Sequence[bytes]) -> pl.DataFrame:
         frames = [_frame(json.loads(types), together) for types, together in kinds.items()]
         filled = [frame for frame in frames if frame.height] or frames[:1]
         return pl.concat(filled, how="vertical_relaxed").rechunk()
-    except (CorruptBlock, ValueError, KeyError, StopIteration, pl.exceptions.PolarsError):
+    except (CorruptBlock, ValueError, TypeError, KeyError, StopIteration, pl.exceptions.PolarsError):
         raise StateDamaged("a bucket's state does not hold what its types say") from None
 
 

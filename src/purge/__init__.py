@@ -31,7 +31,7 @@ from purge.receipt import payload_of
 from purge.saga import MAX_TOGETHER, OPEN_STATUSES, Purge, Submitted
 from purge.scanner import Failure, Finding, Scanned, scan
 from purge.stages import STAGES, Standing, Status
-from purge.steps import Plan
+from purge.steps import Plan, Steps
 from purge.tlog import Checkpoint, TransparencyLog, verifier_key, verifier_keys
 
 
@@ -63,7 +63,8 @@ def open_purge(
     """
     journal, log = open_evidence(home, lake.keyring, lake.clock, lake.effects)
     views.newest_logged = log.newest_publications
-    return Purge(home, lake, views, journal, log, assurance, copy_fences, serve_stale, drop_affected)
+    steps = Steps(home, lake, views, journal, log, assurance, copy_fences, serve_stale, drop_affected)
+    return Purge(home, lake, views, steps, journal, log)
 
 
 __all__ = [

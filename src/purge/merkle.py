@@ -8,7 +8,7 @@ large the tree is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 Nodes = Callable[[int, int], bytes]
 """The hash of a complete subtree, by level and place."""
@@ -70,24 +70,6 @@ def _root(start: int, end: int, node: Nodes) -> bytes:
 def _left(size: int) -> int:
     """The largest power of two below a size of two or more."""
     return 1 << (size - 1).bit_length() - 1
-
-
-def root_from_proof(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes | None:
-    """The root that a proof leads to (RFC 9162, 2.1.3.2); None if its length does not fit."""
-    if not 0 <= index < size:
-        return None
-    at, last, found = index, size - 1, leaf
-    for sibling in proof:
-        if last == 0:
-            return None
-        if at % 2 or at == last:
-            found = _node(sibling, found)
-            while at % 2 == 0 and at:
-                at, last = at >> 1, last >> 1
-        else:
-            found = _node(found, sibling)
-        at, last = at >> 1, last >> 1
-    return found if last == 0 else None
 
 
 def _node(left: bytes, right: bytes) -> bytes:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +29,6 @@ from keys import (
 )
 from lake import Lake, LetterRedaction
 from projections import Views, bring_back
-from purge.attestation import EMBEDDED_ASSURANCE, Assurance
 from purge.clocks import Regime
 from purge.errors import UnderHold, UnknownPurpose
 from purge.journal import Journal, Request
@@ -65,9 +64,8 @@ class Purge:
     """Erasure requests of one lake.
 
     Args:
-        home: the lake's folder, for locks and the inventory.
-        assurance: what receipts may say about the custodian's backups.
-        copy_fences: brings the new fence to other places; returns place → what came of it, and never fails.
+        home: the lake's folder, for locks.
+        steps: what each stage does, over the same journal and log.
     """
 
     def __init__(
@@ -75,20 +73,15 @@ class Purge:
         home: Path,
         lake: Lake,
         views: Views,
+        steps: Steps,
         journal: Journal,
         log: TransparencyLog,
-        assurance: Assurance = EMBEDDED_ASSURANCE,
-        copy_fences: Callable[[], Mapping[str, str]] = dict,
-        serve_stale: Collection[str] = (),
-        drop_affected: Collection[str] = (),
     ) -> None:
         self._home = home
         self._keyring = lake.keyring
         self._clock = lake.clock
         self._views = views
-        self._steps = Steps(
-            home, lake, views, journal, log, assurance, copy_fences, serve_stale, drop_affected
-        )
+        self._steps = steps
         self._seeking = Seeking(lake, LetterRedaction(lake))
         self.journal = journal
         self.log = log

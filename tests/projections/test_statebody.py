@@ -163,14 +163,17 @@ def test_what_a_state_cannot_keep_is_refused_by_the_name_of_its_column() -> None
         written(frame, BUCKET, [0])
 
 
-@given(body=st.binary(max_size=40), at=st.integers(0, 200))
+@given(
+    body=st.binary(max_size=40) | st.sampled_from([b"1", b"[1]", b"[[1,2]]", b"{}"]), at=st.integers(0, 2000)
+)
 def test_a_damaged_body_is_an_error_of_its_own(body: bytes, at: int) -> None:
-    """Garbage, an older layout, a body cut off: what is sealed cannot be changed otherwise."""
+    """Garbage, an older layout, a body cut off or too long: what is sealed cannot be changed otherwise."""
     frame = pl.DataFrame(
         {BUCKET: LEAVES["uint32"], "a": LEAVES["text"], "b": listed(LEAVES["categorical"], [2] * ROWS)}
     )
     bucket = frame[BUCKET][0]
     good = written(frame, BUCKET, [bucket])[0]
-    for damaged in (body, good[: at % len(good)]):
+    of_this_layout = good[:1] + len(body).to_bytes(4, "big") + body
+    for damaged in (body, of_this_layout, good[: at % len(good)], good + (body or b"\0")):
         with pytest.raises(StateDamaged):
             read([damaged])

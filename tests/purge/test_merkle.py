@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keys import CustodianUnavailable, Effects, Signature
-from purge.merkle import Nodes, completed_by, inclusion_proof, leaf_hash, root_from_proof, root_of
+from purge.merkle import Nodes, completed_by, inclusion_proof, leaf_hash, root_of
 from purge.tlog import Checkpoint, TransparencyLog
+from purge.verifier import _root as root_of_proof
 from service.app import create_app
 from service.runtime import Runtime
 from tests.world import paid, publish, send
@@ -86,9 +87,9 @@ def test_every_leaf_is_proven_and_no_other_is(data: list[bytes], draw: st.DataOb
     node, _ = grown(hashes)
     index = draw.draw(st.integers(0, len(data) - 1))
     proof, root = inclusion_proof(index, len(data), node), root_of(len(data), node)
-    assert root_from_proof(hashes[index], index, len(data), proof) == root
-    assert root_from_proof(leaf_hash(b"a leaf that is not there"), index, len(data), proof) != root
-    assert root_from_proof(hashes[index], len(data), len(data), proof) is None
+    assert root_of_proof(hashes[index], index, len(data), proof) == root
+    assert root_of_proof(leaf_hash(b"a leaf that is not there"), index, len(data), proof) != root
+    assert root_of_proof(hashes[index], len(data), len(data), proof) is None
     with pytest.raises(IndexError):
         inclusion_proof(len(data), len(data), node)
 
