@@ -242,7 +242,7 @@ def drop_publications(
     """
     if (before is not None) + (keep is not None) + all_but_current != 1:
         raise WrongUse("say which: --before MOMENT, --keep N, or --all-but-current")
-    with opened_gate(context) as (here, runtime):
+    with opened(context) as (here, runtime):
         dropping = runtime.views.dropping
         if not runtime.views.ledger.history(name):
             runtime.views.registry.get(name)
