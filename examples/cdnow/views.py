@@ -42,6 +42,7 @@ class SpendBands(Fold):
     keys = {"month": c("month"), "band": c("band")}
     impersonal = ["month", "band"]
     state = {"customers": Count(), "cents": Sum(c("cents"))}
+    no_floor = "the tour reconciles it to the cent; with min_subjects, rows of one erased person are withheld"
     checks = [non_negative("customers"), unique("month", "band")]
 
     def fold(self, events: pl.DataFrame) -> pl.DataFrame:

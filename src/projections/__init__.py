@@ -36,6 +36,7 @@ from projections.executors import Executor, InProcess, ProcessPool
 from projections.fingerprint import fingerprint
 from projections.guarding import Revealing, revealing
 from projections.ledger import Aside, Dropped, Ledger, Publication, Release
+from projections.olderrecords import OlderRecord, older_records
 from projections.rederive import Rederived, bring_back, rederive
 from projections.registry import ViewRegistry
 from projections.source import SourceFile
@@ -113,6 +114,7 @@ __all__ = [
     "Max",
     "Min",
     "NotPublished",
+    "OlderRecord",
     "PersonAnswer",
     "ProcessPool",
     "Progress",
@@ -141,6 +143,7 @@ __all__ = [
     "fingerprint",
     "grain",
     "non_negative",
+    "older_records",
     "open_views",
     "rederive",
     "result",

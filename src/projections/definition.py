@@ -96,6 +96,8 @@ class View:
         checks: gates before publication.
         min_subjects: rows with fewer people are left out of an aggregate view; 0 keeps all.
         subjects: the measure that counts people, for `min_subjects`.
+        no_floor: why an aggregate over people has no floor although two publications of it, before and after
+            an erasure, tell what the erased person did; takes the warning of it off.
         shows_personal: why columns of an aggregate view, stored in clear, may show a personal field's value:
             one sentence, or one by column. Recorded in the publication, the plan and the receipt.
         impersonal: of a Fold: returned columns that carry no personal value.
@@ -109,6 +111,7 @@ class View:
     checks: ClassVar[Sequence[Check]] = ()
     min_subjects: ClassVar[int] = 0
     subjects: ClassVar[str] = "subjects"
+    no_floor: ClassVar[str] = ""
     shows_personal: ClassVar[str | Mapping[str, str]] = ""
     impersonal: ClassVar[Sequence[str]] = ()
 

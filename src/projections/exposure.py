@@ -114,6 +114,12 @@ def refuse_exposed(view: View, types: Mapping[str, EventType]) -> None:
             )
             reason = f"`shows_personal = {{'{one.column}': 'because …'}}`"
             way_out = f"{_OTHER_WAYS}, or truncate a time{fold}; or say why it may: {reason}."
+            if isinstance(view, Fold):
+                raise DefinitionError(
+                    f"view `{view.name}`: column `{one.column}` would stand in clear, and a Fold may return"
+                    " any personal value that it reads",
+                    next_step=way_out,
+                )
             raise _refused(view, one, one.fields[0], way_out)
 
 

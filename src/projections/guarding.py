@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import polars as pl
 from attrs import field, frozen
@@ -47,25 +47,35 @@ class Revealing:
     Attributes:
         views: one view without a floor, or two that count the same fields.
         text: a sentence for the operator, with what to do.
+        because: why the view's author has it so; "" where nothing was said.
     """
 
     views: tuple[str, ...]
     text: str
+    because: str = ""
 
 
-def revealing(views: Sequence[View], types: TypeRegistry) -> list[Revealing]:
+def revealing(
+    views: Sequence[View], types: TypeRegistry, of: Collection[str] | None = None
+) -> list[Revealing]:
     """Views, and pairs of views, in which an erasure can be told by subtraction.
 
     A view over people without a floor tells it by itself, before and after. Of two views that count the
     same fields, one that keeps the anonymous remainder or has no floor tells what the other leaves out.
     Views of types that are not registered are passed over.
+
+    Args:
+        of: event types of one person; views of none of them tell nothing of that person. None for all.
     """
     found: list[Revealing] = []
     known = set(types.names())
+    wanted = known if of is None else known.intersection(of)
     aggregates = [
         view
         for view in views
-        if not grain(view).subject and known.issuperset(t.partition("/")[0] for t in view.reads)
+        if not grain(view).subject
+        and known.issuperset(read := {t.partition("/")[0] for t in view.reads})
+        and not wanted.isdisjoint(read)
     ]
     over_people = {view.name: view_is_personal(types, view) for view in aggregates}
     for view in aggregates:
@@ -74,7 +84,8 @@ def revealing(views: Sequence[View], types: TypeRegistry) -> list[Revealing]:
                 Revealing(
                     (view.name,),
                     f"`{view.name}` before and after an erasure shows by subtraction what the erased person "
-                    "did; give it `min_subjects` and `subjects`",
+                    "did; give it `min_subjects` and `subjects`, or say why not: `no_floor`",
+                    view.no_floor.strip(),
                 )
             )
     for one, other in itertools.combinations(aggregates, 2):

@@ -51,7 +51,7 @@ class Publication:
         people_mark: which erasures and holds a personal view reflects; empty for others.
         withheld_rows: rows that the differencing guard keeps back.
         exposes: columns that can show a personal value in clear: `column`, `kind`, `fields` and the author's
-            reason, `because`.
+            reason, `because`; None in records of before that was judged.
         floor: the view's `min_subjects`; None in records of before it was recorded.
         purposes: whose sealed fields the view reads, which are also what the rows of single people are sealed
             under; None in records of before.
@@ -87,7 +87,7 @@ class Publication:
     publication_id: int = 0
     people_mark: str = ""
     withheld_rows: int = 0
-    exposes: tuple[Mapping[str, Any], ...] = ()
+    exposes: tuple[Mapping[str, Any], ...] | None = None
     floor: int | None = None
     purposes: tuple[str, ...] | None = None
 
@@ -384,7 +384,7 @@ def _release(row: tuple[Any, ...]) -> Release:
 def _publication(publication_id: int, body: str) -> Publication:
     fields = json.loads(body)
     fields["schemas"] = tuple(fields["schemas"])
-    fields["exposes"] = tuple(fields.get("exposes", ()))
-    if fields.get("purposes") is not None:
-        fields["purposes"] = tuple(fields["purposes"])
+    for name in ("exposes", "purposes"):
+        if fields.get(name) is not None:
+            fields[name] = tuple(fields[name])
     return Publication(**{**fields, "publication_id": publication_id})

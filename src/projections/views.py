@@ -191,7 +191,7 @@ class Views:
         return [
             {"view": name, **one}
             for name, publication_id in sorted(entries.items())
-            for one in self.ledger.publication(publication_id).exposes
+            for one in self.ledger.publication(publication_id).exposes or ()
         ]
 
     def _refuse_exposed(self, names: Sequence[str]) -> None:

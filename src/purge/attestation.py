@@ -82,6 +82,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
             f"backups of the {assurance.custodian} made before the epoch was closed",
             f"residue on the disk under the {assurance.custodian} (copy-on-write, wear levelling)",
             *_kept_publications(request),
+            *_uncovered(request),
             "anonymous fields, kept by design",
             "unreadable blocks in data files of older snapshots, until these expire",
             *(
@@ -113,6 +114,15 @@ def _kept_publications(request: Request) -> list[str]:
     ]
     kept = "aggregates published before the erasure, kept as reported then"
     return [f"{kept}, but for those that were dropped" if "dropped" in found else kept, *awaited]
+
+
+def _uncovered(request: Request) -> list[str]:
+    """Earlier publications that today's rules do not reach; those that outlive purposes where it is one."""
+    return [
+        str(one["text"])
+        for one in request.detail("planned").get("uncovered", [])
+        if one["kind"] == "not_judged" or request.purpose in one["purposes"]
+    ]
 
 
 def _backup_level(epoch_closed_at: str | None, assurance: Assurance) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Purge:
         ref = self._keyring.ref_of(subject)
         if ref is None and not (isinstance(subject, SubjectId) and traces.any):
             raise nothing_stored()
-        (found,) = self._steps.plans([(ref, self.journal.is_held(self._tag(subject, ref)))])
+        (found,) = self._steps.plans([(ref, self.journal.is_held(self._tag(subject, ref)))], warn=True)
         return evolve(found, letters=traces.letters, waiting_batches=traces.waiting)
 
     def submit(

@@ -20,7 +20,7 @@ from attrs import asdict, frozen
 from keys import ALL_PURPOSES, Fence, FieldContext, Held, KeysError, SubjectId
 from lake import DEAD_LETTER, Housekeeping, Lake, LetterRedaction, Needles, Upkeep, block_rows
 from lake.upkeeprules import SWEEP_GRACE_SECONDS
-from projections import Views, rederive
+from projections import Views, older_records, rederive, revealing
 from purge.affected import Erased, drop_affected
 from purge.attestation import Assurance, predicate_of
 from purge.errors import PurgeError, UnderHold, UnknownSubject, VerificationFailed
@@ -48,6 +48,8 @@ class Plan:
         views: personal views that are derived anew; `partitions` of each (buckets).
         held: a legal hold stands.
         shown: columns in clear of published views that can show a personal value; see `Views.shown`.
+        uncovered: earlier publications that today's rules do not reach; see `projections.OlderRecord`.
+        revealing: of `Purge.plan` alone: views, or pairs, in which the erasure can be told by subtraction.
         events, own_letters: of the person, under their own key.
         letters, waiting_batches: dead letters that are nobody's and name them, and batches that wait.
     """
@@ -66,6 +68,8 @@ class Plan:
     waiting_batches: int = 0
     shown: tuple[dict[str, Any], ...] = ()
     own_letters: int = 0
+    uncovered: tuple[dict[str, Any], ...] = ()
+    revealing: tuple[str, ...] = ()
 
 
 class Steps:
@@ -119,8 +123,12 @@ class Steps:
         plans = self.plans([(_ref(r), self._journal.is_held(r.subject_tag)) for r in batch])
         return {r.request_id: asdict(plan) for r, plan in zip(batch, plans, strict=True)}
 
-    def plans(self, people: Sequence[tuple[bytes | None, bool]]) -> list[Plan]:
-        """What erasing each (handle where there is one, whether it is held) would touch."""
+    def plans(self, people: Sequence[tuple[bytes | None, bool]], *, warn: bool = False) -> list[Plan]:
+        """What erasing each (handle where there is one, whether it is held) would touch.
+
+        Args:
+            warn: also of views that reveal the person; asks the views' code.
+        """
         refs = list({ref for ref, _ in people if ref is not None})
         files = self._upkeep.days() if refs else {}
         columns = ("subject_ref", "event_type", "primary", "event_count", "sealed")
@@ -137,6 +145,7 @@ class Steps:
         views = tuple(name for name in self._views.personal_names() if name in published)
         open_stores = tuple(self._lake.topics.open_stores(self._lake.clock()))
         shown = tuple(self._views.shown())
+        uncovered = tuple(one.as_dict() for one in older_records(self._views.ledger, self._lake.types))
         by_ref = {key[0]: part for key, part in rows.group_by("subject_ref")} if rows is not None else {}
         found = []
         for ref, is_held in people:
@@ -158,9 +167,18 @@ class Steps:
                     estimated_seconds=round(_SECONDS_FIXED + rewrite / _BYTES_PER_SECOND, 1),
                     open_stores=open_stores,
                     shown=shown,
+                    uncovered=uncovered,
+                    revealing=self._revealing(mine, published) if warn else (),
                 )
             )
         return found
+
+    def _revealing(self, mine: pl.DataFrame | None, published: Collection[str]) -> tuple[str, ...]:
+        if mine is None:
+            return ()
+        views = [one for one in self._views.registry.all() if one.name in published]
+        found = revealing(views, self._lake.types, mine["event_type"].unique().to_list())
+        return tuple(f"{one.text} ({one.because})" if one.because else one.text for one in found)
 
     def _fenced(self, batch: Sequence[Request]) -> Outcomes:
         subjects = self._subjects(batch)

@@ -31,7 +31,7 @@ from lake import (
 from lake.errors import TopicGap, TopicGone
 from lake.objects import ObjectStore
 from lake.offsets import offsets_of
-from projections import Alarm, ResultChanged, Views, revealing
+from projections import Alarm, ResultChanged, Views, older_records, revealing
 from purge import Standing, Stuck, standing_of, unregistered
 from service.kafka import standing
 from service.keyplaces import vault_session
@@ -131,7 +131,13 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield from (Finding("warehouse", "warning", text) for text in objects.check())
     yield _stores_finding(home, objects)
     for pair in revealing(runtime.views.registry.all(), runtime.lake.types):
-        yield Finding(f"subtraction of {' and '.join(pair.views)}", "warning", pair.text)
+        check, said = (
+            f"subtraction of {' and '.join(pair.views)}",
+            f" ({pair.because})" if pair.because else "",
+        )
+        yield Finding(check, "note" if said else "warning", f"{pair.text}{said}")
+    for older in older_records(runtime.views.ledger, runtime.lake.types):
+        yield Finding(f"publications of {older.view}", "warning", f"{older.words()}: {older.next_step()}")
     yield from shown_findings(runtime.views.shown())
     for name in runtime.lake.types.names():
         yield _clear_finding(name, clear_fields(runtime.lake.types.chain(name)))

@@ -171,6 +171,13 @@ class PlanView(Body):
     shown: list[dict[str, Any]] = Field(
         default_factory=list, description="columns of published views that can show a personal value in clear"
     )
+    uncovered: list[dict[str, Any]] = Field(
+        default_factory=list, description="earlier publications that today's rules do not reach"
+    )
+    revealing: list[str] = Field(
+        default_factory=list,
+        description="views and pairs of views in which the erasure can be told by subtraction",
+    )
     waiting_batches: int = Field(0, description="batches that name the person and wait to be committed")
     open_stores: list[dict[str, str | None]] = Field(
         description="places outside of the lake that an erasure does not reach, and until when"
@@ -192,6 +199,8 @@ class PlanView(Body):
             letters=plan.letters,
             own_letters=plan.own_letters,
             shown=list(plan.shown),
+            uncovered=list(plan.uncovered),
+            revealing=list(plan.revealing),
             waiting_batches=plan.waiting_batches,
             open_stores=list(plan.open_stores),
         )

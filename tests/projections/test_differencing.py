@@ -230,3 +230,22 @@ def test_doctor_names_views_that_reveal_people(lake: Runtime) -> None:
     """Where an operator looks, without a publication."""
     found = [f.check for f in examine(lake) if f.level == "warning" and "subtraction" in f.text]
     assert found == ["subtraction of open"]
+
+
+def test_the_plan_of_an_erasure_names_what_reveals_the_person_and_a_reason_quiets_the_warning(
+    lake: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of published views that read what the person has; a pair is named whatever is said of one."""
+    buy(lake, range(4), 0, "a")
+    someone = SubjectId("person-1")
+    assert lake.purge.plan(someone).revealing == (), "nothing is published"
+    publish(lake)
+    single, pair = lake.purge.plan(someone).revealing
+    assert "`open` before and after" in single
+    assert "`guarded` and `open`" in pair
+    views, types = lake.views.registry.all(), lake.lake.types
+    assert revealing(views, types, ["Other"]) == []
+    monkeypatch.setattr(type(lake.views.registry.get("open")), "no_floor", "because it is a test")
+    assert [one.because for one in revealing(views, types)] == ["because it is a test", ""]
+    levels = {one.check: one.level for one in examine(lake) if one.check.startswith("subtraction")}
+    assert levels == {"subtraction of open": "note", "subtraction of guarded and open": "warning"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import polars as pl
@@ -15,7 +18,7 @@ from lake import EventType, parse_event_type
 from projections import Count, DefinitionError, Distinct, First, Fold, Last, Max, Min, Projection, Sum, View
 from projections.exposure import exposures, is_window, refuse_exposed, refuse_names
 from purge import payload_of
-from service.doctor import shown_findings
+from service.doctor import examine, shown_findings
 from service.runtime import Runtime
 from tests.world import erase, paid, publish, send
 
@@ -87,9 +90,11 @@ def test_amounts_are_named_and_not_refused_and_a_floor_takes_them_off() -> None:
 def test_what_a_fold_returns_counts_as_personal_until_it_is_marked() -> None:
     """Nobody can look through its code."""
     parts = {"keys": {"band": c("band")}, "state": {"n": Count(), "top": Max(c("top"))}}
-    with pytest.raises(DefinitionError, match="`band` would show") as told:
+    with pytest.raises(DefinitionError, match="`band` would stand in clear") as told:
         refuse_exposed(view(Fold, **parts), TYPES)
     assert "impersonal" in told.value.next_step
+    assert "any personal value" in told.value.message
+    assert "event_id" not in told.value.message, "which it does not read"
     assert [e.column for e in exposures(view(Fold, impersonal=["band"], **parts), TYPES)] == ["top"]
     refuse_exposed(view(Fold, impersonal=["band", "top"], **parts), TYPES)
 
@@ -148,3 +153,36 @@ def test_publication_plan_doctor_and_receipt_name_what_is_shown(world: Runtime) 
     assert shown[0] in world.purge.plan(SubjectId("ann")).shown
     receipt = payload_of(world.purge.journal.get(erase(world, "ann")).receipt or b"")
     assert shown[0] in receipt["predicate"]["shown_in_clear"]
+
+
+def forget_of_records(runtime: Runtime, *names: str) -> None:
+    """Makes the record of every publication one of a release that did not write these fields."""
+    with closing(sqlite3.connect(runtime.home / "views" / "ledger.db")) as db:
+        for build_id, record in db.execute("SELECT build_id, record FROM publications").fetchall():
+            older = {name: value for name, value in json.loads(record).items() if name not in names}
+            db.execute("UPDATE publications SET record = ? WHERE build_id = ?", (json.dumps(older), build_id))
+        db.commit()
+
+
+def test_publications_of_before_the_judgement_are_named_as_not_judged_until_they_are_dropped(
+    world: Runtime,
+) -> None:
+    """In the plan, by doctor with the way out, and in receipts; anonymous views and rows of one person are not."""
+    send(world, [paid("ann", 5, event_id="1"), paid("bob", 6, event_id="2")])
+    publish(world)
+    assert world.purge.plan(SubjectId("ann")).uncovered == ()
+    forget_of_records(world, "exposes")
+    found = world.purge.plan(SubjectId("ann")).uncovered
+    assert [(one["view"], one["kind"]) for one in found] == [
+        ("bands", "not_judged"),
+        ("people_per_day", "not_judged"),
+    ]
+    told = [one for one in examine(world) if one.check == "publications of bands"]
+    assert [one.level for one in told] == ["warning"]
+    assert "views drop-publications bands" in told[0].text
+    receipt = payload_of(world.purge.journal.get(erase(world, "ann")).receipt or b"")
+    assert found[1]["text"] in receipt["predicate"]["not_addressed"]
+    for view in ("bands", "people_per_day"):
+        dropping = world.views.dropping
+        dropping.drop(dropping.choose(view).publications, why="a test")
+    assert world.purge.plan(SubjectId("bob")).uncovered == ()

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from keys import SubjectId
+from keys import ALL_PURPOSES, SubjectId
 from projections.tables import ViewTables
-from purge import Status
+from purge import Status, payload_of
+from service.doctor import examine
 from service.runtime import Runtime, initialise, open_runtime
+from tests.projections.test_exposure import forget_of_records
 from tests.world import paid, publish, send
 
 ANN, BOB, CID = "customer-ann", "customer-bob", "customer-cid"
@@ -138,3 +140,17 @@ def test_who_gave_nothing_for_a_purpose_keeps_the_row_when_others_withdraw_it(wo
     done = world.purge.run(world.purge.submit(SubjectId(CID)).request.request_id)
     assert done.status is Status.COMPLETED
     assert not [one for one in shown(world, "scores") if f"of {CID}" in one]
+
+
+def test_rows_of_before_purposes_were_recorded_are_named_to_whom_a_purpose_is_erased(world: Runtime) -> None:
+    """They may lie under `service` alone: by doctor with the way out, and in the receipt of that purpose alone."""
+    assert not [one for one in examine(world) if one.check.startswith("publications of")]
+    forget_of_records(world, "purposes")
+    told = {one.check: one.text for one in examine(world) if one.check.startswith("publications of")}
+    assert set(told) == {f"publications of {name}" for name in ("ads", "pages", "scores")}
+    assert "drop-publications ads" in told["publications of ads"]
+    for person, purpose, is_named in ((ANN, "marketing", True), (BOB, ALL_PURPOSES, False)):
+        request = world.purge.submit(SubjectId(person), purpose=purpose).request
+        receipt = payload_of(world.purge.run(request.request_id).receipt or b"")
+        named = [one for one in receipt["predicate"]["not_addressed"] if "`service` alone" in one]
+        assert bool(named) == is_named

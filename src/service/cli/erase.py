@@ -71,6 +71,8 @@ def plan(context: typer.Context, subject: Subject) -> None:
             )
             + ("\na legal hold stands: it would wait" if found.held else "")
             + "".join(f"\nin clear: {shown_text(one)}" for one in found.shown)
+            + "".join(f"\nreveals the erasure: {one}" for one in found.revealing)
+            + "".join(f"\nnot covered: {one['text']}" for one in found.uncovered)
             + "".join(f"\nstays open: {open_store_text(one)}" for one in found.open_stores)
         )
         emit(here, asdict(found), text)

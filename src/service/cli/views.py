@@ -126,7 +126,8 @@ def publish_views(context: typer.Context, names: Names = None, why: Why = "") ->
     """Bring views up to date and switch readers to them in one commit."""
     with opened(context) as (here, runtime):
         for found in revealing(runtime.views.registry.all(), runtime.lake.types):
-            say(f"warning: {found.text}")
+            if not found.because:
+                say(f"warning: {found.text}")
         wanted = names or runtime.views.registry.names()
         _, release = runtime.views.bring_up_to_date(wanted, who="cli", why=why)
         runtime.purge.log_publications()
