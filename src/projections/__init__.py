@@ -37,12 +37,13 @@ from projections.fingerprint import fingerprint
 from projections.guarding import Revealing, revealing
 from projections.ledger import Aside, Dropped, Ledger, Publication, Release
 from projections.olderrecords import OlderRecord, older_records
+from projections.reconciling import Reconciled
 from projections.rederive import Rederived, bring_back, rederive
 from projections.registry import ViewRegistry
 from projections.source import SourceFile
 from projections.state import StateStore
 from projections.tables import ViewTables
-from projections.views import Answer, PersonAnswer, Reconciled, Views
+from projections.views import Answer, PersonAnswer, Views
 
 
 def open_views(

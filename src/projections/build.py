@@ -167,7 +167,8 @@ class Builder:
         state = self._recomputed_state(view, publication.input_snapshot)
         if not is_guarded(view, publication.personal):
             return Guarded(result(view, state), {})
-        return self._guard.recomputed(view, publication, state)
+        mark = f"{self._lake.keyring.epoch()}/{self._lake.keyring.hold_changes()}"
+        return self._guard.recomputed(view, publication, state, mark)
 
     def _recomputed_state(self, view: View, snapshot_id: int) -> pl.DataFrame:
         partials: list[Partial] = []

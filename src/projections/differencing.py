@@ -45,10 +45,13 @@ class Guarded:
     Attributes:
         rows: without the withheld ones.
         withheld: by digest of the row's keys.
+        unexplained: withheld rows with other values and as many people as before, where nobody can have come
+            back: no erasure explains them.
     """
 
     rows: pl.DataFrame = field(repr=False)
     withheld: Mapping[bytes, Withheld]
+    unexplained: int = 0
 
 
 @frozen
@@ -75,6 +78,8 @@ def guard(
     subjects: str,
     k: int,
     same_code: bool,
+    may_return: bool = True,
+    is_settled: bool = False,
 ) -> Guarded:
     """Withholds rows that, compared with an earlier publication, fewer than k people tell apart.
 
@@ -85,6 +90,8 @@ def guard(
         again: the earlier publication's input computed with today's keys; `people_again` as `people`.
         subjects: the measure that counts people.
         same_code: `again` was computed by the code of `earlier`, so that equal people mean equal values.
+        may_return: whether a hold may have ended since, so that people came back.
+        is_settled: nobody was erased, held or brought back since: what differs, differs for no person.
 
     Returns:
         The rows without the withheld ones, in the same order.
@@ -94,18 +101,20 @@ def guard(
     shown = _counts(earlier.rows, keys, subjects)
     different = _different(earlier.rows, again, keys) if same_code else frozenset()
     withheld: dict[bytes, Withheld] = {}
+    unexplained = 0
     for digest in shown.keys() | earlier.withheld.keys():
         before = earlier.withheld.get(digest)
         was, changed = (shown[digest], 0) if before is None else (before.people, before.changed)
         changed += was - counts_again.get(digest, 0)
-        if not changed and before is None and digest in different:
+        if not changed and before is None and digest in different and not is_settled:
             changed = 1  # as many people came back as were taken out
+            unexplained += not may_return
         if changed and abs(changed) < k:
             withheld[digest] = Withheld(counts_now.get(digest, 0), changed)
     if not withheld:
         return Guarded(rows, {})
     kept = [digest not in withheld for digest in key_digests(rows, keys)]
-    return Guarded(rows.filter(pl.Series(kept, dtype=pl.Boolean)), withheld)
+    return Guarded(rows.filter(pl.Series(kept, dtype=pl.Boolean)), withheld, unexplained)
 
 
 def key_digests(rows: pl.DataFrame, keys: Sequence[str]) -> list[bytes]:

@@ -154,16 +154,20 @@ class DifferencingGuard:
         same_input = earlier.input_snapshot == new.input_snapshot
         again = new.state if same_input else self._recompute(view, earlier.input_snapshot)
         people = people_of(view, new.state)
-        return self._against(view, earlier, new.rows, people, again, new.version), earlier.build_id
+        same_code = new.version == earlier.version
+        shown = self._shown(earlier)
+        return _guarded(view, shown, new.rows, people, again, same_code=same_code), earlier.build_id
 
-    def recomputed(self, view: View, publication: Publication, state: pl.DataFrame) -> Guarded:
+    def recomputed(self, view: View, publication: Publication, state: pl.DataFrame, mark: str) -> Guarded:
         """What a recomputation of a publication's input may show.
 
         Args:
             state: of the publication's input with today's keys.
+            mark: which erasures and holds it reflects.
         """
-        rows = result(view, state)
-        return self._against(view, publication, rows, people_of(view, state), state, publication.version)
+        rows, then = result(view, state), publication.people_mark
+        shown = self._shown(publication)
+        return _guarded(view, shown, rows, people_of(view, state), state, same_code=True, marks=(then, mark))
 
     def _baseline(self, view: View, new: Candidate) -> Publication | None:
         """The newest publication, withdrawn or not, that is not this very build."""
@@ -188,34 +192,47 @@ class DifferencingGuard:
         kept = [digest not in withheld for digest in key_digests(new.rows, list(view.keys))]
         return Guarded(new.rows.filter(pl.Series(kept, dtype=pl.Boolean)), withheld)
 
-    def _against(
-        self,
-        view: View,
-        earlier: Publication,
-        rows: pl.DataFrame,
-        people: pl.DataFrame,
-        again: pl.DataFrame,
-        version: str,
-    ) -> Guarded:
-        shown = Shown(
-            self._tables.read_aggregate(earlier.table, earlier.snapshot_id),
-            self._ledger.withheld(earlier.build_id),
-        )
-        return guard(
-            rows,
-            people,
-            earlier=shown,
-            again=result(view, again),
-            people_again=people_of(view, again),
-            keys=list(view.keys),
-            subjects=view.subjects,
-            k=view.min_subjects,
-            same_code=version == earlier.version,
+    def _shown(self, publication: Publication) -> Shown:
+        return Shown(
+            self._tables.read_aggregate(publication.table, publication.snapshot_id),
+            self._ledger.withheld(publication.build_id),
         )
 
 
 def _this(one: Publication) -> tuple[str, int, str]:
     return one.version, one.input_snapshot, one.people_mark
+
+
+def _guarded(
+    view: View,
+    shown: Shown,
+    rows: pl.DataFrame,
+    people: pl.DataFrame,
+    again: pl.DataFrame,
+    *,
+    same_code: bool,
+    marks: tuple[str, str] | None = None,
+) -> Guarded:
+    """See `guard`.
+
+    Args:
+        again: merged state of the earlier input with today's keys.
+        marks: which erasures and holds both reflect; None where it is not to be looked at.
+    """
+    then, now = marks or ("", "/")
+    return guard(
+        rows,
+        people,
+        earlier=shown,
+        again=result(view, again),
+        people_again=people_of(view, again),
+        keys=list(view.keys),
+        subjects=view.subjects,
+        k=view.min_subjects,
+        same_code=same_code,
+        may_return=marks is None or then.partition("/")[2] != now.partition("/")[2],
+        is_settled=then == now,
+    )
 
 
 def _refuse_incomparable(view: View, rows: pl.DataFrame) -> None:

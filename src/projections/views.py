@@ -16,13 +16,14 @@ from lake import Lake, UnknownEventType, build_tag, checked_moment
 from projections.build import Builder, Progress
 from projections.buildlocks import BuildLocks
 from projections.built import Built
-from projections.definition import SUBJECT, event_reads
+from projections.definition import SUBJECT
 from projections.derive import types_of, view_is_personal
-from projections.differencing import Guarded, key_digests
+from projections.differencing import Guarded
 from projections.dropping import Dropping
 from projections.errors import DefinitionError, LedgerBehind, NotPublished, StaleEpoch
 from projections.exposure import refuse_exposed
 from projections.ledger import Ledger, Publication, Release
+from projections.reconciling import Reconciled, Reconciler
 from projections.registry import ViewRegistry
 from projections.state import StateStore
 from projections.tables import ViewTables
@@ -68,25 +69,6 @@ class PersonAnswer:
         return self.rows[0] if self.rows else None
 
 
-@frozen
-class Reconciled:
-    """`as_reported` against `as_recomputed`, by key.
-
-    Attributes:
-        differences: the keys that differ, both values of every measure (`…_reported`, `…_recomputed`).
-        erased_events: events counted then whose person was erased since; None where that number could be
-            one person's.
-        residual: differing keys that erasures cannot explain; 0 means fully explained.
-        withheld: keys left out, because fewer people than the view's floor explain them.
-    """
-
-    differences: pl.DataFrame = field(repr=False)
-    erased_events: int | None
-    residual: int
-    publication: Publication
-    withheld: int = 0
-
-
 class Views:
     """All views of a lake."""
 
@@ -110,6 +92,7 @@ class Views:
         self.newest_logged: Callable[[], Mapping[str, str]] = dict
         self._tables = tables
         self.dropping = Dropping(ledger, tables, registry.floor_of, lake.keyring.epoch, lake.effects)
+        self._reconciler = Reconciler(lake, ledger)
 
     def build(
         self,
@@ -354,38 +337,14 @@ class Views:
         publication = self.publication(name, at)
         if publication.grain != AGGREGATE:
             raise DefinitionError(f"`{name}` has a row per person; only aggregates are reconciled")
-        view = self.registry.get(name)
         reported = self.as_reported(name, at).rows
         guarded, _ = self._recomputed(name, at)
-        recomputed = guarded.rows.select(reported.columns)
-        keys = list(view.keys)
-        if guarded.withheld:
-            hidden = [digest in guarded.withheld for digest in key_digests(reported, keys)]
-            reported = reported.filter(~pl.Series(hidden, dtype=pl.Boolean))
-        both = reported.join(recomputed, on=keys, how="full", suffix="_recomputed", coalesce=True)
-        measures = [column for column in reported.columns if column not in keys]
-        differs = pl.any_horizontal(pl.col(m).ne_missing(pl.col(f"{m}_recomputed")) for m in measures)
-        differences = both.filter(differs).rename({m: f"{m}_reported" for m in measures})
-        erased = 0
-        if publication.personal and self._keyring.epoch() > publication.epoch:
-            erased = self._erased_since(publication)
-        residual = 0 if erased else differences.height
-        told = None if guarded.withheld else erased
-        return Reconciled(differences.sort(keys), told, residual, publication, len(guarded.withheld))
+        return self._reconciler.reconciled(self.registry.get(name), publication, reported, guarded)
 
     def close(self) -> None:
         """Closes state and ledger."""
         self.builder.close()
         self.ledger.close()
-
-    def _erased_since(self, publication: Publication) -> int:
-        """Events counted then that cannot be opened now."""
-        replay = self._lake.replay()
-        files = replay.files(publication.input_snapshot)
-        gone = 0
-        for read in event_reads(self.registry.get(publication.view), self._lake.types):
-            gone += int(replay.events(files, read).frame["shredded"].sum())
-        return gone - publication.events_shredded
 
     def _stale(self, name: str, publication: Publication) -> str | None:
         """Why this publication is behind an erasure, where it is served although it is."""

@@ -186,6 +186,7 @@ def test_a_published_figure_that_was_changed_is_a_residual(world: Runtime) -> No
         "forged",
         world.views.as_reported("people_per_day").rows.with_columns(people=pl.lit(9, pl.Int64)),
         None,
+        0,
     )
     good = world.views.ledger.history("people_per_day")[0]
     import attrs
