@@ -14,7 +14,7 @@ from keys import SubjectId
 from lake import EpochMoved, EventRead
 from service.reading import Wanted, copy_events
 from service.runtime import Runtime
-from tests.service.test_cli import shredlake
+from tests.command import command as shredlake
 from tests.world import START, paid, send, shred
 
 

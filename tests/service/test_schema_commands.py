@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.runtime import Runtime
-from tests.service.test_cli import shredlake
+from tests.command import command as shredlake
 from tests.world import PAID
 
 REGISTERED: dict[str, Any] = {
