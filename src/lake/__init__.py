@@ -45,6 +45,7 @@ from lake.housekeeping import Housekeeping
 from lake.ingest import FUTURE_DAYS, Ingestor, IngestSummary
 from lake.intake import Drained, Intake, IntakeRule
 from lake.lakehouse import Lake, open_events, open_lake
+from lake.letterretention import LetterRetention
 from lake.maintenance import Maintenance
 from lake.mapping import Mapping, load_mapping
 from lake.moments import Found, Nearest, checked_moment
@@ -64,7 +65,7 @@ from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
 from lake.typeregistry import TypeRegistry, refused
 from lake.upkeep import Merged, Upkeep
-from lake.upkeeprules import LEAST_GRACE_SECONDS, Step, UpkeepPolicy, check_grace
+from lake.upkeeprules import LEAST_GRACE_SECONDS, WARNED_DAYS, Step, UpkeepPolicy, check_grace, first_kept
 from lake.verify import Verified, verify
 from lake.warehouse import EMBEDDED, Warehouse, WarehousePlace
 from lake.whereabouts import Place, places_of, whereabouts
@@ -80,6 +81,7 @@ __all__ = [
     "NOT_SEARCHED",
     "PERSONAL_HEAD",
     "PRIMARY",
+    "WARNED_DAYS",
     "AsideBook",
     "Batch",
     "CatalogRefused",
@@ -117,6 +119,7 @@ __all__ = [
     "Lake",
     "LakeError",
     "LetterRedaction",
+    "LetterRetention",
     "Maintenance",
     "MappedFile",
     "Mapping",
@@ -170,6 +173,7 @@ __all__ = [
     "dead_letters",
     "explain",
     "file_source",
+    "first_kept",
     "get_bytes",
     "load_mapping",
     "notes",

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from lake.letterkeys import LETTERS
 from lake.moments import EXPIRED_PROPERTY
 from lake.offsets import BATCH, COUNTS, DROPPED, EPOCH, KIND, OFFSETS, RANGES, SETTLED, TOTALS
 
@@ -19,6 +20,7 @@ _SOURCE: Final = re.compile(
 )
 _DIGITS: Final = re.compile(r"-?\d+")
 _DIGEST: Final = re.compile(r"[0-9a-f]{32}")
+_DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _WORD: Final = re.compile(r"ingest|upkeep|publication")
 _COUNTED: Final = re.compile(r"(added|deleted|removed|total|changed)-[a-z-]+")
 _TAG: Final = re.compile(
@@ -107,6 +109,7 @@ def _counts(found: Mapping[str, int]) -> bool:
         "blank",
         "superseded",
         "redacted",
+        "expired",
     } and _numbers(found.values())
 
 
@@ -116,6 +119,16 @@ def _lists(value: str) -> bool:
         and re.fullmatch(r"[0-9a-f]{64}", digest)
         and type(count) is int
         for name, digest, count in json.loads(value)
+    )
+
+
+def _letters(value: str) -> bool:
+    found = json.loads(value)
+    return (
+        found.keys() == {"keys", "until", "owes"}
+        and type(found["owes"]) is bool
+        and all(_DAY.fullmatch(day) and _DIGEST.fullmatch(ref) for day, ref in found["keys"].items())
+        and (found["until"] is None or _DAY.fullmatch(found["until"]) is not None)
     )
 
 
@@ -129,5 +142,6 @@ _SUMMARY_FORMS: Final[dict[str, Callable[[str], bool]]] = {
     BATCH: _matches(_DIGEST),
     EPOCH: _matches(_DIGITS),
     DROPPED: _matches(_DIGITS),
+    LETTERS: _letters,
     "operation": _matches(re.compile(r"append|overwrite|replace|delete")),
 }

@@ -10,6 +10,7 @@ from pyiceberg.table.refs import MAIN_BRANCH
 
 from lake.housekeeping import Housekeeping
 from lake.lakehouse import Lake
+from lake.letterretention import LetterRetention
 from lake.levels import Level, Sequenced, origin
 from lake.merging import day_of
 from lake.references import sequences_of
@@ -19,6 +20,7 @@ from lake.upkeeprules import (
     UpkeepPolicy,
     closed_days,
     days_to_compact,
+    first_kept,
     merges_to_come,
 )
 
@@ -35,6 +37,7 @@ class Forecast:
         self._policy = policy
         self._upkeep = Upkeep(lake)
         self._housekeeping = Housekeeping(lake)
+        self._retention = LetterRetention(lake)
 
     def steps(self, now: datetime, *, look_for_dead: bool = True) -> list[Step]:
         """The steps in their order.
@@ -45,7 +48,8 @@ class Forecast:
 
         Args:
             look_for_dead: for blocks of erased people; three small columns are read, of closed days that
-                are not sorted, and of all closed days where somebody was erased since the last look.
+                are not sorted, and of all closed days where somebody was erased since the last look. And for
+                letters of nobody's whose time is over.
 
         Raises:
             StorageFailed, CatalogUnavailable: it could not be looked at.
@@ -63,7 +67,9 @@ class Forecast:
             *days_to_compact(live, now.date(), policy, dead),
         ]
         found += [one.step for one in coming]
-        snapshots = sum(one.commits for one in coming) + self._notes(live, dead, now)
+        letters, notes = self._letters(now) if look_for_dead else ([], 0)
+        found += letters
+        snapshots = sum(one.commits for one in coming) + self._notes(live, dead, now) + len(letters) + notes
         return [*found, *self._farewells(metadata, tags, snapshots, changes.any)]
 
     def _farewells(
@@ -86,6 +92,14 @@ class Forecast:
         if self._upkeep.has_unseen_fence():
             open_days |= {day_of(file) for file, _ in live if day_of(file) < now.date()}
         return self._upkeep.dead_blocks(file for file, _ in live if day_of(file) in open_days)
+
+    def _letters(self, now: datetime) -> tuple[list[Step], int]:
+        """(letters of nobody's that go, commits that only write down that days are done)."""
+        due = self._retention.due(first_kept(now.date(), self._policy.letter_days))
+        counts = {day: self._retention.count(day) for day in due}
+        return [Step("letters", day, before=count) for day, count in counts.items() if count], int(
+            bool(due) or self._retention.owes()
+        )
 
     def _notes(self, live: Sequence[Sequenced], dead: dict[str, int], now: datetime) -> int:
         """Commits that only write down that no sorted day holds dead bytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import polars as pl
@@ -17,6 +17,7 @@ from keys import WritingKeys
 from keys.quiet import no_collections
 from lake.errors import EpochMoved, Fenced, Unsealable
 from lake.events import BODY_COLUMNS, RANDOM_COLUMNS, day_partition
+from lake.letterkeys import LetterKey, letter_keys_of
 from lake.objects import storage_errors
 from lake.offsets import AlreadyLanded, Range, offsets_of
 from lake.parsed import Parsed, Rejected
@@ -75,7 +76,8 @@ class Prepared:
         ranges: per source the lines, and what became of them.
         epoch: the newest fence that it was sealed after; `refs` is everybody it counts on.
         suppressed_lines: of erased people, in the order of the parts.
-        for_nobody: holds letters that name nobody; an erasure may destroy their key, whoever is erased.
+        letters: the key of letters that name nobody, where it holds such; an erasure may destroy it, whoever
+            is erased.
     """
 
     files: tuple[DataFile, ...]
@@ -85,7 +87,7 @@ class Prepared:
     blocks: int
     stored_bytes: int
     suppressed_lines: tuple[int, ...]
-    for_nobody: bool = False
+    letters: LetterKey | None = None
 
     @property
     def events(self) -> int:
@@ -193,7 +195,8 @@ class Ingestor:
 
         Args:
             about_to: told what is committed next; again when it had to be sealed anew.
-            nobody: handle of the key for letters that name nobody; default: a fresh one.
+            nobody: handle of the key for letters that name nobody, on a day that has none yet; default: a
+                fresh one.
 
         Raises:
             Fenced: a source's next line is not where its part starts; nothing was written.
@@ -214,10 +217,16 @@ class Ingestor:
 
             def guard(metadata: TableMetadata, prepared: Prepared = prepared) -> dict[str, str]:
                 epoch, sealed_epoch = self._keyring.epoch(), prepared.epoch
-                concerned = prepared.for_nobody or self._keyring.fenced_since(sealed_epoch, prepared.refs)
+                concerned = prepared.letters or self._keyring.fenced_since(sealed_epoch, prepared.refs)
                 if epoch != sealed_epoch and not concerned:
                     sealed_epoch = epoch  # erasures of other people do not concern this batch
-                return self._book.summary(metadata, prepared.ranges, sealed_epoch=sealed_epoch, epoch=epoch)
+                return self._book.summary(
+                    metadata,
+                    prepared.ranges,
+                    sealed_epoch=sealed_epoch,
+                    epoch=epoch,
+                    letters=prepared.letters,
+                )
 
             try:
                 return prepared, self._table.commit(prepared.files, guard)
@@ -239,8 +248,10 @@ class Ingestor:
 
     def _prepare(self, parts: Sequence[Part]) -> Prepared:
         """Seals a batch and writes its data file."""
-        epoch = self._sealer.begin(self._nobody)
+        epoch = self._sealer.begin()
         at = self._clock().astimezone(UTC)
+        name_nobody = any(letter.subject is None for _, parsed in parts for letter in parsed.rejected)
+        letters = self._letter_key(at.date()) if name_nobody else None
         blocks: list[pl.DataFrame] = []
         ranges: list[Range] = []
         suppressed: list[int] = []
@@ -267,8 +278,14 @@ class Ingestor:
             blocks_made,
             stored_bytes,
             tuple(suppressed),
-            any(letter.subject is None for _, parsed in parts for letter in parsed.rejected),
+            letters,
         )
+
+    def _letter_key(self, day: date) -> LetterKey:
+        """The day's key, else one that becomes it with this batch."""
+        head = self._table.snapshot()
+        known = letter_keys_of(summary_of(head)).keys.get(day) if head is not None else None
+        return LetterKey(day, self._sealer.letters_under(known, self._nobody), known)
 
 
 def _ahead(parsed: Parsed, now: datetime) -> int:

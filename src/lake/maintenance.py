@@ -1,9 +1,9 @@
 """One round of upkeep: what keeps a table fast for years, in an order that lets each step help the next.
 
-Tags first, so that expiry knows what to keep; then L0 files of today are put together and closed days
-become L1; then snapshots expire and their files go. Each step is a guarded commit of its own: a round
-that is killed anywhere is finished by the next. On a full disk no commit succeeds, but a sweep does: it
-makes the room that the round then needs.
+Tags first, so that expiry knows what to keep; then L0 files of today are put together and closed days become
+L1; then letters of nobody's go whose time is over; then snapshots expire and their files go. Each step is a
+guarded commit of its own: a round that is killed anywhere is finished by the next. On a full disk no commit
+succeeds, but a sweep does: it makes the room that the round then needs.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from lake.errors import CatalogUnavailable, StorageFailed
 from lake.forecast import Forecast
 from lake.housekeeping import Housekeeping
 from lake.lakehouse import Lake
+from lake.letterretention import LetterRetention
 from lake.resting import Rests
 from lake.upkeep import Upkeep
-from lake.upkeeprules import Step, UpkeepPolicy, closed_days, days_to_merge
+from lake.upkeeprules import Step, UpkeepPolicy, closed_days, days_to_merge, first_kept
 
 
 class Maintenance:
@@ -36,6 +37,7 @@ class Maintenance:
         self._rests = rests or Rests(self._policy.rest_ratio)
         self._upkeep = Upkeep(lake)
         self._housekeeping = Housekeeping(lake)
+        self._retention = LetterRetention(lake)
         self._forecast = Forecast(lake, self._policy)
 
     def plan(self, now: datetime) -> list[Step]:
@@ -97,12 +99,29 @@ class Maintenance:
                         compacted.severed_blocks,
                     )
                 )
+        if should_stop():
+            return done
+        done += self._letters(now, progress)
         progress("expiring")
         gone = self._housekeeping.expire(policy.keep_snapshots, policy.keep_seconds)
         if gone:
             done.append(Step("expire", before=len(gone)))
         progress("sweeping")
         return [*done, *self._sweep()]
+
+    def _letters(self, now: datetime, progress: Callable[[str], None]) -> list[Step]:
+        """Letters of nobody's that were kept for long enough."""
+        before = first_kept(now.date(), self._policy.letter_days)
+        due = self._retention.due(before)
+        if not due and not self._retention.owes():
+            return []
+        done = []
+        for day in due:
+            progress(f"letters of {day} that name nobody")
+            if gone := self._retention.remove(day):
+                done.append(Step("letters", day, before=gone))
+        self._retention.settle(before, self._lake.intake.letters_in_use())
+        return done
 
     def _sweep(self) -> list[Step]:
         swept = self._housekeeping.sweep(self._policy.grace_seconds, rests=self._rests)

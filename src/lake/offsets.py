@@ -17,6 +17,7 @@ from typing import Final
 from attrs import asdict, astuple, evolve, frozen
 
 from lake.errors import EpochMoved, Fenced
+from lake.letterkeys import LETTERS, LetterKey, LetterKeys, letter_keys_of, taken
 
 KIND: Final = "shredlake.kind"
 OFFSETS: Final = "shredlake.offsets"
@@ -91,7 +92,8 @@ class Totals:
     """What became of all lines of all sources, and of the events since.
 
     Attributes:
-        superseded: events that the duplicate rule dropped; `redacted` letters that named an erased person.
+        superseded: events that the duplicate rule dropped; `redacted` letters that named an erased person;
+            `expired` letters of nobody's that were kept for as long as the settings say.
     """
 
     lines: int = 0
@@ -101,11 +103,12 @@ class Totals:
     blank: int = 0
     superseded: int = 0
     redacted: int = 0
+    expired: int = 0
 
     @property
     def stored(self) -> int:
         """Events and letters that the live files hold."""
-        return self.events + self.dead - self.superseded - self.redacted
+        return self.events + self.dead - self.superseded - self.redacted - self.expired
 
     def plus(self, one: Range) -> Totals:
         """With the lines of a range."""
@@ -178,18 +181,35 @@ def batch_id(ranges: Iterable[Range]) -> str:
 
 
 def upkeep_summary(
-    head: Summary, *, epoch: int, superseded: int = 0, redacted: int = 0, dropped: int = 0
+    head: Summary,
+    *,
+    epoch: int,
+    superseded: int = 0,
+    redacted: int = 0,
+    expired: int = 0,
+    dropped: int = 0,
+    letters: LetterKeys | None = None,
 ) -> dict[str, str]:
     """The summary of a commit that ingests nothing: the newest head's account goes on.
 
     Args:
-        superseded, redacted: events and letters that this commit takes away.
+        superseded, redacted, expired: events and letters that this commit takes away.
         dropped: see `dropped_of`; 0 where nobody has looked.
+        letters: what holds of letters of nobody's from here on; default: what the head says.
     """
     was = totals_of(head)
-    totals = evolve(was, superseded=was.superseded + superseded, redacted=was.redacted + redacted)
+    totals = evolve(
+        was,
+        superseded=was.superseded + superseded,
+        redacted=was.redacted + redacted,
+        expired=was.expired + expired,
+    )
     return {KIND: UPKEEP, EPOCH: str(epoch)} | _account(
-        accounts_of(head), totals, settled_of(head), max(dropped, dropped_of(head))
+        accounts_of(head),
+        totals,
+        settled_of(head),
+        max(dropped, dropped_of(head)),
+        letters or letter_keys_of(head),
     )
 
 
@@ -220,16 +240,18 @@ def ingest_summary(
     sealed_epoch: int,
     epoch: int,
     settled: Accounts | None = None,
+    letters: LetterKey | None = None,
 ) -> dict[str, str]:
     """The summary of a batch that may land on this history, newest ancestor first.
 
     Args:
         settled: what the lists say of sources of this batch.
+        letters: the key that its letters of nobody's are sealed under, where there are such.
 
     Raises:
         AlreadyLanded: it is there already.
         Fenced: a source's next line is not where this batch starts.
-        EpochMoved: somebody was erased after the batch was sealed.
+        EpochMoved: somebody was erased after the batch was sealed, or its letters' key was replaced.
     """
     batch = batch_id(ranges)
     if any(summary.get(BATCH) == batch for summary in ancestors):
@@ -254,7 +276,9 @@ def ingest_summary(
         BATCH: batch,
         EPOCH: str(epoch),
         COUNTS: json.dumps(counts, sort_keys=True),
-        **_account(accounts, totals, settled_of(head), dropped_of(head)),
+        **_account(
+            accounts, totals, settled_of(head), dropped_of(head), taken(letter_keys_of(head), letters)
+        ),
     }
 
 
@@ -263,15 +287,23 @@ def settled_summary(summary: Summary, gone: Iterable[str], lists: Sequence[Settl
     left = accounts_of(summary)
     for name in set(gone) - {one.source for one in ranges_of(summary)}:
         left.pop(name, None)
-    return {**summary, **_account(left, totals_of(summary), lists, dropped_of(summary))}
+    return {
+        **summary,
+        **_account(left, totals_of(summary), lists, dropped_of(summary), letter_keys_of(summary)),
+    }
 
 
 def _account(
-    accounts: Accounts, totals: Totals, lists: Sequence[SettledList], dropped: int = 0
+    accounts: Accounts,
+    totals: Totals,
+    lists: Sequence[SettledList],
+    dropped: int = 0,
+    letters: LetterKeys = LetterKeys(),
 ) -> dict[str, str]:
     return {
         OFFSETS: json.dumps({name: astuple(one) for name, one in accounts.items()}, sort_keys=True),
         TOTALS: json.dumps(asdict(totals)),
         SETTLED: json.dumps([astuple(one) for one in lists]),
         DROPPED: str(dropped),
+        LETTERS: letters.text(),
     }

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import date
-from typing import Final
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pyiceberg.exceptions import ValidationException
 
 from lake.blocks import BLOCK_COLUMNS
 from lake.errors import EpochMoved
 from lake.eventtypes import DEAD_LETTER, PRIMARY
-from lake.housekeeping import Housekeeping
-from lake.lakehouse import Lake
+from lake.letterkeys import LetterKeys
 from lake.levels import Level, together
 from lake.merging import day_of
-from lake.objects import StoredObject, get_bytes, scan_parquet, storage_errors
-from lake.rewriting import Rewriter
+from lake.nobodysletters import NobodysLetters
 from lake.sealer import letter_bytes
-from lake.selection import WHOLE_COLUMNS, Selection, some_rows, stored_in, whole_rows
 
-_LETTERS: Final = Selection(DEAD_LETTER, PRIMARY)
-_IN_FLIGHT_SECONDS: Final = 2.0
 Removed = Callable[[Sequence[bytes]], None]
 """Told of the letters that were one record."""
 
@@ -61,17 +52,8 @@ def torn_records(letters: Sequence[tuple[str, int, bytes]]) -> list[int]:
     return numbers
 
 
-class LetterRedaction(Rewriter):
-    """Redacts letters of nobody's.
-
-    Args:
-        sleep: waits for commits that are under way, where there may be one.
-    """
-
-    def __init__(self, lake: Lake, sleep: Callable[[float], None] = time.sleep) -> None:
-        super().__init__(lake)
-        self._housekeeping = Housekeeping(lake)
-        self._sleep = sleep
+class LetterRedaction(NobodysLetters):
+    """Redacts letters of nobody's."""
 
     def run(
         self,
@@ -81,9 +63,9 @@ class LetterRedaction(Rewriter):
     ) -> int:
         """Removes dead letters of nobody's that `holds` recognises, and destroys what sealed them.
 
-        A line without a readable subject is sealed under a key that belongs to no person. Those that
-        name an erased person are taken out, the others sealed anew, and the old key is destroyed, so
-        that they are unreadable in every old snapshot too. Returns how many were removed.
+        A line without a readable subject is sealed under a key of its day that belongs to no person. Those
+        that name an erased person are taken out, the others of the day sealed anew, and the old key is
+        destroyed, so that they are unreadable in every old snapshot too. Returns how many were removed.
 
         Args:
             in_use: handles that a commit which was begun will use again.
@@ -92,120 +74,92 @@ class LetterRedaction(Rewriter):
         Raises:
             KeysError: a letter could not be opened for a reason that is no erasure; run it again.
         """
+        left_behind = self._left_behind(holds)
+        for day, ref in self._letter_keys().keys.items():
+            if ref in left_behind:
+                self._replace_key(day, ref)
         days = {day_of(file) for file in self._table.files()}
-        count = sum(self._redact_day(day, holds, removed) for day in sorted(days))
-        self._keyring.drop(self._replaced_keys())
-        self._keyring.drop(self._abandoned_keys(in_use))
+        count = sum(self._redact_day(day, holds, left_behind, removed) for day in sorted(days))
+        self._drop_keys(in_use)
         return count
 
     def count(self, holds: Callable[[bytes], bool]) -> int:
         """How many letters of nobody's `holds` recognises. Changes nothing. Raises as `run`."""
-        letters = self._rows(self._table.files(), _LETTERS)
+        letters = self._letters_in(self._table.files())
         if letters.height == 0:
             return 0
         return int(_naming(self._nobodys(letters), holds).sum())
 
-    def _nobodys(self, letters: pl.DataFrame) -> pl.DataFrame:
-        found = self._open_group(letters, self._types.get(DEAD_LETTER), PRIMARY).frame
-        return found.filter((pl.col("subject") == "") & ~pl.col("shredded"))
+    def _left_behind(self, holds: Callable[[bytes], bool]) -> set[bytes]:
+        """Handles of letters that `holds` recognises in files that no snapshot refers to.
 
-    def _redact_day(self, day: date, holds: Callable[[bytes], bool], removed: Removed) -> int:
+        A killed ingest leaves such a file, under a key that the day's other letters may share.
+        """
+        letters = self._living(self._abandoned_rows())
+        if letters.height == 0:
+            return set()
+        found = self._nobodys(letters)
+        return set(found.filter(_naming(found, holds))["subject_ref"].to_list())
+
+    def _redact_day(
+        self, day: date, holds: Callable[[bytes], bool], left_behind: Collection[bytes], removed: Removed
+    ) -> int:
         while True:
             epoch = self._keyring.catch_up()
+            key = self._letter_keys().keys.get(
+                day
+            )  # before the files: what lands later is not under an old one
             live = self._live(day)
-            letters = self._rows([file for file, _ in live], _LETTERS)
+            letters = self._letters_in(file for file, _ in live)
             if letters.height == 0:
                 return 0
             nobody = self._nobodys(letters)
             named = _naming(nobody, holds)
             doomed = nobody.filter(named)
-            if doomed.height == 0:
+            shared = set(nobody["subject_ref"].to_list()) & set(left_behind)
+            old = list(shared | set(doomed["subject_ref"].to_list()))
+            if not old:
                 return 0
-            old = doomed["subject_ref"].unique().to_list()
-            with_them = nobody.filter(pl.col("subject_ref").is_in(old))
+            if key is not None and (key in old or not self._keyring.purposes_of(key)):
+                self._replace_key(day, key)
+                continue
             live = self._holding(live, old)  # the others stay: a day may be large
             files = [file for file, _ in live]
             rows = self._rows(files)
-            rest = with_them.join(doomed.select("_tag"), on="_tag", how="anti")
-            kept = rows.filter(~pl.col("subject_ref").is_in(old))
-            parts = [kept.select(BLOCK_COLUMNS)]
+            rest = nobody.filter(pl.col("subject_ref").is_in(old) & ~named)
+            parts = [rows.filter(~pl.col("subject_ref").is_in(old)).select(BLOCK_COLUMNS)]
             if rest.height:
-                fresh = self._keyring.mint(1, PRIMARY.purpose)[0].ref
-                again = rest.with_columns(
-                    pl.lit(fresh, pl.Binary).alias("ref"), pl.col("occurred_on").alias("_day")
-                )
-                parts.append(self._sealed(again, self._types.get(DEAD_LETTER), PRIMARY, rows))
-            fresh_file = self._write(day, pl.concat(parts), together(Level.REWRITTEN, live))
+                parts.append(self._sealed_again(rest, key, rows))
+            after = pl.concat(parts)
+            fresh = [self._write(day, after, together(Level.REWRITTEN, live))] if after.height else []
             try:
-                self._commit([fresh_file], files, epoch, redacted=doomed.height)
+                unchanged = _with(day, key)
+                self._commit(fresh, files, epoch, redacted=doomed.height, letters=unchanged)
             except (EpochMoved, ValidationException):
                 continue  # upkeep or another erasure was first: look again
-            records: dict[int, list[bytes]] = {}
-            for record, raw, is_named in zip(_records(nobody), nobody["raw"], named, strict=True):
-                if is_named:
-                    records.setdefault(record, []).append(letter_bytes(raw))
-            for lines in records.values():
-                removed(lines)
+            _tell(nobody, named, removed)
             return doomed.height
 
-    def _replaced_keys(self) -> list[bytes]:
-        """Handles of nobody's letters that kept snapshots hold and the head does not.
+    def _sealed_again(self, rest: pl.DataFrame, key: bytes | None, rows: pl.DataFrame) -> pl.DataFrame:
+        """Letters that stay, under the day's key; a day that is over may have none on record."""
+        fresh = key or self._keyring.mint(1, PRIMARY.purpose)[0].ref
+        again = rest.with_columns(pl.lit(fresh, pl.Binary).alias("ref"), pl.col("occurred_on").alias("_day"))
+        return self._sealed(again, self._types.get(DEAD_LETTER), PRIMARY, rows)
 
-        Found from the table itself, so that a killed redaction is finished by its repetition.
-        """
-        return self._of_nobody(self._rows(self._table.kept_files(), _LETTERS), self._in_head())
 
-    def _abandoned_keys(self, in_use: Collection[bytes]) -> list[bytes]:
-        """Handles of nobody's letters in files that no snapshot refers to.
+def _with(day: date, key: bytes | None) -> Callable[[LetterKeys], LetterKeys]:
+    def unchanged(known: LetterKeys) -> LetterKeys:
+        if known.keys.get(day, key) != key:
+            raise EpochMoved("another erasure gave the day another key")
+        return known
 
-        An ingest that was killed before its commit leaves such a file, and its letters' key lives on.
-        One that is still about to commit notices by the fence and seals its letters anew (see
-        `Ingestor.land`), unless it is past that look: so a file counts only when it is still abandoned
-        some seconds later.
-        """
-        found = self._abandoned_letters(in_use)
-        if not found:
-            return []
-        self._sleep(_IN_FLIGHT_SECONDS)
-        return [ref for ref in self._abandoned_letters(in_use) if ref in found]
+    return unchanged
 
-    def _abandoned_letters(self, in_use: Collection[bytes]) -> list[bytes]:
-        locations = [one.location for one in self._abandoned() if not self._is_torn(one.location)]
-        if not locations:
-            return []
-        scan = scan_parquet(locations, self._table.load().io.properties)
-        letters = whole_rows(stored_in(scan, _LETTERS, WHOLE_COLUMNS), self._types.open_schema)
-        return self._of_nobody(letters, self._in_head() | set(in_use))
 
-    def torn(self) -> list[StoredObject]:
-        """Half-written data files that no snapshot refers to: the trace of a kill, or of a writer at work."""
-        return [one for one in self._abandoned() if self._is_torn(one.location)]
-
-    def _abandoned(self) -> list[StoredObject]:
-        return [one for one in self._housekeeping.orphans() if one.location.endswith(".parquet")]
-
-    def _is_torn(self, location: str) -> bool:
-        """Whether a file is no Parquet file (any more). Raises `StorageFailed` where it cannot be read."""
-        with storage_errors():
-            body = get_bytes(location, self._table.load().io.properties)
-        if body is None:  # swept, or its writer gave it up
-            return True
-        try:
-            pq.ParquetFile(pa.BufferReader(body)).close()
-        except (pa.ArrowInvalid, EOFError):
-            return True
-        return False
-
-    def _in_head(self) -> set[bytes]:
-        letters = some_rows(self._table, self._table.files(), _LETTERS, ("subject_ref",))
-        return set(letters["subject_ref"].to_list())
-
-    def _of_nobody(self, rows: pl.DataFrame, kept: Collection[bytes]) -> list[bytes]:
-        """Handles with a living key, not among those kept, that sealed letters of nobody."""
-        rows = rows.filter(~pl.col("subject_ref").is_in(list(kept)))
-        alive = [ref for ref in rows["subject_ref"].unique() if self._keyring.purposes_of(ref)]
-        left = rows.filter(pl.col("subject_ref").is_in(alive) & pl.col("sealed").is_not_null())
-        if left.height == 0:
-            return []
-        found = self._open_group(left, self._types.get(DEAD_LETTER), PRIMARY).frame
-        return found.filter(pl.col("subject") == "")["subject_ref"].unique().to_list()
+def _tell(nobody: pl.DataFrame, named: pl.Series, removed: Removed) -> None:
+    records: dict[int, list[bytes]] = {}
+    for record, raw, is_named in zip(_records(nobody), nobody["raw"], named, strict=True):
+        if is_named:
+            records.setdefault(record, []).append(letter_bytes(raw))
+    for lines in records.values():
+        removed(lines)

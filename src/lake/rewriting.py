@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from typing import Final
 
@@ -16,6 +16,7 @@ from lake.errors import EpochMoved
 from lake.events import BODY_COLUMNS, FOOTER_COLUMNS, RANDOM_COLUMNS, day_partition
 from lake.eventtypes import EventType, Facet
 from lake.lakehouse import Lake
+from lake.letterkeys import LetterKeys, letter_keys_of
 from lake.levels import Origin, Sequenced
 from lake.merging import day_of
 from lake.offsets import upkeep_summary
@@ -85,13 +86,16 @@ class Rewriter:
         *,
         superseded: int = 0,
         redacted: int = 0,
+        expired: int = 0,
         dropped: int = 0,
+        letters: Callable[[LetterKeys], LetterKeys] = lambda known: known,
     ) -> Committed:
         """Replaces files by others.
 
         Args:
-            superseded, redacted: events and letters that are not in the new files any more.
+            superseded, redacted, expired: events and letters that are not in the new files any more.
             dropped: the fence up to which sorted days hold no dead bytes, where somebody has looked.
+            letters: what holds of letters of nobody's from here on; may raise `EpochMoved`.
         """
 
         def guard(metadata: TableMetadata) -> dict[str, str]:
@@ -99,7 +103,15 @@ class Rewriter:
                 raise EpochMoved("somebody was erased while the day was rewritten")
             head = metadata.current_snapshot()
             was = summary_of(head) if head is not None else {}
-            return upkeep_summary(was, epoch=epoch, superseded=superseded, redacted=redacted, dropped=dropped)
+            return upkeep_summary(
+                was,
+                epoch=epoch,
+                superseded=superseded,
+                redacted=redacted,
+                expired=expired,
+                dropped=dropped,
+                letters=letters(letter_keys_of(was)),
+            )
 
         return self._table.commit(fresh, guard, removes=gone)
 

@@ -62,16 +62,22 @@ class Sealer:
         self._nobody: bytes | None = None
         self.named: set[bytes] = set()
 
-    def begin(self, nobody: bytes | None = None) -> int:
-        """Begins a batch; returns the newest fence that it is sealed after.
-
-        Args:
-            nobody: handle of the key for letters that name nobody; default: a fresh one when needed.
-        """
+    def begin(self) -> int:
+        """Begins a batch; returns the newest fence that it is sealed after."""
         epoch = self._keyring.catch_up()
-        self._nobody = nobody
+        self._nobody = None
         self.named = set()  # everybody this batch counts on, also who is erased meanwhile
         return epoch
+
+    def letters_under(self, *keys: bytes | None) -> bytes:
+        """The key of this batch's letters of nobody's: the first that there is, else a fresh one."""
+        given = [ref for ref in keys if ref is not None]
+        alive = self._session.tag_keys(given) if given else {}
+        self._nobody = next((ref for ref in given if ref in alive), None) or self._fresh()
+        return self._nobody
+
+    def _fresh(self) -> bytes:
+        return self._keyring.mint(1, LETTER_PURPOSE)[0].ref
 
     def seal(self, name: str, parsed: Parsed, at: datetime) -> Sealed:
         """Seals lines of a source.
@@ -231,7 +237,7 @@ class Sealer:
         nobody = frame.filter(pl.col("subject").is_null())
         groups = [known] if known.height else []
         if nobody.height:
-            minted = self._nobody or self._keyring.mint(1, LETTER_PURPOSE)[0].ref
+            minted = self._nobody or self._fresh()
             groups.append(
                 nobody.with_columns(pl.lit("").alias("subject"), pl.lit(minted, pl.Binary).alias("ref"))
             )

@@ -18,6 +18,7 @@ from attrs import astuple
 from pyiceberg.table.metadata import TableMetadata
 
 from lake.errors import AccountDamaged
+from lake.letterkeys import LetterKey
 from lake.objects import SETTLED_END
 from lake.offsets import (
     Account,
@@ -71,7 +72,13 @@ class SourceBook:
         return known.next if known is not None else 0
 
     def summary(
-        self, metadata: TableMetadata, ranges: Sequence[Range], *, sealed_epoch: int, epoch: int
+        self,
+        metadata: TableMetadata,
+        ranges: Sequence[Range],
+        *,
+        sealed_epoch: int,
+        epoch: int,
+        letters: LetterKey | None = None,
     ) -> dict[str, str]:
         """The summary of a batch on this metadata; writes a list first where it is time for one.
 
@@ -89,6 +96,7 @@ class SourceBook:
             sealed_epoch=sealed_epoch,
             epoch=epoch,
             settled=self.settled(lists, elsewhere) if elsewhere else {},
+            letters=letters,
         )
         if leaving := to_settle(head):
             summary = settled_summary(summary, leaving, self._settle(lists, leaving))

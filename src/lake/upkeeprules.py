@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, Final
 
 from attrs import asdict, frozen
@@ -15,6 +15,9 @@ from lake.sorting import rewrites, sorted_files
 
 KEEP_SNAPSHOTS: Final = 100
 SWEEP_GRACE_SECONDS: Final = 3600
+LETTER_DAYS: Final = 90
+WARNED_DAYS: Final = 14
+"""So long before letters of nobody's go, `doctor` says so."""
 LEAST_GRACE_SECONDS: Final = 600
 """More than a writer takes, with every attempt and time limit, from a file to the commit that names it."""
 
@@ -29,6 +32,7 @@ class UpkeepPolicy:
         keep_snapshots, keep_seconds: snapshots without a tag stay while they are among the newest, or young.
         grace_seconds: files that nothing refers to stay for so long: a writer may be about to commit them.
         rest_ratio: seconds of rest per second of work, to leave a shared disk to others.
+        letter_days: dead letters that name nobody are kept for so many days behind the day of their ingest.
     """
 
     merge_files: int = MERGE_FILES
@@ -37,6 +41,7 @@ class UpkeepPolicy:
     keep_seconds: float = 600.0
     grace_seconds: float = SWEEP_GRACE_SECONDS
     rest_ratio: float = 0.0
+    letter_days: int = LETTER_DAYS
 
 
 @frozen
@@ -44,9 +49,10 @@ class Step:
     """Something that a round did, or would do.
 
     Attributes:
-        what: `tag`, `merge`, `compact`, `expire` or `sweep`.
+        what: `tag`, `merge`, `compact`, `letters`, `expire` or `sweep`.
         day: the ingest day, where it is about one.
-        before, after: files of a merge or of a day, snapshots, or tags taken away and set.
+        before, after: files of a merge or of a day, letters of nobody's that go, snapshots, or tags
+            taken away and set.
         bytes, bytes_after: of such files; what they become is told beforehand as if nothing shrank.
         severed: blocks of erased people that lose their dead bytes.
     """
@@ -70,6 +76,11 @@ class Coming:
 
     step: Step
     commits: int
+
+
+def first_kept(today: date, letter_days: int) -> date:
+    """The oldest ingest day whose letters of nobody's stay."""
+    return today - timedelta(days=letter_days)
 
 
 def closed_days(live: Sequence[Sequenced], today: date) -> list[date]:

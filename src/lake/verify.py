@@ -29,7 +29,7 @@ from lake.selection import block_rows
 from lake.settled import SourceBook
 from lake.table import IcebergTable, summary_of
 
-_TAKEN_AWAY = ("superseded", "redacted")
+_TAKEN_AWAY = ("superseded", "redacted", "expired")
 
 
 @frozen
@@ -156,6 +156,7 @@ def _unproven(accounts: Sequence[Account], totals: Totals) -> Iterator[str]:
         sum(one.blank for one in accounts),
         totals.superseded,
         totals.redacted,
+        totals.expired,
     )
     if sums != totals:
         yield f"the sources hold {sums.lines} lines, the totals say {totals.lines}, or their counts differ"

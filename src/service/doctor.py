@@ -7,7 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,13 +17,16 @@ from attrs import frozen
 from keys import ShredlakeError
 from keys.errors import CustodianDenied
 from lake import (
+    WARNED_DAYS,
     ClearField,
     FeedingTopic,
     Lake,
+    LetterRetention,
     Queue,
     StorageFailed,
     Trouble,
     clear_fields,
+    first_kept,
     privacy_lint,
     summary_of,
     verify,
@@ -119,6 +122,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         "error" if checked.problems else "ok",
         "; ".join(checked.problems) or f"{checked.events} events of {checked.sources} sources, no gap",
     )
+    yield _letters_finding(runtime.lake, runtime.settings.upkeep.letter_days)
     trouble = runtime.lake.intake.asides.trouble()
     oldest = runtime.lake.intake.oldest_batch()
     yield intake_finding(runtime.lake.intake.queue(), time.time(), trouble, oldest)
@@ -153,6 +157,26 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         )
     free = shutil.disk_usage(home).free
     yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
+
+
+def _letters_finding(lake: Lake, letter_days: int) -> Finding:
+    """Letters that name nobody, and go for good before somebody has looked at them."""
+    retention, before = LetterRetention(lake), first_kept(lake.clock().date(), letter_days)
+    try:
+        if due := sum(retention.count(day) for day in retention.due(before)):
+            overdue = f"{due:,} are older than {letter_days} days: `shredlake lake upkeep` lets them go"
+            return Finding("letters of nobody", "warning", overdue)
+        coming = retention.coming(before)
+    except ShredlakeError as error:
+        return Finding("letters of nobody", "warning", f"not looked at: {error.message}. {error.next_step}")
+    if not coming:
+        return Finding("letters of nobody", "ok", f"none goes within {WARNED_DAYS} days")
+    first = min(coming) + timedelta(days=letter_days + 1)
+    text = (
+        f"{sum(coming.values()):,} go for good within {WARNED_DAYS} days, the first on {first}: look at them"
+        " with `shredlake events letters`, mend what is wanted and send it with `shredlake events redrive`"
+    )
+    return Finding("letters of nobody", "warning", text)
 
 
 def states_finding(retired: int | None, supplements: int) -> Finding:

@@ -72,6 +72,7 @@ def upkeep_policy(settings: Upkeep) -> UpkeepPolicy:
         settings.keep_minutes * 60,
         settings.grace_minutes * 60,
         settings.rest_ratio,
+        settings.letter_days,
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lake.sources import DEFAULT_BATCH_EVENTS
-from lake.upkeeprules import LEAST_GRACE_SECONDS
+from lake.upkeeprules import LEAST_GRACE_SECONDS, LETTER_DAYS
 from projections import DEFAULT_CODE_SECONDS
 from service.errors import BadSettings
 
@@ -150,6 +150,9 @@ class Upkeep(Section):
     )
     rest_ratio: Annotated[float, Field(ge=0, le=100)] = Field(
         0, description="seconds of rest per second of work"
+    )
+    letter_days: Annotated[int, Field(ge=1)] = Field(
+        LETTER_DAYS, description="dead letters that name nobody are kept for so many days"
     )
 
 

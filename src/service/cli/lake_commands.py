@@ -174,7 +174,7 @@ def do_upkeep(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Tag, merge, compact, expire and sweep as the settings' [upkeep] say; safe beside ingest."""
+    """Tag, merge, compact, let letters go, expire and sweep by the settings' [upkeep]; safe beside ingest."""
     with opened(context) as (here, runtime):
         work = maintenance(runtime)
         if dry_run:
@@ -246,6 +246,8 @@ def _in_words(step: Step) -> str:
         return f"{step.what} {step.day}: {step.before:,} files, {size}, become {after:,} of at most {each}"
     if step.what == "tag":
         return f"set {step.after:,} tag(s), take away {step.before:,}"
+    if step.what == "letters":
+        return f"let {step.before:,} letter(s) of {step.day} go that name nobody"
     if step.what == "expire":
         return f"expire {step.before:,} snapshot(s)"
     return f"sweep {step.before:,} file(s), {size}"
