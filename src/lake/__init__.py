@@ -64,6 +64,7 @@ from lake.sources import DEFAULT_BATCH_EVENTS, HttpBatch, JsonLinesFile, MappedF
 from lake.table import Committed, IcebergTable, summary_of
 from lake.topicbook import FeedingTopic, TopicBook
 from lake.typeregistry import TypeRegistry, refused
+from lake.upcast import needed_fields
 from lake.upkeep import Merged, Upkeep
 from lake.upkeeprules import LEAST_GRACE_SECONDS, WARNED_DAYS, Step, UpkeepPolicy, check_grace, first_kept
 from lake.verify import Verified, verify
@@ -176,6 +177,7 @@ __all__ = [
     "first_kept",
     "get_bytes",
     "load_mapping",
+    "needed_fields",
     "notes",
     "open_events",
     "open_lake",

@@ -132,7 +132,7 @@ def checked_version(types: TypeRegistry, view: View) -> str:
         seen |= columns
     if not isinstance(view, Fold):
         prepare(view, pl.Schema(seen))
-    return fingerprint(view, known)
+    return fingerprint(view, known, {name: types.chain(name) for name in known})
 
 
 def types_of(types: TypeRegistry, view: View) -> dict[str, EventType]:

@@ -9,16 +9,19 @@ import json
 import subprocess
 import sys
 import types as pytypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from lake import EventType
+from lake import EventType, needed_fields
 from projections.definition import View
+from projections.purity import used_libraries
 from projections.source import syntax_tree
 
 ENGINES = ("polars", "pyarrow", "pyiceberg", "shredlake")
+_OF_FIELDS: Final = frozenset({"version", "compatibility", "properties", "required", "upcast", "description"})
+"""Of a schema document what is of single fields, or says nothing of values."""
 
 
 def library_versions() -> dict[str, str]:
@@ -26,20 +29,49 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ENGINES} | {"python": sys.version.split()[0]}
 
 
-def fingerprint(view: View, types: Mapping[str, EventType]) -> str:
-    """16 hex digits over the class, every helper and constant it reaches, schemas and engine majors.
+def fingerprint(
+    view: View, types: Mapping[str, EventType], chains: Mapping[str, Sequence[EventType]] | None = None
+) -> str:
+    """16 hex digits over the class, every helper and constant it reaches, schemas and library versions.
 
-    Comments, docstrings and layout do not count: the syntax tree is what is hashed.
+    Comments, docstrings and layout do not count: the syntax tree is what is hashed. Of an event type counts
+    what the view reads, in every version: a field that it does not read may be added.
+
+    Args:
+        types: by name, the newest version of those that the view reads.
+        chains: by name, every version, ascending; the newest alone where none is given.
     """
     parts: dict[str, str] = {}
     _visit(type(view), parts)
-    for target in view.reads:
-        name = target.partition("/")[0]
-        parts[f"schema:{name}"] = json.dumps(types[name].document, sort_keys=True)
+    for target, fields in view.reads.items():
+        name, _, facet = target.partition("/")
+        chain = (chains or {}).get(name) or (types[name],)
+        read = [one.name for one in types[name].fields] if facet else fields
+        parts[f"schema:{target}"] = json.dumps(_schema_of(chain, read), sort_keys=True)
+    for name, used in used_libraries(type(view)).items():
+        parts[f"library:{name}"] = used
     for name in ("polars", "shredlake"):
         parts[f"engine:{name}"] = version(name).split(".")[0]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _schema_of(chain: Sequence[EventType], fields: Sequence[str]) -> list[Any]:
+    """What these fields of the newest version are and come from, and all else that a document says of it.
+
+    A version that changes nothing about them leaves no trace.
+    """
+    newest = chain[-1].document
+    found: list[Any] = [{key: value for key, value in newest.items() if key not in _OF_FIELDS}]
+    before: dict[str, Any] = {}
+    for one, needed in zip(chain, needed_fields(chain, fields), strict=True):
+        properties = one.document.get("properties", {})
+        now = {name: properties.get(name) for name in sorted(needed)}
+        rules = {name: rule for name, rule in one.document.get("upcast", {}).items() if name in needed}
+        if rules or now != before:
+            found.append([now, rules])
+        before = now
+    return found
 
 
 def _visit(thing: Any, parts: dict[str, str]) -> None:
@@ -64,7 +96,7 @@ def _visit(thing: Any, parts: dict[str, str]) -> None:
 
 def _reach(name: str, value: Any, home: str, parts: dict[str, str]) -> None:
     if isinstance(value, pytypes.ModuleType):
-        return  # a library: its major version stands for it
+        return  # a library: its version stands for it
     owner = getattr(value, "__module__", home)
     if isinstance(value, type) or inspect.isfunction(value):
         if owner == home and value.__qualname__ not in parts:

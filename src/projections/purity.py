@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
+import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import packages_distributions, version
 from types import FunctionType, ModuleType
 from typing import Any, Final
 
 from projections.errors import DefinitionError
-from projections.source import source_of, syntax_tree
+from projections.source import SourceFile, parsed, source_of, syntax_tree
 
+_OURS: Final = ("keys", "lake", "projections", "purge", "service")
 _IMPURE: Final = (
     *("random", "secrets", "time", "posix", "nt", "socket", "subprocess", "ctypes", "threading"),
     *("requests", "httpx", "urllib.request", "urllib3", "http", "ftplib", "smtplib", "sqlite3", "_sqlite3"),
@@ -35,8 +39,10 @@ def refuse_impure(name: str, thing: type) -> None:
     """Looks through a view's class and the helpers that it reaches.
 
     Raises:
-        DefinitionError: with the file's line and what is not reproducible there.
+        DefinitionError: with the file's line and what is not reproducible there, or which code of another
+            file the view uses: that is not read with it, so no version would tell that it changed.
     """
+    _refuse_other_files(name, thing)
     seen: set[int] = set()
     waiting: list[Any] = [thing]
     while waiting:
@@ -57,6 +63,76 @@ def refuse_impure(name: str, thing: type) -> None:
                 next_step="Take it out: a view is a function of its events, so anybody can recompute it.",
             )
         waiting += names.helpers()
+
+
+def _refuse_other_files(name: str, thing: type) -> None:
+    source = source_of(thing)
+    if source is None:
+        return
+    for module, line in [*_imports(source), *_reached(thing)]:
+        if _is_local(module):
+            where = f"{source.path.name}:{line}" if line else source.path.name
+            raise DefinitionError(
+                f"view `{name}` {where}: `{module}` is a file of its own, which is not read with the view's",
+                next_step="Put what the view uses into its file, or install it as a package with a version.",
+            )
+
+
+def _imports(source: SourceFile) -> Iterator[tuple[str, int]]:
+    """Modules that a view file imports, anywhere in it, with the lines."""
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0], node.lineno
+
+
+def _reached(thing: type) -> Iterator[tuple[str, int]]:
+    """Modules that the file's names stand for or come from, however they came there."""
+    module = sys.modules[thing.__module__]
+    for value in list(vars(module).values()):
+        home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if isinstance(home, str) and home != thing.__module__:
+            yield home.partition(".")[0], 0
+
+
+def _is_local(module: str) -> bool:
+    """Whether it is a file that is no installed package, no part of Python and none of ours."""
+    if module in sys.stdlib_module_names or module in _OURS or module in sys.builtin_module_names:
+        return False
+    found = sys.modules.get(module)
+    try:
+        spec = getattr(found, "__spec__", None) or importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        spec = None
+    places = [getattr(found, "__file__", None), getattr(spec, "origin", None)]
+    places += list(getattr(spec, "submodule_search_locations", None) or ())
+    files = [place for place in places if place and place not in ("built-in", "frozen", "namespace")]
+    return bool(files) and not any(_is_installed(file) for file in files)
+
+
+def _is_installed(file: str) -> bool:
+    return any(part in file for part in ("site-packages", "dist-packages")) or file.startswith(
+        (sys.prefix, sys.base_prefix)
+    )
+
+
+def used_libraries(thing: type) -> dict[str, str]:
+    """Distribution → version of the installed packages that the view's file uses, those of `_OURS` and
+    Polars left out: of these the major version counts.
+    """
+    source = source_of(thing)
+    if source is None:
+        return {}
+    tops = {module for module, _ in [*_imports(source), *_reached(thing)]}
+    tops -= {*_OURS, *sys.stdlib_module_names, "polars", "builtins"}
+    owners = _distributions() if tops else {}
+    return {name: version(name) for top in sorted(tops) for name in owners.get(top, ())}
+
+
+@functools.cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    return packages_distributions()
 
 
 class _Names:
@@ -129,10 +205,11 @@ def _path_of(value: Any) -> str:
 def _is_own(module: str, home: str) -> bool:
     """Whether a module is of the author: of the same file, or of a file that is no installed package."""
     file = getattr(sys.modules.get(module), "__file__", None) or ""
-    installed = "site-packages" in file or file.startswith((sys.prefix, sys.base_prefix))
     top = module.partition(".")[0]
-    ours = top in ("keys", "lake", "projections", "purge", "service")
-    return module == home or bool(file and not installed and not ours and top not in sys.stdlib_module_names)
+    ours = top in _OURS
+    return module == home or bool(
+        file and not _is_installed(file) and not ours and top not in sys.stdlib_module_names
+    )
 
 
 def _findings(tree: ast.AST, names: _Names) -> Iterator[tuple[ast.expr, str]]:

@@ -124,6 +124,12 @@ def source_of(thing: Any) -> SourceFile | None:
     return found if isinstance(found, SourceFile) else None
 
 
+def parsed(source: SourceFile) -> ast.Module:
+    """The syntax tree of a whole file, a new one each time."""
+    with _one_at_a_time:
+        return ast.parse(source.body)
+
+
 def syntax_tree(thing: Any) -> ast.Module:
     """A tree of its own of a class's or function's source, with the line numbers of its file.
 
@@ -137,8 +143,7 @@ def syntax_tree(thing: Any) -> ast.Module:
             tree = ast.parse(textwrap.dedent("".join(lines)))
         ast.increment_lineno(tree, max(first - 1, 0))
         return tree
-    with _one_at_a_time:
-        whole = ast.parse(source.body)
+    whole = parsed(source)
     found = _named(whole, thing.__qualname__) or _at(whole, thing)
     if not found:
         raise OSError("the source does not define it")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
 
 from keys import SubjectId
-from projections import DefinitionError, Deriver, DeriveTask, ViewRegistry, source
+from lake import parse_event_type
+from projections import DefinitionError, Deriver, DeriveTask, ViewRegistry, fingerprint, source
 from service.runtime import Runtime, initialise, open_runtime
 from tests.projections.test_views import HEAD, registry, simple
 from tests.world import PAID, paid, publish, send
@@ -190,3 +193,43 @@ def test_a_file_whose_top_level_does_not_end_stops_its_own_views_alone(
     following = ViewRegistry.following(lambda: [good, endless])
     assert following.names() == ["v"]
     assert "did not end within" in following.broken()[endless].message
+
+
+USES = {
+    "an import": "from neighbour import twice",
+    "a module": "import neighbour",
+    "a package": "import family.child",
+    "only a value": "from neighbour import N",
+    "inside a function": "def f():\n    import neighbour",
+    "not by an import statement": "import sys\ntwice = sys.modules['neighbour'].twice",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_code_of_another_local_file_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    """It is not read with the view's file: a change of it would be another view under the same version."""
+    (tmp_path / "neighbour.py").write_text("N = 2\ndef twice(rows):\n    return rows\n")
+    (tmp_path / "family").mkdir()
+    (tmp_path / "family" / "child.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "neighbour", importlib.import_module("neighbour"))
+    with pytest.raises(DefinitionError, match=r"`(neighbour|family)` is a file of its own"):
+        registry(tmp_path, USES[use] + "\n" + simple())
+
+
+def test_an_installed_package_is_taken_and_its_version_is_the_view_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of it may compute something else; one that the file does not use counts for nothing."""
+    from projections import purity
+
+    body = registry(tmp_path, "import numpy as np\nfrom attrs import frozen\n" + simple())
+    plain = registry(tmp_path, simple())
+    types = {"Paid": parse_event_type(PAID)}
+    before = [fingerprint(one.get("v"), types) for one in (body, plain)]
+    assert set(purity.used_libraries(type(body.get("v")))) == {"numpy", "attrs"}
+    monkeypatch.setattr(purity, "version", lambda name: "9.9")
+    after = [fingerprint(one.get("v"), types) for one in (body, plain)]
+    assert (before[0] != after[0], before[1] == after[1]) == (True, True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lake import parse_event_type
+from projections import ViewRegistry, fingerprint
 from service.runtime import Runtime, initialise, open_runtime
 from tests.projections.test_equality import answers
 from tests.world import compact_all, paid, publish, send, shred
@@ -118,3 +121,52 @@ def test_incremental_is_rebuild_across_versions(shop: Runtime) -> None:
     assert incremental["buyers"]["buyers"].to_list() == [1]
     for name, rows in incremental.items():
         assert rows.equals(rebuilt[name]), name
+
+
+def test_an_optional_field_keeps_views_that_do_not_read_it_and_what_was_published_recomputable(
+    shop: Runtime,
+) -> None:
+    """After an upcast as well: of a type counts what a view reads of it, in every version."""
+    before, at = versions(shop), datetime.now(UTC)
+    more = ONE | {"version": 2, "properties": ONE["properties"] | {"tip": {"type": "integer"} | CLEAR}}
+    shop.lake.types.register(more)
+    assert versions(shop) == before
+    send(shop, [sold("cid", "3", 2, cents=11, channel="web", tip=3)])
+    assert shop.views.as_recomputed("cents_per_channel", at).rows.rows() == [(None, 1, 7), ("shop", 1, 5)]
+    assert shop.views.reconcile("buyers", at).residual == 0
+    publish(shop)
+    incremental = answers(shop)
+    publish(shop, rebuild=True)
+    assert all(rows.equals(answers(shop)[name]) for name, rows in incremental.items())
+    three = TWO | {"version": 3, "properties": TWO["properties"] | {"tip": {"type": "integer"} | CLEAR}}
+    shop.lake.types.register(three)
+    changed = versions(shop)
+    assert {name for name in changed if changed[name] != before[name]} == {"cents_per_channel", "buyers"}
+    publish(shop)
+    later = {"note": {"type": "string"}}
+    shop.lake.types.register(three | {"version": 4, "upcast": {}, "properties": three["properties"] | later})
+    assert versions(shop) == changed
+    publish(shop, rebuild=True)
+    assert answers(shop)["cents_per_channel"].rows() == [("store", 2, 12), ("web", 1, 11)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"properties": ONE["properties"] | {"cents": {"type": "number"} | CLEAR}},
+        {"properties": ONE["properties"], "upcast": {"cents": {"scale": 10}}},
+        {"properties": ONE["properties"], "upcast": {"cents": {"from": "price"}}},
+        {"properties": ONE["properties"], "dedup_window_days": 3},
+    ],
+)
+def test_a_change_of_what_a_view_reads_makes_a_version(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Its type, what an older version's value becomes, and what decides which events count."""
+    (tmp_path / "views.py").write_text(VIEWS)
+    (buyers,) = [v for v in ViewRegistry.load([tmp_path / "views.py"]).all() if v.name == "buyers"]
+    first = parse_event_type(ONE | {"properties": ONE["properties"] | {"price": {"type": "integer"} | CLEAR}})
+    newer = parse_event_type(ONE | {"version": 2, "compatibility": "none"} | change)
+    chains = {"Sold": [first, newer]}
+    same = {"Sold": [first, parse_event_type(ONE | {"version": 2, "compatibility": "none"})]}
+    assert fingerprint(buyers, {"Sold": newer}, chains) != fingerprint(
+        buyers, {"Sold": same["Sold"][1]}, same
+    )
