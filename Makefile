@@ -40,8 +40,8 @@ format: $(READY) ## format the code
 bench: $(READY) ## run every benchmark suite, or one: make bench SUITE=path
 	@$(BIN)/python -m bench $(SUITE)
 
-fuzz: $(READY) ## fuzz the envelope until it is stopped, or: make fuzz SECONDS=60; goes on where it stopped
-	@$(BIN)/python -m fuzz.envelope $(or $(SECONDS),0) build/fuzz
+fuzz: $(READY) ## fuzz the envelope, or TARGET=doors, until it is stopped, or for SECONDS=60; goes on where it stopped
+	@$(BIN)/python -m fuzz.$(or $(TARGET),envelope) $(or $(SECONDS),0) build/fuzz/$(or $(TARGET),envelope)
 
 lock: $(READY) ## resolve the dependencies again into requirements/lock.txt
 	@$(BIN)/python -m pip install -q uv

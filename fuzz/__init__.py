@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing: `make fuzz`, or `python -m fuzz.envelope [SECONDS [FOLDER]]`."""
+"""Coverage-guided fuzzing: `make fuzz`, or `python -m fuzz.envelope [SECONDS [FOLDER]]`; so `fuzz.doors`."""

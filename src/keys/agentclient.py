@@ -154,6 +154,18 @@ class IngestKeys:
         got = self._link.call("mint", count=count, purpose=purpose)
         return [Provisioned(ref, 1, True) for ref in wire.split(got["refs"], REF_BYTES)]
 
+    def authentic(
+        self,
+        context: FieldContext,
+        refs: Sequence[bytes],
+        block_ids: Sequence[bytes],
+        envelopes: Sequence[bytes],
+    ) -> list[bool]:
+        """See `keys.authenticity.authentic`; the agent opens them, and gives nothing out."""
+        asked = {"refs": b"".join(refs), "block_ids": list(block_ids), "envelopes": list(envelopes)}
+        found = self._link.call("authentic", context=_context(context), **asked)["authentic"]
+        return [bool(one) for one in found]
+
     def epoch(self) -> int:
         """The newest fence's number."""
         return int(self._link.call("epoch")["epoch"])

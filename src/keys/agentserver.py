@@ -2,7 +2,8 @@
 
 Workers get what their role needs and nothing else. `ingest` names subjects and gets the subkeys of its
 own writer sessions, whose salts the agent chooses: with them it can seal, and open nothing that was
-sealed before or by others. `build` gets opening keys, itself by its token, its workers by a lease that
+sealed before or by others; of what others sealed it learns whether it is authentic, and nothing of what is
+inside. `build` gets opening keys, itself by its token, its workers by a lease that
 dies with the next epoch, and with the connection that asked for it. `purge` fences and destroys. What
 was handed out is counted, never named.
 
@@ -56,7 +57,8 @@ _LEASED: Final = frozenset({"epoch", "renew", "release"})
 _COMMON: Final = _LEASED | {"counts"}
 MAY: Final[Mapping[str, frozenset[str]]] = {
     "ingest": _COMMON
-    | {"begin_session", "sealing", "tag_keys", "provision", "add_identities", "mint", "fenced_since"},
+    | {"begin_session", "sealing", "tag_keys", "provision", "add_identities", "mint", "fenced_since"}
+    | {"authentic"},
     "build": _COMMON | {"lease", "opening"},
     "lease": _LEASED | {"opening"},
     "purge": _COMMON | {"ref_of", "fence", "destroy", "wait_until_unreadable", "close_epoch"},
@@ -202,6 +204,13 @@ class KeyAgent:
     def _mint(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         made = self._keyring.mint(request["count"], request["purpose"])
         return {"refs": b"".join(one.ref for one in made), "items": len(made)}
+
+    def _authentic(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
+        """Whether each was sealed under these keys: one bit each, and nothing of what is inside."""
+        refs = wire.split(request["refs"], REF_BYTES)
+        context = FieldContext(*request["context"])
+        found = self._keyring.authentic(context, refs, request["block_ids"], request["envelopes"])
+        return {"authentic": bytes(found), "items": len(found)}
 
     def _fenced_since(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         refs = wire.split(request["refs"], REF_BYTES)

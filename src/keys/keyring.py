@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from keys import lifecycle, tree
+from keys.authenticity import authentic
 from keys.caches import Provisioned
 from keys.changes import StoreChanges
 from keys.custodian import Custodian, Signature
 from keys.effects import Effects
+from keys.envelope import FieldContext
 from keys.epochclose import EpochClose
 from keys.errors import InvalidTransition, SubjectErased
 from keys.fencelog import ALL_PURPOSES, Fence, FenceLog
@@ -364,6 +366,16 @@ class Keyring:
     def opener(self) -> Opener:
         """Opens blocks in bulk under this process's lease."""
         return Opener(self.resident)
+
+    def authentic(
+        self,
+        context: FieldContext,
+        refs: Sequence[bytes],
+        block_ids: Sequence[bytes],
+        envelopes: Sequence[bytes],
+    ) -> list[bool]:
+        """See `keys.authenticity.authentic`."""
+        return authentic(self.opener(), context, refs, block_ids, envelopes)
 
     def sign(self, payload: bytes) -> Signature:
         """Ed25519 by the custodian."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from keys.caches import Provisioned
+from keys.envelope import FieldContext
 from keys.errors import SubjectErased
 from keys.sealing import Opener, SealSession
 from keys.subjects import DEFAULT_PURPOSE, Identity, SubjectId
@@ -15,6 +16,13 @@ class WritingKeys(Protocol):
     """Names subjects and seals; `Keyring` and `IngestKeys` do."""
 
     def session(self) -> SealSession: ...
+    def authentic(
+        self,
+        context: FieldContext,
+        refs: Sequence[bytes],
+        block_ids: Sequence[bytes],
+        envelopes: Sequence[bytes],
+    ) -> list[bool]: ...
     def provision(
         self, subjects: Sequence[SubjectId], purpose: str = DEFAULT_PURPOSE
     ) -> list[Provisioned | SubjectErased]: ...

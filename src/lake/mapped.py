@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import orjson
 import polars as pl
@@ -14,7 +15,18 @@ from lake.mapping import FILE, LINE, Mapping, template_parts
 from lake.parsed import Parsed, Rejected
 from lake.rawjson import WHOLE_NUMBER, json_flaw, members
 from lake.salvage import NOTHING, Aside, plain_letter, put_aside, salvaged, with_letters
-from lake.validate import Flaw, Flaws, nullable, parse_time, rule_flaws, subject_flaw, without
+from lake.validate import (
+    Flaw,
+    Flaws,
+    needs_whole_schema,
+    nullable,
+    parse_time,
+    role_flaws,
+    rule_flaws,
+    schema_flaws,
+    subject_flaw,
+    without,
+)
 
 Row = tuple[int, bytes, "list[str] | Flaw"]
 """A line's number, what it was, and its cells or why it has none."""
@@ -151,6 +163,8 @@ def _map_table(
             mark("not_finite", rule.name, odd)
             column = column.set(odd, None)
         mark("wrong_type", rule.name, column.is_null() & text.is_not_null())
+        if by_name[rule.name].is_json:
+            mark("wrong_type", rule.name, ~_is_json_of(by_name[rule.name].kind, text))
         columns.append(column.alias(rule.name))
     present = {c.name for c in columns}
     columns += [
@@ -186,7 +200,43 @@ def _map_table(
     empty: dict[str, range] = dict.fromkeys(
         nullable(mapping.event_type), range(table.height)
     )  # an empty cell is null
-    return frame, {**rule_flaws(mapping.event_type, fields, empty), **flaws}
+    flaws = {**rule_flaws(mapping.event_type, fields, empty), **flaws}
+    flaws = {**schema_flaws(mapping.event_type, _records(mapping, fields, flaws)), **flaws}
+    return frame, {**role_flaws(mapping.event_type, fields), **flaws}
+
+
+def _is_json_of(kind: str, texts: pl.Series) -> pl.Series:
+    """Whether each is the text of an object, or of an array, that can be written again; null is none."""
+    wanted = dict if kind == "object" else list
+
+    def is_one(text: str | None) -> bool:
+        try:
+            found = None if text is None else orjson.loads(text)
+            orjson.dumps(found)
+        except (orjson.JSONDecodeError, TypeError):  # the second of what is nested too deeply
+            return False
+        return found is None or type(found) is wanted
+
+    return pl.Series([is_one(text) for text in texts], dtype=pl.Boolean)
+
+
+def _records(mapping: Mapping, fields: pl.DataFrame, flaws: Flaws) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows without a flaw as a client would have sent them; what is not mapped is not there."""
+    if not needs_whole_schema(mapping.event_type):
+        return
+    kinds = {one.name: one.kind for one in mapping.event_type.fields}
+    mapped = fields.select(rule.name for rule in mapping.fields)
+    for row, record in enumerate(mapped.iter_rows(named=True)):
+        if row not in flaws:
+            yield row, {name: _as_sent(kinds[name], value) for name, value in record.items()}
+
+
+def _as_sent(kind: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if kind in ("object", "array"):
+        return orjson.loads(value)
+    return value.isoformat() if kind == "date" else value
 
 
 def _typed(text: pl.Series, dtype: pl.DataType, scale: int | None, date_format: str | None) -> pl.Series:

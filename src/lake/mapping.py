@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import polars as pl
 from attrs import evolve, frozen
 
 from lake.errors import MappingError, UnreadableInput
 from lake.eventtypes import EventType
 from lake.typeregistry import TypeRegistry
+from lake.validate import UNFORESEEN
 
 _SCALE_LIMIT: Final = 10**9
 FILE, LINE = "$file", "$line"
@@ -139,6 +141,10 @@ def parse_mapping(document: dict[str, Any], types: TypeRegistry) -> Mapping:
             raise MappingError(f"[fields] {name}: `scale` is a whole number up to {_SCALE_LIMIT}")
         if not all(isinstance(body.get(key, ""), str) for key in ("from", "date_format")):
             raise MappingError(f"[fields] {name}: `from` and `date_format` are texts")
+        for key, kind in (("scale", "integer"), ("date_format", "date")):
+            if key in body and known[name].kind != kind:
+                raise MappingError(f"[fields] {name}: `{key}` is for a field of type {kind} alone")
+        _check_format(f"[fields] {name}: `date_format`", body.get("date_format"))
         rules.append(FieldRule(name, body.get("from", name), scale, body.get("date_format")))
     absent = {f.name for f in event_type.fields if f.required} - {rule.name for rule in rules}
     if absent:
@@ -158,6 +164,7 @@ def parse_mapping(document: dict[str, Any], types: TypeRegistry) -> Mapping:
         raise MappingError("[format] `delimiter` is one character")
     if len(set(columns)) < len(columns) or not all(isinstance(one, str) for one in columns):
         raise MappingError("[format] `columns` are texts, each another one")
+    _check_format("[event] `time_format`", event.get("time_format"))
     mapping = Mapping(
         event_type,
         "delimited" if kind == "csv" else kind,
@@ -171,6 +178,17 @@ def parse_mapping(document: dict[str, Any], types: TypeRegistry) -> Mapping:
         tuple(rules),
     )
     return evolve(mapping, columns=tuple(sorted(mapping.needed_columns()))) if kind == "json" else mapping
+
+
+def _check_format(where: str, form: str | None) -> None:
+    """Runs a strptime format over a row, with the engine that will run it."""
+    if form is None:
+        return
+    try:
+        pl.Series(["2026-01-01"]).str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False)
+        pl.Series(["2026-01-01"]).str.to_date(form, strict=False)
+    except UNFORESEEN:
+        raise MappingError(f"{where} is no format of times that can be run here") from None
 
 
 def _only(body: dict[str, Any], allowed: set[str], where: str) -> None:

@@ -92,7 +92,7 @@ def salvaged(
     )
 
 
-def guilty(parsed: Parsed, trial: Callable[[Parsed], None]) -> dict[int, Flaw]:
+def guilty(parsed: Parsed, trial: Callable[[Parsed], object]) -> dict[int, Flaw]:
     """The lines that cannot be sealed and written, found in halves; empty where each can be by itself.
 
     Args:
@@ -106,7 +106,7 @@ def guilty(parsed: Parsed, trial: Callable[[Parsed], None]) -> dict[int, Flaw]:
     return _guilty(parsed, numbers, trial)
 
 
-def _guilty(parsed: Parsed, numbers: Sequence[int], trial: Callable[[Parsed], None]) -> dict[int, Flaw]:
+def _guilty(parsed: Parsed, numbers: Sequence[int], trial: Callable[[Parsed], object]) -> dict[int, Flaw]:
     if not numbers:
         return {}
     try:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgpack
 import polars as pl
 
+from keys.subjects import REF_BYTES
 from lake.blocks import BLOCK_COLUMNS, open_blocks
 from lake.errors import CorruptBlock, UnknownEventType
 from lake.eventtypes import Facet
@@ -23,6 +24,9 @@ from lake.validate import Flaw
 
 MAGIC: Final = b"SLT1"
 _UNIX: Final = date(1970, 1, 1)
+_UUID_BYTES: Final = 16
+_NUMBERS: Final = ("generation", "schema_version", "event_count")
+"""Of 32 bits in the table."""
 _FIELDS: Final[Mapping[str, type]] = {
     "block_id": bytes,
     "subject_ref": bytes,
@@ -77,6 +81,10 @@ def decode_blocks(value: bytes, table_uuid: bytes) -> list[dict[str, Any]] | Fla
     for block in blocks:
         if any(type(block[name]) is not kind for name, kind in _FIELDS.items()):
             return Flaw("malformed")
+        if len(block["block_id"]) != _UUID_BYTES or len(block["subject_ref"]) != REF_BYTES:
+            return Flaw("malformed")
+        if not all(0 <= block[name] < 2**31 for name in _NUMBERS):
+            return Flaw("malformed")
         try:
             for name in ("occurred_from", "occurred_to"):
                 block[name] = _UNIX + timedelta(days=block[name])
@@ -90,8 +98,8 @@ def decode_blocks(value: bytes, table_uuid: bytes) -> list[dict[str, Any]] | Fla
 class SealedMessages:
     """The format of a sealed topic.
 
-    What is wrong in the part in clear is found here; what is wrong in the sealed part shows only to
-    whoever opens it, so writing to the topic is a matter of trust like ingesting.
+    What is wrong in the part in clear is found here; whether the sealed part is what a holder of the keys
+    sealed is asked where it is taken (`lake.sealer`).
 
     Args:
         table_uuid: 16 bytes, of the table that the producer sealed for.

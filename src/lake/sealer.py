@@ -13,12 +13,15 @@ import polars as pl
 import pyarrow.compute as pc
 from attrs import frozen
 
-from keys import Identity, InvalidName, Provisioned, SealSession, SubjectId, WritingKeys
+from keys import Identity, InvalidName, KeyRecordMissing, Provisioned, SealSession, SubjectId, WritingKeys
 from lake.blocks import BLOCK_COLUMNS, event_tags, seal_events
+from lake.errors import Unsealable
+from lake.events import sealing_context
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet
 from lake.offsets import Range, source_number
 from lake.parsed import Parsed, Rejected
 from lake.typeregistry import TypeRegistry
+from lake.validate import Flaw
 
 _SERVICE: Final = PRIMARY.purpose
 LETTER_PURPOSE: Final = _SERVICE
@@ -86,6 +89,7 @@ class Sealer:
             at: becomes `ingested_at`.
 
         Raises:
+            Unsealable: lines that a producer sealed are not authentic.
             KeysError: nothing of these lines may be used.
         """
         number = source_number(name)
@@ -101,7 +105,7 @@ class Sealer:
         blocks.extend(letters)
         suppressed.extend(refused)
         if parsed.sealed is not None:
-            taken, stored, kept_dead, refused = self._take_sealed(parsed.sealed, at, number)
+            taken, stored, kept_dead, refused = self._take_sealed(name, parsed.sealed, at, number)
             blocks.append(taken)
             events, dead = events + stored, dead + kept_dead
             suppressed.extend(refused)
@@ -109,15 +113,55 @@ class Sealer:
         assert span.adds_up(), "every line is an event, a dead letter, suppressed or blank"
         return Sealed(tuple(blocks), span, tuple(suppressed))
 
+    def _alive(self, name: str, rows: pl.DataFrame) -> set[bytes]:
+        """The handles that have a key.
+
+        Raises:
+            Unsealable: of some handles nobody knows: they were neither given out by these keys nor erased.
+        """
+        refs = rows["subject_ref"].unique(maintain_order=True).to_list()
+        try:
+            return set(self._session.tag_keys(refs))
+        except KeyRecordMissing:
+            lines = rows.filter(pl.col("subject_ref").is_in(self._unknown(refs)))["source_from"]
+            raise Unsealable({name: dict.fromkeys(lines, Flaw("unknown_handle"))}) from None
+
+    def _unknown(self, refs: Sequence[bytes]) -> list[bytes]:
+        """The handles that nobody knows, found in halves."""
+        try:
+            self._session.tag_keys(refs)
+        except KeyRecordMissing:
+            if len(refs) == 1:
+                return list(refs)
+            middle = len(refs) // 2
+            return [*self._unknown(refs[:middle]), *self._unknown(refs[middle:])]
+        return []
+
+    def _check_sealed(self, name: str, rows: pl.DataFrame) -> None:
+        """Everything that a producer has sealed can be opened: one that cannot would break every read.
+
+        Raises:
+            Unsealable: see `seal`.
+        """
+        odd: set[int] = set()
+        for (kind, version, facet), some in rows.group_by("event_type", "schema_version", "facet"):
+            event_type = self._types.get(str(kind), int(str(version)))
+            part = next(one for one in event_type.facets if str(one) == facet)
+            context = sealing_context(self._table_uuid, event_type, part)
+            columns = (some[one].to_list() for one in ("subject_ref", "block_id", "sealed"))
+            fine = self._keyring.authentic(context, *columns)
+            odd.update(some.filter(~pl.Series(fine, dtype=pl.Boolean))["source_from"])
+        if odd:
+            raise Unsealable({name: dict.fromkeys(sorted(odd), Flaw("not_authentic"))})
+
     def _take_sealed(
-        self, rows: pl.DataFrame, at: datetime, number: int
+        self, name: str, rows: pl.DataFrame, at: datetime, number: int
     ) -> tuple[pl.DataFrame, int, int, list[int]]:
         """(block rows, events, dead letters, lines of erased people) of what a producer has sealed.
 
-        Nothing is opened: a handle that has no key any more belongs to an erased person.
+        A handle that has no key any more belongs to an erased person. Raises as `_check_sealed`.
         """
-        refs = rows["subject_ref"].to_list()
-        alive = self._session.tag_keys(refs)
+        alive = self._alive(name, rows)
         self.named.update(alive)
         primary = rows.filter("primary")
         gone = primary.filter(~pl.col("subject_ref").is_in(list(alive)))["source_from"].to_list()
@@ -127,6 +171,7 @@ class Sealer:
             pl.lit(at).cast(pl.Datetime("us", "UTC")).alias("ingested_at"),
             pl.lit(number, pl.Int32).alias("source"),
         )
+        self._check_sealed(name, kept)
         lines = kept.filter("primary")
         letters = lines.filter(pl.col("event_type") == DEAD_LETTER).height
         return kept.select(BLOCK_COLUMNS), lines.height - letters, letters, gone

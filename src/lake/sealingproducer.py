@@ -11,12 +11,15 @@ import polars as pl
 from attrs import frozen
 
 from keys import WritingKeys
-from lake.cloudevents import parse_cloud_events
+from lake.errors import Unsealable
 from lake.kafkaoutlet import KafkaOutlet
 from lake.parsed import Parsed
+from lake.salvage import UNEXPECTED, guilty, is_of_data
 from lake.sealedmessages import encode_blocks
-from lake.sealer import Sealer
+from lake.sealer import Sealed, Sealer
+from lake.sources import HttpBatch, Source
 from lake.typeregistry import TypeRegistry
+from lake.validate import Flaw
 
 _SOURCE: Final = "producer"
 
@@ -77,12 +80,41 @@ class SealingProducer:
             KeysError: nothing of these events was sent.
             TopicUnavailable: some may have been sent; send all again.
         """
-        return self.send_parsed(parse_cloud_events(list(enumerate(events)), self._types, 0, len(events)))
+        return self.send_all(HttpBatch(events, _SOURCE, self._types), max(1, len(events)))
+
+    def send_all(
+        self, source: Source, batch_events: int, progress: Callable[[int], None] = lambda lines: None
+    ) -> Sent:
+        """Sends a whole source; a line that cannot be sealed travels as a letter too. Raises as `send`.
+
+        Args:
+            progress: called with the lines done.
+        """
+        done, start, aside = Sent(), 0, dict[int, Flaw]()
+        while True:
+            try:
+                for parsed in source.read(start, batch_events, aside):
+                    done += self.send_parsed(parsed)
+                    start = parsed.end
+                    progress(start)
+                return done
+            except Unsealable as error:  # read again, with these lines as letters
+                aside |= error.places[_SOURCE]
 
     def send_parsed(self, parsed: Parsed) -> Sent:
-        """Sends lines of any source. Raises as `send`."""
-        self._sealer.begin()
-        sealed = self._sealer.seal(_SOURCE, parsed, self._clock())
+        """Sends lines of any source.
+
+        Raises:
+            Unsealable: lines cannot be sealed; nothing was sent. Read them again as letters.
+            KeysError, TopicUnavailable: see `send`.
+        """
+        try:
+            sealed = self._seal(parsed)
+        except UNEXPECTED as error:
+            found = guilty(parsed, self._seal) if is_of_data(error) else {}
+            if not found:
+                raise
+            raise Unsealable({_SOURCE: found}) from None
         if sealed.blocks:
             rows = pl.concat(sealed.blocks).sort("source_from", maintain_order=True)
             for event in rows.partition_by("source_from", maintain_order=True):
@@ -94,3 +126,7 @@ class SealingProducer:
         return Sent(
             sealed.span.events, sealed.span.dead, sealed.span.suppressed, tuple(sorted(reasons.items()))
         )
+
+    def _seal(self, parsed: Parsed) -> Sealed:
+        self._sealer.begin()
+        return self._sealer.seal(_SOURCE, parsed, self._clock())

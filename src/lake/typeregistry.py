@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
 from lake.acceptance import accepted_event_type
 from lake.bodies import Schema
 from lake.compatibility import problems
@@ -76,7 +74,7 @@ class TypeRegistry:
             path = self._path(name, version)
             if not is_type_name(name) or not path.exists():
                 raise UnknownEventType(f"no event type of this name has a version {version}")
-            self._cache[name, version] = parse_event_type(orjson.loads(path.read_bytes()))
+            self._cache[name, version] = parse_event_type(json.loads(path.read_bytes()))
         return self._cache[name, version]
 
     def open_schema(self, name: str, version: int) -> Schema:

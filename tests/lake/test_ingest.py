@@ -139,6 +139,9 @@ def test_equal_lines_are_different_purchases(world: Runtime, tmp_path: Path) -> 
     assert events(world)["cents"].to_list() == [150, 150]
 
 
+_PAID_MAPPING = '[event]\ntype = "Paid"\nsource = "s"\nsubject = "x"\ntime = "t"\n[fields]\n'
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
@@ -150,6 +153,8 @@ def test_equal_lines_are_different_purchases(world: Runtime, tmp_path: Path) -> 
             '[event]\ntype = "Paid"\nsource = "s"\nsubject = "x"\ntime = "t"\n[fields]\nno = "x"\n',
             "no such field",
         ),
+        (_PAID_MAPPING + 'note = { from = "n", scale = 100 }\n', "type integer alone"),
+        (_PAID_MAPPING + 'cents = { from = "n", date_format = "%Y" }\n', "type date alone"),
     ],
 )
 def test_a_mapping_that_does_not_fit_says_why(world: Runtime, tmp_path: Path, text: str, what: str) -> None:

@@ -18,59 +18,9 @@ from lake import SchemaError, TypeRegistry
 from lake.cloudevents import parse_cloud_events
 from lake.fieldrules import is_valid
 from lake.parsed import Parsed
+from tests.lake.anyschema import ANY, VALUES, bodies
 
 _NUMBER = itertools.count()
-_BOUNDS = st.sampled_from(
-    [0, 1, -1, 0.5, 2**31, 2**53, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**30, -(10**30), 1e300]
-)
-_LENGTHS = st.sampled_from([0, 1, 2, 2**31, 2**32, 2**64, 10**30])
-_PATTERNS = st.sampled_from(["^a", "a$", ".", r"\d", r"\p{L}", "(a+)+$", "(?=a)", r"(a)\1", "[", "(?i)A", ""])
-_NOTES = st.sampled_from([{}, {"examples": [None]}, {"default": None}, {"title": "t"}, {"$comment": "c"}])
-_VALUES: dict[str, st.SearchStrategy[Any]] = {
-    "string": st.sampled_from(["", "a", "A", "aa", "1", "\0", "é", "\U0001f388", "a" * 40 + "!"]),
-    "integer": st.sampled_from([0, 1, 5.0, -1, 2.5, 1e2, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 1e300]),
-    "number": st.sampled_from([0, 1, 0.1, 0.3, -0.5, 2**53, 1e300, -1e300]),
-    "boolean": st.booleans(),
-    "object": st.sampled_from([{}, {"a": 1}, {"a": None}, {"b": [1, 1.0, True]}]),
-    "array": st.sampled_from([[], [1, 1.0], [1, True], [{"a": 1}, {"a": 1.0}], ["a"]]),
-}
-
-
-@st.composite
-def _bodies(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    kind = draw(st.sampled_from(sorted(_VALUES)))
-    body: dict[str, Any] = {"type": kind, **draw(_NOTES)}
-    rules: dict[str, st.SearchStrategy[Any]] = {
-        "enum": st.lists(_VALUES[kind] | _ANY, min_size=1, max_size=3)
-    }
-    if kind == "string":
-        rules |= {"minLength": _LENGTHS, "maxLength": _LENGTHS, "pattern": _PATTERNS}
-    if kind in ("integer", "number"):
-        rules |= dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _BOUNDS)
-        rules |= {"multipleOf": st.sampled_from([1, 2, 0.1, 0.01, 10**30])}
-    if kind == "array":
-        rules |= {
-            "uniqueItems": st.booleans(),
-            "items": st.sampled_from([{"type": "integer"}, {"pattern": "["}]),
-        }
-    if kind == "object":
-        rules |= {
-            "patternProperties": st.dictionaries(_PATTERNS, st.just({"type": "integer"}), max_size=1),
-            "additionalProperties": st.booleans(),
-        }
-    for name in draw(st.lists(st.sampled_from(sorted(rules)), max_size=2, unique=True)):
-        body[name] = draw(rules[name])
-    if draw(st.booleans()) and "const" not in body:
-        body["const"] = draw(_VALUES[kind])
-    form = draw(st.integers(0, 3))
-    if form == 1:
-        body["type"] = [kind, "null"]
-    if form == 2:
-        body = {"anyOf": [body, {"type": "null"}]}
-    return kind, body
-
-
-_ANY: st.SearchStrategy[Any] = st.sampled_from([None, True, 1, 1.0, "a", {}, []])
 
 
 def _document(body: dict[str, Any], required: bool, **more: Any) -> dict[str, Any]:
@@ -95,7 +45,7 @@ def _accepted(parsed: Parsed) -> set[int]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(field=_bodies(), required=st.booleans(), data=st.data())
+@given(field=bodies(), required=st.booleans(), data=st.data())
 @example(field=("integer", {"type": "integer", "minimum": 10**30}), required=False, data=None)
 @example(field=("string", {"type": "string", "pattern": "(a+)+$"}), required=True, data=None)
 def test_what_is_registered_takes_or_refuses_every_event_and_means_the_same_in_both_engines(
@@ -103,7 +53,7 @@ def test_what_is_registered_takes_or_refuses_every_event_and_means_the_same_in_b
 ) -> None:
     """A keyword that says nothing moves a type from one engine to the other; the answers stay."""
     kind, body = field
-    values = st.lists(_VALUES[kind] | _ANY, max_size=6)
+    values = st.lists(VALUES[kind] | ANY, max_size=6)
     found = data.draw(values) if data is not None else [0, 1, "a" * 40 + "!", None]
     events: list[dict[str, Any]] = [{"f": value} for value in found] + [{}, {"f": None}]
     try:

@@ -22,6 +22,7 @@ from lake.kafkaoutlet import KafkaOutlet
 from lake.messages import Message, Messages
 from lake.republish import PLACE, Republisher, Wanted
 from lake.sealedmessages import MAGIC, SealedMessages, decode_blocks, encode_blocks
+from lake.sealer import Sealer
 from lake.sealingproducer import SealingProducer
 from lake.validate import Flaw
 from service.runtime import Runtime
@@ -147,8 +148,60 @@ def test_nothing_of_anybody_is_handed_to_the_broker_s_client(world: Runtime) -> 
         assert key == block["subject_ref"]  # type: ignore[index]
 
 
+def test_what_nobody_with_keys_sealed_is_a_letter_and_breaks_no_read(topic: Topic, world: Runtime) -> None:
+    """Any bit of a sealed part, or what it is bound to; a consumer says so, and all else is read and erased."""
+    kept = Kept()
+    SealingProducer(world.keyring, world.lake.types, uuid_of(world), kept).send(lines(range(12)))  # type: ignore[arg-type]
+    values = [value for value, _, _ in kept.messages]
+    client = Producer({"bootstrap.servers": topic.bootstrap})
+    for at, value in enumerate(values):
+        blocks = decode_blocks(value, uuid_of(world))
+        assert not isinstance(blocks, Flaw)
+        if at == 3:
+            blocks[0]["sealed"] = blocks[0]["sealed"][:-1] + bytes([blocks[0]["sealed"][-1] ^ 1])
+        if at == 5:
+            blocks[0]["block_id"] = bytes(16)
+        if at == 7:
+            blocks[0]["sealed"] = b"nothing"
+        if at == 8:
+            blocks[0]["subject_ref"] = bytes(16)
+        topic.put(client, encode_blocks(uuid_of(world), blocks), partition=0)
+    client.flush()
+    follow(world, topic)
+    assert held(world) == exactly([at for at in range(12) if at not in (3, 5, 7, 8)])
+    letters = dead_letters(world.lake)
+    reasons = {one.line: one.reason for one in letters}
+    assert reasons == dict.fromkeys((3, 5, 7), "not_authentic") | {8: "unknown_handle"}
+    assert letters[1].raw[:4] == MAGIC
+    erase(world, "person-0")  # to its receipt
+    assert verify(world.lake, deep=True).problems == ()
+
+
+def test_an_event_that_breaks_the_sealing_costs_only_itself_at_a_topic(
+    topic: Topic, world: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On either side: at the producer that seals, and at the consumer of a topic in clear."""
+    sound = Sealer._seal_type
+
+    def breaks(self: Sealer, event_type: Any, frame: Any, *rest: Any) -> Any:
+        if "cents" in frame.columns and (frame["cents"] % 10 == 6).any():
+            raise OverflowError("somebody's value")
+        return sound(self, event_type, frame, *rest)
+
+    monkeypatch.setattr(Sealer, "_seal_type", breaks)
+    sent = producer(world, topic).send(lines(range(20)))
+    assert (sent.events, sent.reasons) == (18, (("unprocessable (OverflowError)", 2),))
+    follow(world, topic)
+    plain = Topic(topic.bootstrap)
+    plain.send(range(20, 40), in_turn=True)
+    done = plain.consumer(world).run(until_caught_up=True)
+    assert (done.events, done.dead) == (18, 2)
+    assert held(world) == exactly([at for at in range(40) if at % 10 != 6])
+    assert len(dead_letters(world.lake)) == 4
+
+
 def test_sealed_events_land_once_and_read_like_any_other(topic: Topic, world: Runtime) -> None:
-    """Ingest opens nothing; the table is that of the same events sent in clear."""
+    """Ingest shows nothing of them; the table is that of the same events sent in clear."""
     assert producer(world, topic).send(lines(range(100))).events == 100
     follow(world, topic)
     follow(world, topic)

@@ -60,7 +60,7 @@ def send(
     """Seal a file's events and send them to a topic; the broker sees nobody's name or data."""
     here = session(context)
     with open_feed(here.home, agent=agent) as feed:
-        from lake.sealingproducer import SealingProducer, Sent
+        from lake.sealingproducer import SealingProducer
 
         types = feed.types
         source: Source = (
@@ -68,11 +68,8 @@ def send(
         )
         uuid = feed.events.metadata().table_uuid.bytes
         producer = SealingProducer(feed.keys, types, uuid, open_outlet(here.home, topic))
-        done = Sent()
         with progress_bar(here, "sealing", None) as update:
-            for parsed in source.read(0, batch_events):
-                done += producer.send_parsed(parsed)
-                update(parsed.end)
+            done = producer.send_all(source, batch_events, update)
         for reason, count in done.reasons:
             say(f"dead letters: {count:,} × {reason}")
         text = f"{done.events:,} events sealed and sent"
