@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from lake.letterkeys import LETTERS
 from lake.moments import EXPIRED_PROPERTY
-from lake.offsets import BATCH, COUNTS, DROPPED, EPOCH, KIND, OFFSETS, RANGES, SETTLED, TOTALS
+from lake.offsets import BATCH, BUILD, COUNTS, DROPPED, EPOCH, KIND, OFFSETS, RANGES, RELEASE, SETTLED, TOTALS
 
 _SOURCE: Final = re.compile(
     r"file:[0-9a-f]{64}|http:[0-9a-f]{32}|intake:[0-9a-f]{32}|kafka:[\w-]{1,64}:[\w+/-]{1,64}:\d+"
@@ -21,7 +21,8 @@ _SOURCE: Final = re.compile(
 _DIGITS: Final = re.compile(r"-?\d+")
 _DIGEST: Final = re.compile(r"[0-9a-f]{32}")
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
-_WORD: Final = re.compile(r"ingest|upkeep|publication")
+_BATCH: Final = re.compile(r"[0-9a-f]{32}|\d{1,20}")  # the latter: a snapshot that was emptied
+_WORD: Final = re.compile(r"ingest|upkeep|publication|head|emptied")
 _COUNTED: Final = re.compile(r"(added|deleted|removed|total|changed)-[a-z-]+")
 _TAG: Final = re.compile(
     r"main|hour-\d{4}-\d\d-\d\dT\d\d|day-\d{4}-\d\d-\d\d|month-\d{4}-\d\d"
@@ -36,16 +37,16 @@ _PROPERTY_VALUE: Final = re.compile(
 _EXPIRED: Final = re.compile(r"(\d+:\d+:\d+(,\d+:\d+:\d+)*)?")
 _UUID: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OBJECT: Final = re.compile(
-    rf"/(lake/events|views/[a-z0-9_]+__[0-9a-f]{{8}})/"
-    rf"(data/(ingested_at_day=\d{{4}}-\d\d-\d\d/)?((l0|dv|l1|rw)-\d+-\d+-)?[0-9a-f]{{32}}\.parquet"
+    rf"/(lake/events|views/[a-z0-9_]+)/"
+    rf"(data/(ingested_at_day=\d{{4}}-\d\d-\d\d/|[0-9a-f]{{8}}/)?((l0|dv|l1|rw)-\d+-\d+-)?[0-9a-f]{{32}}\.parquet"
     rf"|metadata/(\d+-{_UUID}(\.gz)?\.metadata\.json|{_UUID}-m\d+\.avro|snap-\d+-\d+-{_UUID}\.avro"
     rf"|[0-9a-f]{{32}}\.sources\.jsonl"
     rf"|\.\d+-{_UUID}(\.gz)?\.metadata\.json\.crc))"  # a REST catalog over Hadoop's local files
 )
 
 _FOLDER: Final = re.compile(
-    r"/((lake|views)/|(lake/events|views/[a-z0-9_]+__[0-9a-f]{8})/"
-    r"(metadata/|data/(ingested_at_day=\d{4}-\d\d-\d\d/)?)?)?"
+    r"/((lake|views)/|(lake/events|views/[a-z0-9_]+)/"
+    r"(metadata/|data/(ingested_at_day=\d{4}-\d\d-\d\d/|[0-9a-f]{8}/)?)?)?"
 )
 
 
@@ -139,7 +140,9 @@ _SUMMARY_FORMS: Final[dict[str, Callable[[str], bool]]] = {
     COUNTS: lambda value: _by_source(value, _counts),
     TOTALS: lambda value: _counts(json.loads(value)),
     SETTLED: _lists,
-    BATCH: _matches(_DIGEST),
+    BATCH: _matches(_BATCH),
+    BUILD: _matches(_DIGEST),
+    RELEASE: _matches(_DIGITS),
     EPOCH: _matches(_DIGITS),
     DROPPED: _matches(_DIGITS),
     LETTERS: _letters,

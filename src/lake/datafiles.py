@@ -16,6 +16,7 @@ from pyiceberg.io.pyarrow import (
     schema_to_pyarrow,
 )
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 
@@ -36,9 +37,10 @@ def write_data_file(
     footers: Collection[str],
     body_codec: str,
     row_group_rows: int,
+    schema: Schema | None = None,
 ) -> DataFile:
     """See `IcebergTable.write_file`."""
-    schema = table.schema()
+    schema = schema or table.schema()
     arrow_schema = schema_to_pyarrow(schema)
     arrow = frame.select(arrow_schema.names).to_arrow().cast(arrow_schema)
     stats_plan = compute_statistics_plan(schema, table.metadata.properties)

@@ -6,15 +6,17 @@ process that is killed in between leaves a snapshot without its files, which the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from typing import Final
 
 from pyiceberg.table.metadata import TableMetadata
 
 from keys import Effects
+from lake.branches import BUILDS, Branched
 from lake.objects import ObjectStore, StoredObject, local_path
 from lake.offsets import BATCH, KIND
-from lake.table import IcebergTable
+from lake.table import IcebergTable, summary_of
 
 EMPTIED: Final = "emptied"
 """The kind of a snapshot that took the rows of a dropped head away."""
@@ -25,8 +27,8 @@ def drop_snapshots(
 ) -> list[StoredObject]:
     """Deletes the data files that only these snapshots refer to, then forgets them; repeating it is success.
 
-    A head cannot be forgotten, so an empty one is committed in its place. Files that another snapshot refers
-    to stay. Returns the deleted files, every version of each.
+    The head of a branch cannot be forgotten, so an empty one is committed in its place. Files that another
+    snapshot refers to stay. Returns the deleted files, every version of each.
 
     Raises:
         StorageFailed: the store cannot be listed, or keeps something.
@@ -38,6 +40,7 @@ def drop_snapshots(
     head = table.snapshot()
     if head is not None and head.snapshot_id in there:
         _empty(table, head.snapshot_id)
+    _empty_builds(table, there)
     kept = {
         local_path(file.file_path)
         for one in table.history()
@@ -65,6 +68,22 @@ def _empty(table: IcebergTable, snapshot_id: int) -> None:
         table.commit([], guard, removes=table.files(snapshot_id))
     except _HeadMoved:
         return
+
+
+def _empty_builds(table: IcebergTable, snapshot_ids: Collection[int]) -> None:
+    """Lets the branch of builds name an empty snapshot where it names one of these."""
+
+    def choose(metadata: TableMetadata) -> Branched:
+        named = {ref.snapshot_id for ref in metadata.refs.values()}
+        newest = metadata.refs.get(BUILDS)
+        if newest is None or newest.snapshot_id not in snapshot_ids:
+            raise _HeadMoved
+        emptied = [s.snapshot_id for s in metadata.snapshots if summary_of(s).get(KIND) == EMPTIED]
+        summary = {KIND: EMPTIED, BATCH: str(newest.snapshot_id)}
+        return Branched([], summary, metadata.schema(), [one for one in emptied if one not in named])
+
+    with contextlib.suppress(_HeadMoved):
+        table.put(BUILDS, choose)
 
 
 class _HeadMoved(Exception):

@@ -7,7 +7,7 @@ snapshot is staged on it, and a commit whose answer was lost is looked up by its
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.manifest import DataFile
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
@@ -33,9 +34,11 @@ from pyiceberg.table.update import (
 from pyiceberg.typedef import Record
 
 from keys import Effects
+from lake.branches import Branched, staged_on
 from lake.catalog import catalog_errors
 from lake.datafiles import write_data_file
 from lake.errors import CommitConflict, SnapshotGone, StorageFailed
+from lake.leftovers import clean_up, delete_old_metadata, is_lost
 from lake.manifests import Replacement, live_entries
 from lake.moments import EXPIRED_PROPERTY, remembering
 from lake.objects import scan_parquet, storage_errors, storage_failed
@@ -175,6 +178,7 @@ class IcebergTable:
         footers: Collection[str] = (),
         body_codec: str = "ZSTD",
         row_group_rows: int = 65_536,
+        schema: Schema | None = None,
     ) -> DataFile:
         """Writes one Parquet file of the table's schema; it is not part of the table before a commit.
 
@@ -185,6 +189,7 @@ class IcebergTable:
             bodies: columns stored without a dictionary, because hardly a value comes twice.
             footers: columns whose bounds stand in the file alone, beside those that have metrics.
             body_codec: Parquet's name of how `bodies` are compressed.
+            schema: another one than the table has now; see `lake.branches`.
 
         Raises:
             StorageFailed: the store refused; nothing of the file is left.
@@ -201,6 +206,7 @@ class IcebergTable:
             footers=footers,
             body_codec=body_codec,
             row_group_rows=row_group_rows,
+            schema=schema,
         )
 
     def write_beside(self, name: str, content: bytes) -> None:
@@ -252,6 +258,17 @@ class IcebergTable:
             return int(producer.snapshot_id)
 
         return self._attempts(stage)
+
+    def put(self, branch: str, choose: Callable[[TableMetadata], Branched]) -> Committed:
+        """Makes a snapshot the head of a branch; see `lake.branches`.
+
+        Args:
+            choose: called inside every attempt with the newest metadata; raises to stop.
+
+        Raises:
+            CommitConflict, StorageFailed, Exception: as `commit`.
+        """
+        return self._attempts(functools.partial(staged_on, self._catalog, branch, choose))
 
     def set_tags(self, tags: Mapping[str, int], remove: Collection[str] = ()) -> None:
         """Names snapshots, and forgets names, in one commit.
@@ -361,8 +378,8 @@ class IcebergTable:
                 newest = self.metadata()
                 if newest.snapshot_by_id(snapshot_id) is None:
                     if isinstance(error, CommitFailedException):
-                        if _lost_for_certain(table.metadata, newest):
-                            _clean_up(transaction)
+                        if is_lost(table.metadata, newest):
+                            clean_up(transaction)
                         time.sleep(wait_seconds)
                         continue
                     if isinstance(error, OSError):
@@ -379,34 +396,7 @@ class IcebergTable:
         with catalog_errors(), self._effects(f"commit:{self.identifier}"):
             response = self._catalog.commit_table(table, requirements, updates)
         if isinstance(self._catalog, SqlCatalog):  # a REST server does that itself
-            _delete_old_metadata(table, response.metadata)
-
-
-def _delete_old_metadata(table: Table, newer: TableMetadata) -> None:
-    """Deletes metadata files that the table's log has let go; another process may have been first."""
-    kept = {one.metadata_file for one in newer.metadata_log}
-    for one in table.metadata.metadata_log:
-        if one.metadata_file not in kept:
-            with contextlib.suppress(OSError):
-                table.io.delete(one.metadata_file)
-
-
-def _lost_for_certain(base: TableMetadata, newest: TableMetadata) -> bool:
-    """Whether a commit on `base` that `newest` does not know cannot have been there and expired since.
-
-    A head does not expire, and it would still be the head where nobody has committed behind it.
-    """
-    return _head_number(newest) <= _head_number(base) + 1
-
-
-def _head_number(metadata: TableMetadata) -> int:
-    head = metadata.current_snapshot()
-    return 0 if head is None else head.sequence_number or 0
-
-
-def _clean_up(transaction: _MemoTransaction) -> None:
-    for producer in transaction._snapshot_producers:
-        producer._clean_all_uncommitted()
+            delete_old_metadata(table, response.metadata)
 
 
 def beside(table: Table) -> str:

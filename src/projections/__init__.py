@@ -22,6 +22,7 @@ from projections.errors import (
     BuildUnderWay,
     DefinitionError,
     GateClosed,
+    HeadAhead,
     LedgerBehind,
     NotPublished,
     ProjectionError,
@@ -35,6 +36,7 @@ from projections.errors import (
 from projections.executors import Executor, InProcess, ProcessPool
 from projections.fingerprint import fingerprint
 from projections.guarding import Revealing, revealing
+from projections.heads import Heads, TableHead
 from projections.ledger import Aside, Dropped, Ledger, Publication, Release
 from projections.olderrecords import OlderRecord, older_records
 from projections.reconciling import Reconciled
@@ -83,7 +85,8 @@ def open_views(
         code_folder=code_folder,
         clock=lake.clock,
     )
-    return Views(lake, registry, builder, tables, ledger, states, BuildLocks(home / "locks"))
+    heads = Heads(ledger, tables, lake.keyring.epoch)
+    return Views(lake, registry, builder, tables, ledger, states, BuildLocks(home / "locks"), heads)
 
 
 __all__ = [
@@ -108,6 +111,8 @@ __all__ = [
     "First",
     "Fold",
     "GateClosed",
+    "HeadAhead",
+    "Heads",
     "InProcess",
     "Last",
     "Ledger",
@@ -133,6 +138,7 @@ __all__ = [
     "StateDamaged",
     "StateStore",
     "Sum",
+    "TableHead",
     "UnknownView",
     "View",
     "ViewFailed",

@@ -360,13 +360,13 @@ class Builder:
             new = Candidate(plan.version, target.snapshot_id, people, whole.rows, rows)
             guarded, basis = self._guard.candidate(plan.view, new)
         rows = guarded.rows
-        name = self._tables.table_name(plan.view.name, plan.version)
+        name = self._tables.table_name(plan.view.name)
         first_id = build_id_of(plan, target.snapshot_id, f"{people}{basis}", self._bits)
         build_id = self._rebuilds.checked_id(plan, name, first_id, rows, order.who, accept=order.accepts)
         self._ledger.withhold(build_id, guarded.withheld)
         purposes = row_purposes(plan.view, self._lake.types)
-        is_aggregate = not grain(plan.view).subject
-        written = self._tables.write(name, build_id, rows, None if is_aggregate else purposes, epoch)
+        sealed = purposes if grain(plan.view).subject else None
+        written = self._tables.write(name, plan.version, build_id, rows, sealed, epoch)
         last_day = counts["last_day"].max()
         sha, dirty = git_state(self._code_folder)
         publication = Publication(

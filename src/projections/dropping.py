@@ -146,10 +146,15 @@ class Dropping:
             compared = self._compared(view)
             if compared is not None:
                 needed.add(compared.publication_id)
-        free = [one for one in mine if one.publication_id not in needed]
+        waiting = {one.table for one in self._ledger.heads.pending()}  # their heads may show what goes
+        free = [
+            one
+            for one in mine
+            if one.publication_id not in needed and self._tables.table_name(one.view) not in waiting
+        ]
         gone: list[Publication] = []
         for done, one in enumerate(free, start=1):
-            self._tables.drop(one.table, [one.snapshot_id], self._effects)
+            self._tables.drop_publication(one, self._effects)
             if not noted[one.publication_id].is_gone:
                 gone.append(one)
             step(done, len(free))

@@ -142,6 +142,15 @@ class LedgerBehind(ProjectionError):
     )
 
 
+class HeadAhead(ProjectionError):
+    """The head of a view's table was published behind an erasure that the fence log at hand does not know."""
+
+    default_next_step = (
+        "An older fence log was brought back: restore the newest one (`shredlake doctor` says which), then"
+        " publish."
+    )
+
+
 class StaleEpoch(ProjectionError):
     """The version was built before an erasure and would bring a person back."""
 

@@ -19,6 +19,7 @@ from keys import Database, Effects
 from projections.alarms import ALARM_SCHEMA, Alarm, AlarmBook
 from projections.differencing import Withheld
 from projections.errors import NotPublished, PublicationDropped, StaleEpoch
+from projections.headbook import HEADS_SCHEMA, HeadBook, table_of, want
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS publications (publication_id INTEGER PRIMARY KEY, build_id TEXT NOT NULL UNIQUE,
@@ -146,10 +147,15 @@ class Dropped:
 
 
 class Ledger:
-    """Publications and releases of one lake."""
+    """Publications and releases of one lake.
+
+    Attributes:
+        heads: what the heads of tables, which other engines read, should be.
+    """
 
     def __init__(self, path: Path, clock: Callable[[], datetime], effects: Effects) -> None:
-        self._db = Database(path, f"{_SCHEMA};{ALARM_SCHEMA}")
+        self._db = Database(path, f"{_SCHEMA};{ALARM_SCHEMA};{HEADS_SCHEMA}")
+        self.heads = HeadBook(self._db)
         self._clock = clock
         self._effects = effects
         self.alarms = AlarmBook(self._db, clock, effects)
@@ -176,7 +182,7 @@ class Ledger:
             StaleEpoch: a personal version is behind the fence log.
         """
         with self._effects("release"), self._db.write() as db:
-            _refuse_stale(publications, epoch())
+            _refuse_stale(publications, fence := epoch())
             entries = self._newest_entries(db)
             for one in publications:
                 found = db.execute(
@@ -191,24 +197,37 @@ class Ledger:
                     ).fetchone()
                 entries[one.view] = int(found[0])
                 db.execute("DELETE FROM set_aside WHERE view = ?", (one.view,))
-            return self._insert(db, entries, "publish", who, why)
+            release = self._insert(db, entries, "publish", who, why)
+            for one in publications:
+                want(db, table_of(one.view), entries[one.view], release.release_id, fence)
+            return release
 
     def revert(
         self, publications: list[Publication], *, epoch: Callable[[], int], who: str, why: str
     ) -> Release:
         """Switches views back to earlier publications, in one transaction; errors as `release`."""
         with self._effects("release"), self._db.write() as db:
-            _refuse_stale(publications, epoch())
+            _refuse_stale(publications, fence := epoch())
             _refuse_dropped(publications, self._dropped(db))
             entries = {one.view: one.publication_id for one in publications}
-            return self._insert(db, self._newest_entries(db) | dict(entries), "rollback", who, why)
+            release = self._insert(db, self._newest_entries(db) | dict(entries), "rollback", who, why)
+            for view, publication_id in entries.items():
+                want(db, table_of(view), publication_id, release.release_id, fence)
+            return release
 
     def set_aside(
-        self, withdrawn: Mapping[str, str], stale: Mapping[str, str], *, who: str, why: str
+        self,
+        withdrawn: Mapping[str, str],
+        stale: Mapping[str, str],
+        *,
+        epoch: Callable[[], int],
+        who: str,
+        why: str,
     ) -> None:
         """Takes views out of what readers see, and marks others as stale, each with its reason.
 
-        Their publications stay on record; a later release of a view ends both.
+        Neither is shown to readers of the table's head, who see no mark. Their publications stay on record;
+        a later release of a view ends both.
         """
         at = _stamp(self._clock())
         with self._effects("release"), self._db.write() as db:
@@ -216,6 +235,9 @@ class Ledger:
             kept = {name: one for name, one in entries.items() if name not in withdrawn}
             if kept != entries:
                 self._insert(db, kept, "withdraw", who, why)
+            (newest,) = db.execute("SELECT MAX(release_id) FROM releases").fetchone()
+            for name in (*withdrawn, *stale):
+                want(db, table_of(name), None, newest or 0, epoch())
             db.executemany(
                 "INSERT INTO set_aside VALUES (?, ?, ?, ?) ON CONFLICT (view) DO UPDATE"
                 " SET reason = excluded.reason, is_served = excluded.is_served",
@@ -360,10 +382,17 @@ class Ledger:
         return _release(row)
 
 
+def is_behind(publication: Publication, since: int, epoch: int) -> bool:
+    """Whether it could bring a person back who was erased after the epoch `since`.
+
+    Rows of a subject-grain view die with their keys; only aggregates can.
+    """
+    return publication.personal and publication.grain == "aggregate" and since < epoch
+
+
 def _refuse_stale(publications: list[Publication], epoch: int) -> None:
     for one in publications:
-        # Rows of a subject-grain view die with their keys; only aggregates can bring a person back.
-        if one.personal and one.grain == "aggregate" and one.epoch < epoch:
+        if is_behind(one, one.epoch, epoch):
             raise StaleEpoch(f"`{one.view}` was built at epoch {one.epoch}, erasures stand at {epoch}")
 
 

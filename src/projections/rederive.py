@@ -120,7 +120,8 @@ def rederive(views: Views, *, who: str, why: str, serve_stale: Collection[str] =
         if name in published and not {name, EVERY_VIEW}.isdisjoint(serve_stale)
     }
     gone = {name: reason for name, reason in failed.items() if name in published and name not in stale}
-    views.ledger.set_aside(gone, stale, who=who, why=why)
+    views.ledger.set_aside(gone, stale, epoch=views.epoch, who=who, why=why)
+    views.heads.enforce()
     return Rederived(done, gone, stale)
 
 

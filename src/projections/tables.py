@@ -1,4 +1,8 @@
-"""Where view rows lie: plain Iceberg tables for aggregates, rows sealed per person for subject grain."""
+"""Where view rows lie: plain Iceberg tables for aggregates, rows sealed per person for subject grain.
+
+A view has one table, whatever its version. Builds lie in it as snapshots that no other engine sees until
+they are published; see `projections.heads`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 from attrs import field, frozen
-from pyiceberg.exceptions import NoSuchTableError, ValidationException
+from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema
 from pyiceberg.table.metadata import TableMetadata
@@ -30,18 +34,22 @@ from pyiceberg.types import (
 )
 
 from keys import Effects, FieldContext, Held, Keyring, Shredded
-from lake import CommitConflict, IcebergTable, SnapshotGone, Warehouse, collected
+from lake import CommitConflict, IcebergTable, Warehouse, collected
 from lake.bodies import pack
 from lake.bodyreader import unpack
+from lake.branches import BUILDS, Branched, evolved, same_columns
 from lake.offsets import BATCH, EPOCH, KIND
 from lake.snapshotdrop import drop_snapshots
 from lake.table import MAX_ATTEMPTS, summary_of
 from lake.warehouse import VIEWS_NAMESPACE
 from projections.definition import SUBJECT
 from projections.errors import DefinitionError
-from projections.viewrows import ContextOf, open_rows, seal_rows
+from projections.headbook import table_of
+from projections.ledger import Publication
+from projections.viewrows import ContextOf, open_rows, parse_row, seal_rows
 
 PUBLICATION: Final = "publication"
+AGGREGATE: Final = "aggregate"
 _SEALED_ID: Final = 3
 _SEALED_SCHEMA: Final = Schema(
     NestedField(1, SUBJECT, BinaryType(), required=True),
@@ -54,6 +62,7 @@ _PROPERTIES: Final = {
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "20",
     "commit.manifest-merge.enabled": "true",
+    "gc.enabled": "false",  # other engines then leave alone what was reported
 }
 _ICEBERG: Final[dict[type[pl.DataType], IcebergType]] = {
     pl.Int64: LongType(),
@@ -103,45 +112,85 @@ class SubjectRows:
 
 
 class ViewTables:
-    """Reads and writes the tables of views, one table per view version."""
+    """Reads and writes the tables of views, one table per view."""
 
     def __init__(self, warehouse: Warehouse, keyring: Keyring) -> None:
         self._warehouse = warehouse
         self._keyring = keyring
 
-    def table_name(self, view: str, version: str) -> str:
-        """`views.<view>__<first digits of the version>`."""
-        return f"views.{view}__{version[:8]}"
+    def table_name(self, view: str) -> str:
+        """`views.<view>`."""
+        return table_of(view)
 
     def write(
-        self, name: str, build_id: str, rows: pl.DataFrame, purposes: Sequence[str] | None, epoch: int
+        self,
+        name: str,
+        version: str,
+        build_id: str,
+        rows: pl.DataFrame,
+        purposes: Sequence[str] | None,
+        epoch: int,
     ) -> Written:
-        """Replaces a table's rows in one snapshot; the same build again finds its snapshot.
+        """Writes a build's rows as a snapshot that readers of the table's head do not see.
+
+        The same build again finds its snapshot.
 
         Args:
+            version: of the view; files of one version lie together.
             epoch: erasures that the rows reflect; stands in the snapshot's summary.
             purposes: that the rows of single people are derived from; None for an aggregate.
 
         Raises:
             DefinitionError: a column of a type that cannot be stored.
-            StorageFailed, CommitConflict: see `lake.IcebergTable.commit`.
+            StorageFailed, CommitConflict: see `lake.IcebergTable.put`.
         """
-        schema = _SEALED_SCHEMA if purposes is not None else _schema_of(rows)
-        table = self._warehouse.create(name, schema, _PROPERTIES)
+        wanted = _SEALED_SCHEMA if purposes is not None else _schema_of(rows)
+        table = self._warehouse.create(name, wanted, _PROPERTIES)
         stored = rows if purposes is None else self._sealed(table, name, rows, purposes)
-        found = _landed(table, build_id)
+        found = _landed(table.metadata(), build_id)
         if found is None:
-            plain = () if purposes is None else ("sealed",)
-            fresh = table.write_file(stored, random=plain)
-            found = _replaced(table, build_id, fresh, epoch)
+            summary = {KIND: PUBLICATION, BATCH: build_id, EPOCH: str(epoch)}
+            random = () if purposes is None else ("sealed",)
+            found = _staged(table, f"{version[:8]}/", summary, stored, wanted, random)
         return Written(found, digest_of(stored))
 
     def landed(self, name: str, build_id: str) -> int | None:
         """The snapshot that a build made, if it did; of a table that is not there None."""
         try:
-            return _landed(self._warehouse.table(name), build_id)
+            return _landed(self._warehouse.table(name).metadata(), build_id)
         except NoSuchTableError:
             return None
+
+    def in_own_table(self, publication: Publication) -> int:
+        """The snapshot of the view's own table with a publication's rows.
+
+        An earlier release of this software kept a table per version; rows that lie there are copied, since
+        no data file belongs to two tables. Rows that cannot be opened today are left out of the copy.
+        """
+        name = self.table_name(publication.view)
+        if publication.table == name:
+            return publication.snapshot_id
+        if publication.grain == AGGREGATE:
+            rows, purposes = self.read_aggregate(publication.table, publication.snapshot_id), None
+        else:
+            found = self.read_subjects(publication.table, publication.snapshot_id, publication.columns)
+            rows, purposes = found.frame, self._purposes_in(publication)
+        one = publication
+        return self.write(name, one.version, one.build_id, rows, purposes, one.epoch).snapshot_id
+
+    def table(self, name: str) -> IcebergTable:
+        """A table by its name."""
+        return self._warehouse.table(name)
+
+    def own_names(self) -> list[str]:
+        """Names of the tables of views that lie in this warehouse."""
+        return [one.identifier for one in self._warehouse.tables(VIEWS_NAMESPACE)]
+
+    def _purposes_in(self, publication: Publication) -> list[str]:
+        """What rows of a view with a row per person are sealed under."""
+        table = self._warehouse.table(publication.table)
+        rows = collected(table.scan(table.files(publication.snapshot_id)).select("sealed"))
+        return sorted({one for row in rows["sealed"].to_list() for one in parse_row(row)[0]})
 
     def read_aggregate(self, name: str, snapshot_id: int) -> pl.DataFrame:
         """Rows of an aggregate view's snapshot."""
@@ -194,6 +243,14 @@ class ViewTables:
         table, objects = self._warehouse.table(name), self._warehouse.objects
         return len(drop_snapshots(table, objects, snapshot_ids, effects))
 
+    def drop_publication(self, publication: Publication, effects: Effects) -> None:
+        """Deletes a publication's rows, and what `in_own_table` made of them; errors as `drop`."""
+        self.drop(publication.table, [publication.snapshot_id], effects)
+        own = self.table_name(publication.view)
+        copy = None if own == publication.table else self.landed(own, publication.build_id)
+        if copy is not None:
+            self.drop(own, [copy], effects)
+
     def unpublished(self, view: str, builds: Collection[str], epoch: int) -> dict[str, list[int]]:
         """Table → snapshots of a view that belong to no published build and reflect fewer erasures.
 
@@ -202,7 +259,7 @@ class ViewTables:
         """
         found: dict[str, list[int]] = {}
         for name in self._warehouse.names(VIEWS_NAMESPACE):
-            if name.rpartition("__")[0] != f"{VIEWS_NAMESPACE}.{view}":
+            if self.table_name(view) not in (name, name.rpartition("__")[0]):  # and those of single versions
                 continue
             for snapshot in self._warehouse.table(name).history():
                 summary = summary_of(snapshot)
@@ -253,35 +310,50 @@ def digest_of(rows: pl.DataFrame) -> str:
     return hashlib.sha256(shown.write_csv().encode()).hexdigest()
 
 
-def _replaced(table: IcebergTable, build_id: str, fresh: DataFile, epoch: int) -> int:
-    """Commits a file in place of all that are there when the commit lands: two builders never add up."""
+def _staged(
+    table: IcebergTable,
+    folder: str,
+    summary: Mapping[str, str],
+    stored: pl.DataFrame,
+    wanted: Schema,
+    random: Sequence[str],
+) -> int:
+    """Puts the rows on the branch of builds; returns their snapshot, or that of the same build."""
     for _ in range(MAX_ATTEMPTS):
-        head = table.snapshot()
-        base = None if head is None else head.snapshot_id
-        old = [] if base is None else table.files(base)
+        schema = evolved(table.metadata(), wanted)
+        fresh = table.write_file(stored, folder=folder, random=random, schema=schema)
 
-        def guard(metadata: TableMetadata, base: int | None = base) -> dict[str, str]:
-            if metadata.current_snapshot_id != base:
-                raise _HeadMoved
-            return {KIND: PUBLICATION, BATCH: build_id, EPOCH: str(epoch)}
+        def choose(metadata: TableMetadata, schema: Schema = schema, fresh: DataFile = fresh) -> Branched:
+            if (landed := _landed(metadata, summary[BATCH])) is not None:
+                raise _Landed(landed)
+            if not same_columns(now := evolved(metadata, wanted), schema):
+                raise _ColumnsMoved
+            return Branched([fresh], summary, now)
 
         try:
-            return table.commit([fresh], guard, removes=old).snapshot_id
-        except (_HeadMoved, ValidationException, SnapshotGone):
-            landed = _landed(table, build_id)
-            if landed is not None:
-                return landed
+            return table.put(BUILDS, choose).snapshot_id
+        except _Landed as error:
+            return error.snapshot_id
+        except _ColumnsMoved:
+            continue
     raise CommitConflict(f"{table.identifier}: other builders won {MAX_ATTEMPTS} attempts")
 
 
-class _HeadMoved(Exception):
-    """Somebody else has replaced the rows since the old files were read."""
+class _Landed(Exception):
+    """Somebody else has put the same build there."""
+
+    def __init__(self, snapshot_id: int) -> None:
+        super().__init__()
+        self.snapshot_id = snapshot_id
 
 
-def _landed(table: IcebergTable, build_id: str) -> int | None:
-    for snapshot in table.history():
-        summary = snapshot.summary
-        if summary is not None and summary.additional_properties.get(BATCH) == build_id:
+class _ColumnsMoved(Exception):
+    """Another version of the view has taken the ids of new columns."""
+
+
+def _landed(metadata: TableMetadata, build_id: str) -> int | None:
+    for snapshot in metadata.snapshots:
+        if summary_of(snapshot).get(BATCH) == build_id:
             return snapshot.snapshot_id
     return None
 

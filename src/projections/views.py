@@ -22,13 +22,13 @@ from projections.differencing import Guarded
 from projections.dropping import Dropping
 from projections.errors import DefinitionError, LedgerBehind, NotPublished, StaleEpoch
 from projections.exposure import refuse_exposed
+from projections.heads import Heads
 from projections.ledger import Ledger, Publication, Release
 from projections.reconciling import Reconciled, Reconciler
 from projections.registry import ViewRegistry
 from projections.state import StateStore
-from projections.tables import ViewTables
+from projections.tables import AGGREGATE, ViewTables
 
-AGGREGATE: Final = "aggregate"
 _PUBLISH_TRIES: Final = 20
 
 
@@ -81,10 +81,13 @@ class Views:
         ledger: Ledger,
         states: StateStore,
         locks: BuildLocks,
+        heads: Heads,
     ) -> None:
         self._lake = lake
+        self.heads = heads
         self._locks = locks
         self._keyring: Keyring = lake.keyring
+        self.epoch: Callable[[], int] = self._keyring.epoch
         self.registry = registry
         self.builder = builder
         self.ledger = ledger
@@ -186,10 +189,11 @@ class Views:
                 refuse_exposed(view, types_of(self._lake.types, view))
 
     def publish(self, built: Sequence[Built], *, who: str, why: str) -> Release:
-        """Switches readers to built versions in one commit.
+        """Switches readers to built versions in one commit, then the heads of their tables, one by one.
 
         Raises:
             StaleEpoch: somebody was erased since; build again.
+            HeadAhead, LakeError: readers of the release are switched; the heads follow with the next chance.
         """
         publications = [one.publication for one in built]
         current = self.ledger.current()
@@ -197,9 +201,11 @@ class Views:
         if current is not None and all(
             one is not None and current.entries.get(one.view) == one.publication_id for one in recorded
         ):
+            self.heads.settle()
             return current  # readers see these very builds already
         release = self.ledger.release(publications, epoch=self._keyring.epoch, who=who, why=why)
         self._tag_inputs(publications)
+        self.heads.settle()
         self.dropping.settle_owed(one.view for one in publications)
         return release
 
@@ -220,7 +226,9 @@ class Views:
         ]
         if not earlier:
             raise NotPublished(f"`{name}` has no publication before the current one")
-        return self.ledger.revert([earlier[0]], epoch=self._keyring.epoch, who=who, why=why)
+        release = self.ledger.revert([earlier[0]], epoch=self._keyring.epoch, who=who, why=why)
+        self.heads.settle()
+        return release
 
     def personal_names(self) -> list[str]:
         """Views that an erasure touches."""

@@ -6,6 +6,7 @@ effect, and its result after it; requests that wait are carried on together.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -28,7 +29,7 @@ from keys import (
     SubjectId,
 )
 from lake import Lake, LetterRedaction
-from projections import Views, bring_back
+from projections import StaleEpoch, Views, bring_back
 from purge.clocks import Regime
 from purge.errors import UnderHold, UnknownPurpose
 from purge.journal import Journal, Request
@@ -263,9 +264,14 @@ class Purge:
     def bring_views_back(self) -> list[str]:
         """Publishes the views that erasures had to set aside and that build again; returns them.
 
+        Heads of tables that a publication had still to move are moved as well.
+
         Raises:
             KeysError, LakeError, OSError: keys or lake do not answer.
         """
+        if self._views.heads.is_due():
+            with contextlib.suppress(StaleEpoch):  # whoever erased somebody meanwhile publishes
+                self._views.heads.settle()
         if not self._views.ledger.aside():
             return []
         found = bring_back(self._views, who="erasure", why="builds again")

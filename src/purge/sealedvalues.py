@@ -23,6 +23,7 @@ from lake.events import sealing_context
 from lake.intake import INTAKE_CONTEXT
 from lake.objects import scan_parquet
 from lake.selection import WHOLE_COLUMNS, Selection, stored_in, whole_rows
+from projections.headbook import table_of
 from projections.state import STATE_CONTEXT, state_of, state_place
 from projections.tables import row_schema
 from projections.viewrows import parse_row
@@ -105,7 +106,7 @@ class SealedFiles:
         self._numbers = numbers
         self._types = TypeRegistry(home / "lake" / "types")
         self._ledger = home / "views" / "ledger.db"
-        self._columns: dict[str, dict[str, str]] | None = None
+        self._columns: dict[tuple[str, str], dict[str, str]] | None = None
 
     def in_table(self, path: Path) -> Iterator[OpenedValues]:
         """Of a data file of a table. Raises as `LivingKeys.open`, and `LakeError` for what is damaged."""
@@ -119,7 +120,7 @@ class SealedFiles:
         table = _table_folder(path)
         name = f"views.{table.name}"
         uuid = _table_uuid(table)
-        schema = row_schema(self._columns_of(name))
+        schema = row_schema(self._columns_of(name, path.parent.name))
         for some in rows.iter_slices(_BLOCKS):
             cells = some.rows()
             opened = self._rows(cells, lambda purpose: FieldContext(uuid, 3, "view", purpose, name, 1))
@@ -229,16 +230,21 @@ class SealedFiles:
                 said = text_of(body)
                 yield OpenedValues(self._whose(said), 1, body, said)
 
-    def _columns_of(self, table: str) -> dict[str, str]:
-        """Name → type of the rows of a view's table, as its newest publication says."""
+    def _columns_of(self, table: str, folder: str) -> dict[str, str]:
+        """Name → type of the rows in a folder of a view's table, as its newest publication says.
+
+        A folder holds the files of one version of the view; an older table is all of one version.
+        """
         if self._columns is None:
             self._columns = {}
             if self._ledger.exists():
                 with opened_database(self._ledger) as db:
                     for (record,) in db.execute("SELECT record FROM publications ORDER BY publication_id"):
                         one = json.loads(record)
-                        self._columns[one["table"]] = one["columns"]
-        return self._columns.get(table, {})
+                        for name in (one["table"], table_of(one["view"])):
+                            self._columns[name, one["version"][:8]] = one["columns"]
+                            self._columns[name, "data"] = one["columns"]
+        return self._columns.get((table, folder), {})
 
 
 def _facet(event_type: EventType, name: str) -> Facet:

@@ -20,9 +20,14 @@ _NEWEST: Final = 1 << 62
 
 @frozen
 class _Whole:
-    """What is looked at once for many: the oldest epoch of a published aggregate, and the stores."""
+    """What is looked at once for many: the oldest epoch of a published aggregate, and the stores.
+
+    Attributes:
+        oldest_head: the oldest fence that the head of a table of a view over people reflects.
+    """
 
     oldest_view: int
+    oldest_head: int
     verified_epoch: int
     gate: GateStatus
     has_unregistered: bool
@@ -94,6 +99,7 @@ class Verification:
         ]
         return _Whole(
             min((p.epoch for p in current if p.personal and p.grain == "aggregate"), default=_NEWEST),
+            self._views.heads.oldest_fence(default=_NEWEST),
             self._keyring.fences.verify(),
             self._keyring.gate(),
             bool(unregistered(self._home, self._lake.warehouse.objects)),
@@ -102,6 +108,8 @@ class Verification:
     def _lake_checks(self, fence: Fence, whole: _Whole) -> dict[str, bool]:
         return {
             "every published view reflects the fence": whole.oldest_view >= fence.epoch,
+            "no table of a view shows other engines what is behind the fence": whole.oldest_head
+            >= fence.epoch,
             "the fence log's hash chain holds": whole.verified_epoch >= fence.epoch,
             "fence log and key pages agree": not whole.gate.fence_log_behind
             and fence.epoch not in whole.gate.pending_epochs,

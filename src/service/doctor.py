@@ -34,7 +34,7 @@ from lake import (
 from lake.errors import TopicGap, TopicGone
 from lake.objects import ObjectStore
 from lake.offsets import offsets_of
-from projections import Alarm, ResultChanged, Views, older_records, revealing
+from projections import Alarm, ResultChanged, TableHead, Views, older_records, revealing
 from purge import Standing, Stuck, standing_of, unregistered
 from service.kafka import standing
 from service.keyplaces import vault_session
@@ -130,6 +130,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield _open_finding(standing_of(runtime.purge.journal.all(), runtime.lake.clock()))
     yield from _aside_findings(runtime.views)
     yield from alarm_findings(runtime.views.ledger.open_alarms())
+    yield from heads_findings(runtime.views.heads.look())
     yield _privacy_finding(runtime.lake)
     objects = runtime.lake.warehouse.objects
     yield from (Finding("warehouse", "warning", text) for text in objects.check())
@@ -305,6 +306,23 @@ def alarm_findings(alarms: Sequence[Alarm]) -> Iterator[Finding]:
             f"{one.rows_differing:,} row(s) differ. {ResultChanged.default_next_step}"
         )
         yield Finding(f"result of {one.view}", "error", text)
+
+
+def heads_findings(heads: Sequence[TableHead]) -> Iterator[Finding]:
+    """Whether tables of views show other engines what is published."""
+    bad = [one for one in heads if one.state in ("waits", "foreign")]
+    if not bad:
+        text = f"{len(heads)} table(s) of views show other engines what is published, and nothing else"
+        yield Finding("heads of views", "ok", text)
+    for one in bad:
+        if one.state == "foreign":
+            text = "somebody else has moved its head; other engines do not see what is published"
+            text += ": find out who writes there, then run `shredlake views heads --repair`"
+            yield Finding(f"head of {one.table}", "error", text)
+        else:
+            text = "other engines do not see the newest publication yet"
+            text += ": an erasure is under way, or run `shredlake views heads --repair`"
+            yield Finding(f"head of {one.table}", "warning", text)
 
 
 def _open_finding(standing: Standing) -> Finding:

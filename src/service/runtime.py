@@ -223,6 +223,7 @@ def open_runtime(
     runtime = Runtime(home, settings, keyring, lake, views, purge, copies, token)
     if role == "purge":
         _settle(runtime)
+        _settle_heads(runtime)
     return runtime
 
 
@@ -241,6 +242,16 @@ def _settle(runtime: Runtime) -> None:
         return
     if told is not None:
         _log.warning("states of an older layout are gone for good; receipts with a supplement: %d", told)
+
+
+def _settle_heads(runtime: Runtime) -> None:
+    """Moves the heads of views' tables that a publication which was cut off had still to move."""
+    try:
+        if runtime.views.heads.is_due():
+            runtime.keyring.gate().trusted()
+            runtime.views.heads.settle()
+    except ShredlakeError as error:
+        _log.warning("heads of views' tables are still to be moved: %s: %s", type(error).__name__, error)
 
 
 def view_files(home: Path, settings: Settings) -> list[Path]:

@@ -99,6 +99,18 @@ def one_release(runtime: Runtime) -> None:
     assert all(len(runtime.views.ledger.history(name)) == 1 for name in release.entries)
     assert runtime.views.as_reported("cents_per_day").rows["events"].sum() == 29
     assert runtime.views.as_reported("balance").rows["events"].sum() == 29
+    heads_as_published(runtime)
+
+
+def heads_as_published(runtime: Runtime) -> None:
+    """What other engines read of every view's table is the release's, and behind no fence."""
+    for head in runtime.views.heads.look():
+        assert head.state == "published"
+        assert head.publication_id is not None
+        publication = runtime.views.ledger.publication(head.publication_id)
+        assert not publication.personal or head.epoch == runtime.keyring.epoch()
+        shown = runtime.lake.warehouse.table(head.table)
+        assert shown.files() == shown.files(publication.snapshot_id)
 
 
 def one_receipt(runtime: Runtime) -> None:
@@ -113,6 +125,7 @@ def one_receipt(runtime: Runtime) -> None:
     assert ids(runtime) == [n for n in range(30) if n != 13 and n % 6]
     assert runtime.views.as_reported("cents_per_day").rows["events"].sum() == 29
     assert runtime.views.as_reported("people_per_day").rows["people"].sum() == 5
+    heads_as_published(runtime)
     assert verify(runtime.lake, deep=True).problems == ()
     assert scan(runtime.home, crashing.SECRET).findings == ()
 

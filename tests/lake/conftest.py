@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,13 +21,16 @@ def every_commit_is_linted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
     A test that plants something on purpose empties the list.
     """
     found: list[str] = []
-    committing = IcebergTable.commit
 
-    def linted(self: IcebergTable, *given: Any, **named: Any) -> Committed:
-        done = committing(self, *given, **named)
-        found.extend(commit_findings(self, done.snapshot_id))
-        return done
+    def linted(committing: Callable[..., Committed]) -> Callable[..., Committed]:
+        def commits(self: IcebergTable, *given: Any, **named: Any) -> Committed:
+            done = committing(self, *given, **named)
+            found.extend(commit_findings(self, done.snapshot_id))
+            return done
 
-    monkeypatch.setattr(IcebergTable, "commit", linted)
+        return commits
+
+    for name in ("commit", "put"):
+        monkeypatch.setattr(IcebergTable, name, linted(getattr(IcebergTable, name)))
     yield found
     assert found == []

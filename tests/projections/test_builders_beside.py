@@ -107,31 +107,33 @@ def test_publishers_a_scheduler_and_an_eraser_with_random_kills_leave_what_a_rec
         check(runtime)
 
 
-def test_two_builders_that_replace_rows_at_once_never_add_up(
+def test_two_builders_that_write_rows_at_once_never_add_up(
     world: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever lands second replaces what is there then, also without the lock between them."""
+    """Whoever lands second has its own rows alone, also without the lock between them."""
     send(world, [paid("ann", 5, event_id="1"), paid("bob", 7, event_id="2")])
     publish(world)
     rows = world.views.as_reported("cents_per_day").rows
     name = world.views.publication("cents_per_day").table
     tables = ViewTables(world.lake.warehouse, world.keyring)
     table = world.lake.warehouse.table(name)
-    real, overtaken = type(table).files, []
+    real, overtaken = type(table).write_file, []
 
-    def files(self: Any, snapshot_id: int | None = None) -> Any:
-        found = real(self, snapshot_id)
+    def write_file(self: Any, *args: Any, **named: Any) -> Any:
+        found = real(self, *args, **named)
         if self.identifier == name and not overtaken:
             overtaken.append(True)
-            tables.write(name, "the other build", rows, None)
+            tables.write(name, "0" * 8, "the other build", rows, None, 0)
         return found
 
-    monkeypatch.setattr(type(table), "files", files)
-    written = tables.write(name, "this build", rows, None)
+    monkeypatch.setattr(type(table), "write_file", write_file)
+    written = tables.write(name, "0" * 8, "this build", rows, None, 0)
     monkeypatch.undo()
     assert overtaken
     assert tables.read_aggregate(name, written.snapshot_id).equals(rows)
-    assert len(world.lake.warehouse.table(name).files()) == 1
+    assert len(table.files(written.snapshot_id)) == 1
+    numbers = [one.sequence_number for one in table.history()]
+    assert len(set(numbers)) == len(numbers), "the second was staged anew behind the first"
 
 
 @pytest.mark.parametrize("step", ["known", "load"])

@@ -94,7 +94,7 @@ def planted(runtime: Runtime, view: str, **changes: pl.Expr) -> datetime:
     rows = runtime.views._tables.read_aggregate(good.table, good.snapshot_id).sort(pl.first())
     number = len(runtime.views.ledger.history(view))
     changed = rows.with_columns(**changes)
-    written = runtime.views._tables.write(good.table, f"p{number}", changed, None, good.epoch)
+    written = runtime.views._tables.write(good.table, good.version, f"p{number}", changed, None, good.epoch)
     forged = attrs.evolve(
         good, snapshot_id=written.snapshot_id, build_id=f"{view}-{number}", epoch=good.epoch
     )

@@ -183,6 +183,7 @@ def test_a_published_figure_that_was_changed_is_a_residual(world: Runtime) -> No
     (table,) = {p.table for p in world.views.ledger.history("people_per_day")}
     written = world.views._tables.write(
         table,
+        "0" * 8,
         "forged",
         world.views.as_reported("people_per_day").rows.with_columns(people=pl.lit(9, pl.Int64)),
         None,

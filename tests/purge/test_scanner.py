@@ -71,7 +71,7 @@ def in_view_rows(world: Runtime) -> None:
     send(world, [paid("somebody", event_id="1")])
     ref = world.keyring.ref_of(SubjectId("somebody"))
     rows = pl.DataFrame({"subject_ref": [ref], "told": [ANN.reveal()]})
-    ViewTables(world.lake.warehouse, world.keyring).write("views.told__1", "b1", rows, ["service"])
+    ViewTables(world.lake.warehouse, world.keyring).write("views.told", "0" * 8, "b1", rows, ["service"], 0)
 
 
 def in_the_intake(world: Runtime) -> None:

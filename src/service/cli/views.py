@@ -266,6 +266,33 @@ def drop_publications(
 
 
 @app.command()
+def heads(
+    context: typer.Context,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="move those back that somebody else has moved"),
+    ] = False,
+) -> None:
+    """List the tables that other engines read: the head of each, and whether it is what is published."""
+    with (opened if repair else opened_past_gate)(context) as (here, runtime):
+        found = runtime.views.heads.look()
+        if repair:
+            runtime.views.heads.repair([one.table for one in found if one.state in ("waits", "foreign")])
+            found = runtime.views.heads.look()
+        rows = [
+            {
+                "table": one.table,
+                "shows": one.state,
+                "snapshot": str(one.snapshot_id or ""),
+                "publication": one.publication_id or "",
+                "epoch": one.epoch,
+            }
+            for one in found
+        ]
+        emit_rows(here, rows, "tables of views")
+
+
+@app.command()
 def runs(context: typer.Context) -> None:
     """List past runs of scheduled jobs."""
     with opened_past_gate(context) as (here, runtime):
