@@ -26,6 +26,7 @@ LEFT: Final = Flaw("left")
 """Of a row that is left to `lake.cloudevents.parse_with_care`, which says what is wrong with it."""
 _WHOLE_SECONDS: Final = r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:[0-5]\dZ$"
 _UTC_TIME: Final = r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(\.\d{1,6})?(Z|\+00:00)$"
+EXACT_BELOW: Final = 2.0**53
 _USUAL_SUBJECT: Final = r"^[!-~]{1,512}$"
 
 
@@ -68,6 +69,9 @@ def framed(
         | (frame.get_column("source") == "")
         | people.is_in(odd)
     )
+    for one in event_type.fields:
+        if one.dtype == pl.Float64:  # whether it is what the digits say shows only in the digits
+            incomplete |= (frame.get_column(one.name).abs() >= EXACT_BELOW).fill_null(False)
     flaws = dict.fromkeys(incomplete.arg_true().to_list(), LEFT)
     return frame, rule_flaws(event_type, frame) | role_flaws(event_type, frame) | flaws
 

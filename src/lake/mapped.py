@@ -18,6 +18,7 @@ from lake.salvage import NOTHING, Aside, plain_letter, put_aside, salvaged, with
 from lake.validate import (
     Flaw,
     Flaws,
+    inexact,
     needs_whole_schema,
     nullable,
     parse_time,
@@ -161,6 +162,7 @@ def _map_table(
         if column.dtype == pl.Float64:
             odd = ~column.is_finite().fill_null(True)
             mark("not_finite", rule.name, odd)
+            mark("inexact", rule.name, inexact(text, column.set(odd, None)))
             column = column.set(odd, None)
         mark("wrong_type", rule.name, column.is_null() & text.is_not_null())
         if by_name[rule.name].is_json:

@@ -66,6 +66,7 @@ _NO_NULLS: Final[Mapping[str, Collection[int]]] = {}
 UNFORESEEN: Final = (Exception, pl.exceptions.PanicException)
 """A panic is no `Exception`."""
 _EXACT: Final = 2.0**53
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,309}")
 _BEYOND: Final = 2**63
 
 
@@ -113,6 +114,11 @@ def typed_columns(
             for row, value in enumerate(values):
                 if value is not None and value not in _INT64:
                     flaws.setdefault(row, Flaw("out_of_range", field.name))
+                    values[row] = None
+        if kind == "number":
+            for row, value in enumerate(values):
+                if value is not None and abs(value) >= _EXACT and not _is_exact(sent(row)[field.name]):
+                    flaws.setdefault(row, Flaw("inexact", field.name))
                     values[row] = None
         if field.is_json:
             columns.append(_texts(field, values, sent, flaws))
@@ -275,6 +281,19 @@ def dates_of(field: Field, text: pl.Series, flaws: Flaws) -> pl.Series:
     for row in (column.is_null() & text.is_not_null()).arg_true().to_list():
         flaws.setdefault(row, Flaw("format", field.name))
     return column
+
+
+def _is_exact(text: bytes | str) -> bool:
+    """Whether a double is what a large number says; the digits of one in another form are a measurement's."""
+    digits = text.decode() if isinstance(text, bytes) else text
+    return not _WHOLE.fullmatch(digits) or int(float(digits)) == int(digits)
+
+
+def inexact(texts: pl.Series, numbers: pl.Series) -> pl.Series:
+    """Which texts are whole numbers that their doubles are not."""
+    doubtful = (numbers.abs() >= _EXACT).fill_null(False)
+    rows = doubtful.arg_true().to_list()
+    return doubtful.scatter(rows, [not _is_exact(text) for text in texts.gather(rows)]) if rows else doubtful
 
 
 def _as_whole(value: Any) -> Any:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from lake.eventcolumns import parse_columns
 from lake.mapping import parse_mapping
+from lake.typedevents import parse_typed
 from service.runtime import Runtime
 from tests.lake.anydoor import GOOD, Doors, outcomes
 from tests.lake.anytrial import DOORS, forged, tried
@@ -78,3 +80,42 @@ def test_a_rule_that_only_whole_schemas_know_holds_through_a_mapping_too(
     came = doors.mapped_file([line.encode() for line in lines], mapping)
     assert [outcomes(came)[at] for at in range(1, len(lines))] == list(rows.values())
     doors.check(came)
+
+
+@settings(max_examples=40)
+@given(
+    texts=st.lists(
+        (st.integers(2**53 - 3, 2**53 + 3) | st.integers(-(2**70), 2**70) | st.integers(0, 10**300)).map(str)
+        | st.floats(allow_nan=False, allow_infinity=False).map(repr),
+        min_size=1,
+        max_size=6,
+    )
+)
+@example(texts=["9007199254740993", "9007199254740992", "-9007199254740993", "18446744073709551617", "1e300"])
+def test_a_whole_number_in_a_field_of_numbers_is_kept_exactly_or_is_a_letter(
+    shared: Runtime, texts: list[str]
+) -> None:
+    """Never changed silently: by each way of parsing events, and by a mapping."""
+    types = shared.lake.types
+    number = {"name": "Measured", "version": 1, "type": "object", "properties": {"x": {"type": "number"}}}
+    types.register(number)
+    doors = Doors(shared, types)
+    head = '{"specversion":"1.0","source":"s","type":"Measured","subject":"ann","time":"2026-03-01T12:00:00Z"'
+    lines = [f'{head},"id":"{at}","data":{{"x":{text}}}}}'.encode() for at, text in enumerate(texts)]
+    shape = {"kind": "csv", "columns": ["x", "at"]}
+    event = {"type": "Measured", "source": "s", "subject": "ann", "time": "at"}
+    mapping = parse_mapping({"format": shape, "event": event, "fields": {"x": "x"}}, types)
+    rows = [f"{text},2026-03-01T12:00:00Z".encode() for text in texts]
+    columns, _ = parse_columns(list(enumerate(lines)), types, least=1)
+    typed, _ = parse_typed(list(enumerate(lines)), types)
+    frames = [frame for way in (columns, typed) for _, frame in way]
+    for came in (doors.file(lines), doors.mapped_file(rows, mapping)):
+        frames += [frame for _, frame in came.parsed.accepted]
+        exact = {
+            at for at, text in enumerate(texts) if not text.lstrip("-").isdigit() or float(text) == int(text)
+        }
+        assert {at for at, what in outcomes(came).items() if what == "Measured"} == exact
+        assert set(outcomes(came).values()) <= {"Measured", "!inexact"}
+    for frame in frames:
+        for at, x in frame.select("position", "x").iter_rows():
+            assert x == (int(texts[at]) if texts[at].lstrip("-").isdigit() else float(texts[at]))
