@@ -104,6 +104,10 @@ def derive_view(
         read = _covering(wanted, events)
         # The read may hold fields that other views asked for: what a view sees never depends on them.
         frame = events[read].frame
+        if not wanted.is_personal(types.get(read.event_type)):
+            # Only who reads sealed fields sees whether the person was erased: what the view counts would
+            # else depend on whether another view of the scan reads them.
+            frame = frame.with_columns(pl.lit(False).alias("shredded"))
         if EVENT_TYPE not in wanted.fields:
             frame = frame.with_columns(pl.lit(read.event_type).alias(EVENT_TYPE))
         own = evolve(events[read], frame=frame.select(*columns, *INTERNAL))
