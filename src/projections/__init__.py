@@ -69,7 +69,7 @@ def open_views(
         code_seconds: that one call of a view's code may take.
     """
     effects: Effects = lake.effects
-    ledger = Ledger(home / "ledger.db", lake.clock, effects)
+    ledger = Ledger(home / "ledger.db", lake.clock, effects, lake.keyring)
     tables = ViewTables(lake.warehouse, lake.keyring)
     states = StateStore(home / "states.db", lake.keyring, effects)
     builder = Builder(

@@ -43,7 +43,7 @@ from projections.executors import Executor
 from projections.exposure import shown_columns
 from projections.fingerprint import git_state, library_versions
 from projections.gates import check_conservation, check_result
-from projections.guarding import Candidate, DifferencingGuard, is_guarded
+from projections.guarding import Candidate, DifferencingGuard, is_guarded, told_counts
 from projections.ledger import Ledger, Publication
 from projections.rebuilds import RebuildCheck, each_finished
 from projections.registry import ViewRegistry
@@ -386,9 +386,7 @@ class Builder:
             columns=column_types(rows),
             rows=rows.height,
             events_stored=int(counts["stored"].sum()),
-            events_superseded=int(counts["superseded"].sum()),
-            events_shredded=int(counts["shredded"].sum()),
-            events_counted=int(counts["counted"].sum()),
+            **told_counts(plan.view, plan.personal, counts),
             digest=written.digest,
             git_sha=sha,
             git_dirty=dirty,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import polars as pl
 from attrs import field, frozen
@@ -38,6 +39,19 @@ class Candidate:
 def is_guarded(view: View, personal: bool) -> bool:
     """Whether erasures must not be told apart in this view: an aggregate over people with a floor."""
     return personal and view.min_subjects > 1 and not grain(view).subject
+
+
+def told_counts(view: View, personal: bool, counts: pl.DataFrame) -> dict[str, Any]:
+    """Numbers of events for a publication's record; None where one person's could be told by subtraction.
+
+    They were compared with what is stored before. Of an aggregate without a floor the rows themselves tell.
+
+    Args:
+        counts: `superseded`, `shredded` and `counted` events by bucket.
+    """
+    is_told = not personal or not (grain(view).subject or is_guarded(view, personal))
+    names = ("superseded", "shredded", "counted")
+    return {f"events_{name}": int(counts[name].sum()) if is_told else None for name in names}
 
 
 @frozen

@@ -15,19 +15,19 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from keys import Database, Effects
+from keys import Database, Effects, Keyring
 from projections.alarms import ALARM_SCHEMA, Alarm, AlarmBook
 from projections.differencing import Withheld
 from projections.errors import NotPublished, PublicationDropped, StaleEpoch
 from projections.headbook import HEADS_SCHEMA, HeadBook, table_of, want
+from projections.withheldrows import SCHEMA as WITHHELD_SCHEMA
+from projections.withheldrows import WithheldRows
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS publications (publication_id INTEGER PRIMARY KEY, build_id TEXT NOT NULL UNIQUE,
     view TEXT NOT NULL, record TEXT NOT NULL, logged_as INTEGER);
 CREATE TABLE IF NOT EXISTS releases (release_id INTEGER PRIMARY KEY, released_at TEXT NOT NULL,
     entries TEXT NOT NULL, kind TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS withheld (build_id TEXT NOT NULL, key_digest BLOB NOT NULL,
-    people INTEGER NOT NULL, changed INTEGER NOT NULL, PRIMARY KEY (build_id, key_digest)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS set_aside (view TEXT PRIMARY KEY, set_aside_at TEXT NOT NULL, reason TEXT NOT NULL,
     is_served INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dropped (publication_id INTEGER PRIMARY KEY, view TEXT NOT NULL,
@@ -47,7 +47,8 @@ class Publication:
         watermark: newest event day less the view's lateness.
         epoch: erasures that are reflected.
         columns: name → type of the result.
-        events_*: conservation: stored = superseded + shredded + counted.
+        events_*: conservation: stored = superseded + shredded + counted. All but the first are None of a view
+            with a floor and of rows of single people: before and after an erasure they tell what one had.
         digest: SHA-256 of the result's rows in key order.
         people_mark: which erasures and holds a personal view reflects; empty for others.
         withheld_rows: rows that the differencing guard keeps back.
@@ -75,9 +76,9 @@ class Publication:
     columns: Mapping[str, str]
     rows: int
     events_stored: int
-    events_superseded: int
-    events_shredded: int
-    events_counted: int
+    events_superseded: int | None
+    events_shredded: int | None
+    events_counted: int | None
     digest: str
     git_sha: str
     git_dirty: bool
@@ -153,9 +154,12 @@ class Ledger:
         heads: what the heads of tables, which other engines read, should be.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], datetime], effects: Effects) -> None:
-        self._db = Database(path, f"{_SCHEMA};{ALARM_SCHEMA};{HEADS_SCHEMA}")
+    def __init__(
+        self, path: Path, clock: Callable[[], datetime], effects: Effects, keyring: Keyring | None = None
+    ) -> None:
+        self._db = Database(path, f"{_SCHEMA};{ALARM_SCHEMA};{HEADS_SCHEMA};{WITHHELD_SCHEMA}")
         self.heads = HeadBook(self._db)
+        self.kept_back = WithheldRows(self._db, keyring, effects)
         self._clock = clock
         self._effects = effects
         self.alarms = AlarmBook(self._db, clock, effects)
@@ -298,17 +302,11 @@ class Ledger:
 
     def withhold(self, build_id: str, rows: Mapping[bytes, Withheld]) -> None:
         """Remembers which rows a build keeps back, before it can be published."""
-        with self._effects("withheld"), self._db.write() as db:
-            db.execute("DELETE FROM withheld WHERE build_id = ?", (build_id,))
-            db.executemany(
-                "INSERT INTO withheld VALUES (?, ?, ?, ?)",
-                [(build_id, digest, one.people, one.changed) for digest, one in rows.items()],
-            )
+        self.kept_back.put(build_id, rows)
 
     def withheld(self, build_id: str) -> dict[bytes, Withheld]:
-        """Rows that a build keeps back, by digest of their keys."""
-        sql = "SELECT key_digest, people, changed FROM withheld WHERE build_id = ?"
-        return {row[0]: Withheld(row[1], row[2]) for row in self._db.read(sql, (build_id,))}
+        """Rows that a build keeps back, by digest of their keys; errors as `WithheldRows.get`."""
+        return self.kept_back.get(build_id)
 
     def drop(self, publications: Collection[Publication], *, why: str) -> None:
         """Writes down that publications go, before their rows are touched; the first reason stays."""
@@ -332,12 +330,10 @@ class Ledger:
 
     def set_gone(self, publications: Collection[Publication]) -> None:
         """Notes that the rows of dropped publications are deleted, and forgets what they kept back."""
+        self.kept_back.forget([one.build_id for one in publications])
         with self._effects("publications-gone"), self._db.write() as db:
             ids = [(one.publication_id,) for one in publications]
             db.executemany("UPDATE dropped SET is_gone = 1 WHERE publication_id = ?", ids)
-            db.executemany(
-                "DELETE FROM withheld WHERE build_id = ?", [(one.build_id,) for one in publications]
-            )
 
     def unlogged(self) -> list[Publication]:
         """Publications that are not yet a leaf of the transparency log."""

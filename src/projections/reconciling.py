@@ -9,6 +9,7 @@ from lake import PERSONAL_HEAD, Lake
 from projections.definition import BUILT_IN, EVENT_TYPE, SUBJECT, View, event_reads
 from projections.differencing import Guarded, key_digests
 from projections.explained import Gone, unexplained
+from projections.guarding import is_guarded
 from projections.ledger import Ledger, Publication
 
 _THERE = "__reported"
@@ -63,7 +64,7 @@ class Reconciler:
         found = both.filter(differs).rename({m: f"{m}_reported" for m in measures}).sort(keys)
         gone = self._gone(view, publication)
         wrong = unexplained(view, found.drop(_THERE), gone) | self._appeared(view, publication, found, gone)
-        told = None if guarded.withheld else self._erased_events(publication, gone)
+        told = None if guarded.withheld else self._erased_events(view, publication, gone)
         return Reconciled(
             found.drop(_THERE).with_columns((~wrong).alias("explained")),
             told,
@@ -79,9 +80,11 @@ class Reconciler:
         new = found[_THERE].is_null() & ~pl.Series(known, dtype=pl.Boolean)
         return new & (not gone.holds_changed)
 
-    def _erased_events(self, publication: Publication, gone: Gone) -> int:
+    def _erased_events(self, view: View, publication: Publication, gone: Gone) -> int | None:
         if not publication.personal or self._lake.keyring.epoch() <= publication.epoch:
             return 0
+        if is_guarded(view, publication.personal) or publication.events_shredded is None:
+            return None  # it may be one person's, of a row that nobody sees
         return gone.events.height - (0 if gone.is_exact else publication.events_shredded)
 
     def _gone(self, view: View, publication: Publication) -> Gone:
@@ -100,7 +103,7 @@ class Reconciler:
         since = [ref for ref in refs if keyring.fenced_since(publication.epoch, [ref])]
         mine = unreadable.filter(pl.col(SUBJECT).is_in(since))
         # Severed blocks lie under handles of their own: what was fenced when is not known of them.
-        is_exact = mine.height == unreadable.height - publication.events_shredded
+        is_exact = mine.height == unreadable.height - (publication.events_shredded or 0)
         events = mine if is_exact else unreadable
         return Gone(
             events, self._clear(view), events[SUBJECT].n_unique(), is_exact, self._holds_changed(publication)

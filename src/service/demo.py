@@ -122,11 +122,9 @@ class _Story:
             )
             for one in built:
                 p = one.publication
+                events = "" if p.events_counted is None else f"from {p.events_counted:,} events "
                 kind = "personal" if p.personal else "anonymous fields only"
-                _say(
-                    f"  {p.view:<17} {p.rows:>7,} rows from {p.events_counted:,} events "
-                    f"({p.grain} grain, {kind}, code {p.version})"
-                )
+                _say(f"  {p.view:<17} {p.rows:>7,} rows {events}({p.grain} grain, {kind}, code {p.version})")
             self._reported_at = datetime.now(UTC)
             days = runtime.views.as_reported("revenue_per_day").rows
             picture = self._home / "plots" / "revenue_per_month.png"

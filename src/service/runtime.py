@@ -228,8 +228,9 @@ def open_runtime(
 
 
 def _settle(runtime: Runtime) -> None:
-    """Does what an older lake's states left to be done; what cannot be now, the next opening does."""
+    """Does what an older lake left to be done; what cannot be now, the next opening does."""
     try:
+        runtime.views.ledger.kept_back.seal_older()
         told = settle_retired_states(
             runtime.views.states,
             runtime.keyring,

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from keys import SubjectId
-from projections.differencing import Guarded, Shown, Withheld, guard
-from projections.errors import DefinitionError
+from projections.differencing import Guarded, Shown, Withheld, guard, key_digests
+from projections.errors import DefinitionError, GateClosed
 from projections.guarding import revealing
+from service.cli.main import app
 from service.doctor import examine
 from service.runtime import Runtime, initialise, open_runtime
-from tests.world import PAID, START, erase, paid, publish, send
+from tests.world import PAID, START, erase, paid, publish, send, shred
 
 K = 3
 GUARDED = """
 import polars as pl
-from projections import Count, Fold, Sum
+from projections import Count, Fold, Projection, Sum
 c = pl.col
 
 class Guarded(Fold):
@@ -34,6 +40,12 @@ class Guarded(Fold):
     subjects = "people"
     def fold(self, events):
         return events.group_by("subject_ref", c("occurred_at").dt.date().alias("day")).agg(c("cents").sum())
+
+class Each(Projection):
+    name = "each"
+    reads = {"Paid": ["cents"]}
+    keys = {"subject_ref": c("subject_ref")}
+    state = {"cents": Sum(c("cents"))}
 
 class Open(Guarded):
     name = "open"
@@ -249,3 +261,95 @@ def test_the_plan_of_an_erasure_names_what_reveals_the_person_and_a_reason_quiet
     assert [one.because for one in revealing(views, types)] == ["because it is a test", ""]
     levels = {one.check: one.level for one in examine(lake) if one.check.startswith("subtraction")}
     assert levels == {"subtraction of open": "note", "subtraction of guarded and open": "warning"}
+
+
+def shown(runtime: Runtime, *arguments: str) -> list[dict[str, object]]:
+    """What `shredlake views` says."""
+    command = ["--home", str(runtime.home), "--output", "json", "views", *arguments]
+    found: list[dict[str, object]] = json.loads(CliRunner().invoke(app, command).stdout)
+    return found
+
+
+def numbers(value: object) -> list[int]:
+    """Every number in a record, by its place."""
+    if isinstance(value, dict):
+        return [n for key in sorted(value) for n in numbers(value[key])]
+    if isinstance(value, list | tuple):
+        return [n for one in value for n in numbers(one)]
+    return [value if isinstance(value, int) and not isinstance(value, bool) else 0]
+
+
+def test_no_record_of_a_publication_tells_how_many_events_an_erased_person_had(lake: Runtime) -> None:
+    """From the ledger, the log, and the command line, before and after each erasure: none recovered."""
+    counts = {"a": 11, "b": 17, "c": 23}
+    events = [
+        paid(person, 100, event_id=f"{person}{n}")
+        for person, count in {**counts, "f": 3, "g": 3, "h": 3, "i": 3}.items()
+        for n in range(count)
+    ]
+    send(lake, events)
+    publish(lake)
+    names = ("guarded", "each", "open")
+    seen: dict[str, list[list[int]]] = {name: [] for name in names}
+
+    def look() -> None:
+        lake.purge.log_publications()
+        listed = {row["view"]: row for row in shown(lake, "list")}
+        for name in names:
+            newest = lake.views.ledger.history(name)[0]
+            leaf = lake.purge.log.data(lake.views.ledger.leaf_of(newest.publication_id) or 0)
+            told = [newest.as_dict(), json.loads(leaf), listed[name], shown(lake, "history", name)[0]]
+            seen[name].append(numbers(told))
+
+    look()
+    for person in counts:
+        shred(lake, person)
+        publish(lake)
+        look()
+    recovered = dict.fromkeys(names, 0)
+    for name, records in seen.items():
+        for (before, after), count in zip(pairwise(records), counts.values(), strict=True):
+            assert len(before) == len(after)
+            recovered[name] += count in {abs(a - b) for a, b in zip(before, after, strict=True)}
+    assert recovered == {"guarded": 0, "each": 0, "open": 3}, "the last is the control: the attack is real"
+
+
+def test_which_rows_are_withheld_cannot_be_guessed_and_their_key_goes_with_the_publication(
+    lake: Runtime,
+) -> None:
+    """The ledger holds no digest of a row's keys; records of an earlier release are sealed when it is opened."""
+    buy(lake, range(8), 0, "a")
+    publish(lake)
+    day = lake.views.as_reported("guarded").rows.select("day")
+    (guess,) = key_digests(day, ["day"])
+    shred(lake, "person-7")
+    publish(lake)
+    newest, first = lake.views.ledger.history("guarded")
+    withheld = lake.views.ledger.withheld(newest.build_id)
+    assert withheld == {guess: Withheld(7, 1)}
+
+    def files() -> bytes:
+        return b"".join(path.read_bytes() for path in sorted((lake.home / "views").glob("ledger.db*")))
+
+    def sealed() -> list[tuple[bytes, bytes]]:
+        with closing(sqlite3.connect(lake.home / "views" / "ledger.db")) as db:
+            return db.execute("SELECT key_ref, sealed FROM withheld_sealed").fetchall()
+
+    assert guess not in files()
+    with closing(sqlite3.connect(lake.home / "views" / "ledger.db")) as db:
+        db.execute("DELETE FROM withheld_sealed")
+        db.execute("INSERT INTO withheld VALUES (?, ?, 7, 1)", (newest.build_id, guess))
+        db.commit()
+    assert guess in files(), "as an earlier release left it"
+    with open_runtime(lake.home) as again:
+        assert again.views.ledger.withheld(newest.build_id) == withheld
+    assert guess not in files()
+    (kept,) = sealed()
+    assert first.withheld_rows == 0
+    lake.views.ledger.set_gone([newest])
+    assert sealed() == []
+    with closing(sqlite3.connect(lake.home / "views" / "ledger.db")) as db:
+        db.execute("INSERT INTO withheld_sealed VALUES (?, ?, ?)", (newest.build_id, *kept))
+        db.commit()
+    with pytest.raises(GateClosed, match="its key is gone"):
+        lake.views.ledger.withheld(newest.build_id)
