@@ -53,7 +53,14 @@ def main() -> int:
     for name in _COMPILED:
         compileall.compile_dir(ROOT / name, quiet=2)
     # A file at a time per lane, since a file's tests share servers; one lane more than processors, since they wait.
-    lanes = ["-n", str(min((os.cpu_count() or 1) + 1, _MOST_LANES)), "--dist", "loadfile"]
+    # Those that take longest come first (`tests.conftest`), where xdist would begin with those of most tests.
+    lanes = [
+        "-n",
+        str(min((os.cpu_count() or 1) + 1, _MOST_LANES)),
+        "--dist",
+        "loadfile",
+        "--no-loadscope-reorder",
+    ]
     tests = subprocess.run([sys.executable, "-m", "pytest", *lanes, *sys.argv[1:]], cwd=ROOT, check=False)
     if failed:
         sys.stderr.write(f"failed before the tests: {', '.join(failed)}\n")
