@@ -4,8 +4,8 @@ Before an erasure a row says 5,210, after it 4,870: the erased person's 340, to 
 per row (`min_subjects`) does not help, since both rows are far above it. The guard holds between any two
 publications of a view with a floor of k people: a row that both of them show differs by nobody or by at
 least k people who were taken out or brought back. A row that would break the rule is withheld until enough
-people changed in it. What was shown before stays comparable, because the count goes on over the
-publications that withheld the row.
+people changed in it. A row is compared with every earlier publication that shows it, not with the one before
+alone: who came and went between two that show it is in neither.
 
 Attacker: reads every publication of the view and every recomputation, and knows nothing else (deletion
 inference: Gao et al., "Deletion inference, reconstruction, and compliance in machine (un)learning",
@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import polars as pl
 from attrs import field, frozen
 
 _NOW: Final = "__now"
+MOST_COMPARED: Final = 32
+"""Each costs a computation of the view from its input; what is not told by then is withheld."""
+Row = tuple[Any, ...]
 
 
 @frozen
@@ -31,7 +34,7 @@ class Withheld:
 
     Attributes:
         people: in the row, counted at this publication's input.
-        changed: people taken out (positive) or brought back (negative) since the row was last shown.
+        changed: people taken out (positive) or brought back (negative) since a publication that shows it.
     """
 
     people: int
@@ -61,56 +64,86 @@ class Shown:
     Attributes:
         rows: what its readers saw: keys, measures, and the measure that counts people.
         withheld: what it did not show.
+        again: its input computed with today's keys: the result, and keys and people of all its rows.
+        same_code: that is computed by the code of then, so that equal people mean equal values.
+        is_settled: nobody was erased, held or brought back since: what differs, differs for no person.
     """
 
     rows: pl.DataFrame = field(repr=False)
     withheld: Mapping[bytes, Withheld]
+    again: Callable[[], tuple[pl.DataFrame, pl.DataFrame]] = field(repr=False)
+    same_code: bool = True
+    is_settled: bool = False
 
 
 def guard(
     rows: pl.DataFrame,
     people: pl.DataFrame,
     *,
-    earlier: Shown,
-    again: pl.DataFrame,
-    people_again: pl.DataFrame,
+    earlier: Iterable[Shown],
     keys: Sequence[str],
     subjects: str,
     k: int,
-    same_code: bool,
     may_return: bool = True,
-    is_settled: bool = False,
+    most: int = MOST_COMPARED,
 ) -> Guarded:
-    """Withholds rows that, compared with an earlier publication, fewer than k people tell apart.
+    """Withholds rows that, compared with any earlier publication, fewer than k people tell apart.
+
+    A row in which nobody changed since an earlier publication is not looked for in those before: it was
+    compared with them then.
 
     Args:
         rows: the new result, keys and measures.
         people: keys and `subjects` of every row of the new result, those under the floor included.
-        earlier: the publication before this one.
-        again: the earlier publication's input computed with today's keys; `people_again` as `people`.
+        earlier: the publications before this one that can be read, newest first.
         subjects: the measure that counts people.
-        same_code: `again` was computed by the code of `earlier`, so that equal people mean equal values.
         may_return: whether a hold may have ended since, so that people came back.
-        is_settled: nobody was erased, held or brought back since: what differs, differs for no person.
+        most: so many are computed again; rows that are not told by then are withheld.
 
     Returns:
         The rows without the withheld ones, in the same order.
     """
-    counts_again = _counts(people_again, keys, subjects)
     counts_now = _counts(people, keys, subjects)
-    shown = _counts(earlier.rows, keys, subjects)
-    different = _different(earlier.rows, again, keys) if same_code else frozenset()
     withheld: dict[bytes, Withheld] = {}
-    unexplained = 0
-    for digest in shown.keys() | earlier.withheld.keys():
-        before = earlier.withheld.get(digest)
-        was, changed = (shown[digest], 0) if before is None else (before.people, before.changed)
-        changed += was - counts_again.get(digest, 0)
-        if not changed and before is None and digest in different and not is_settled:
-            changed = 1  # as many people came back as were taken out
-            unexplained += not may_return
-        if changed and abs(changed) < k:
-            withheld[digest] = Withheld(counts_now.get(digest, 0), changed)
+    settled: set[bytes] = set()
+    seen: dict[bytes, Row] = {}
+    newest: Shown | None = None
+    computed, unexplained = 0, 0
+    for one in earlier:
+        newest = newest or one
+        shown = {
+            digest: (row, was)
+            for digest, (row, was) in _shown(one.rows, keys, subjects).items()
+            if digest not in settled and digest not in withheld and seen.get(digest) != row
+        }
+        if one.is_settled:
+            settled.update(shown)
+        elif shown and computed == most:
+            withheld |= {digest: Withheld(counts_now.get(digest, 0), 1) for digest in shown}
+        elif shown:
+            computed += 1
+            again, people_again = one.again()
+            counts_again = _counts(people_again, keys, subjects)
+            different = _different(one.rows, again, keys) if one.same_code else frozenset()
+            for digest, (row, was) in shown.items():
+                changed = was - counts_again.get(digest, 0)
+                seen[digest] = row
+                if not changed and digest in different:
+                    changed = 1  # as many people came back as were taken out
+                    unexplained += not may_return
+                if not changed:
+                    settled.add(digest)
+                elif abs(changed) < k:
+                    withheld[digest] = Withheld(counts_now.get(digest, 0), changed)
+    # What showed these rows is dropped and cannot be compared: who changed since is added up.
+    carried = {} if newest is None else newest.withheld
+    for digest, before in carried.items():
+        if digest not in settled and digest not in withheld and digest not in seen:
+            assert newest is not None
+            counts_again = _counts(newest.again()[1], keys, subjects)
+            changed = before.changed + before.people - counts_again.get(digest, 0)
+            if changed and abs(changed) < k:
+                withheld[digest] = Withheld(counts_now.get(digest, 0), changed)
     if not withheld:
         return Guarded(rows, {})
     kept = [digest not in withheld for digest in key_digests(rows, keys)]
@@ -123,6 +156,12 @@ def key_digests(rows: pl.DataFrame, keys: Sequence[str]) -> list[bytes]:
         hashlib.sha256(json.dumps([str(value) for value in row]).encode()).digest()
         for row in rows.select(keys).iter_rows()
     ]
+
+
+def _shown(rows: pl.DataFrame, keys: Sequence[str], subjects: str) -> dict[bytes, tuple[Row, int]]:
+    """Digest of the keys → the whole row, and its people."""
+    people = rows[subjects].cast(pl.Int64).to_list()
+    return dict(zip(key_digests(rows, keys), zip(rows.iter_rows(), people, strict=True), strict=True))
 
 
 def _counts(rows: pl.DataFrame, keys: Sequence[str], subjects: str) -> dict[bytes, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -13,7 +13,7 @@ from lake import PERSONAL_HEAD, TypeRegistry
 from projections.compute import people_of, result
 from projections.definition import View, grain
 from projections.derive import view_is_personal
-from projections.differencing import Guarded, Shown, guard, key_digests
+from projections.differencing import Guarded, Shown, Withheld, guard, key_digests
 from projections.errors import DefinitionError, GateClosed
 from projections.ledger import Ledger, Publication
 from projections.tables import ViewTables
@@ -152,25 +152,34 @@ class DifferencingGuard:
                 nothing can be compared.
         """
         _refuse_incomparable(view, new.rows)
-        earlier = self._baseline(view, new)
-        if earlier is None:
+        history = [
+            one
+            for one in self._ledger.history(view.name)
+            if _this(one) != (new.version, new.input_snapshot, new.people_mark)
+        ]
+        if not history:
             return Guarded(new.rows, {}), ""
-        if earlier.people_mark == new.people_mark and not earlier.withheld_rows:
-            return Guarded(new.rows, {}), earlier.build_id
-        if self._is_gone(earlier):
-            return self._as_before(view, new), earlier.build_id
-        if not {*view.keys, view.subjects} <= set(earlier.columns):
+        newest, build_id = history[0], history[0].build_id
+        if newest.people_mark == new.people_mark and not newest.withheld_rows:
+            return Guarded(new.rows, {}), build_id
+        if self._is_gone(newest):
+            return self._as_before(view, new), build_id
+        people = people_of(view, new.state)
+        if newest.people_mark == new.people_mark:  # nobody changed: the same rows, whatever is new in them
+            return self._carried_on(view, new.rows, people, newest), build_id
+        if not _is_comparable(view, newest):
             raise GateClosed(
                 f"`{view.name}`: people were erased since its last publication, which has other columns; "
                 "the two could be subtracted",
                 next_step=f"Publish under another name, or bring back `{view.subjects}` and the keys.",
             )
-        same_input = earlier.input_snapshot == new.input_snapshot
-        again = new.state if same_input else self._recompute(view, earlier.input_snapshot)
-        people = people_of(view, new.state)
-        same_code = new.version == earlier.version
-        shown = self._shown(earlier)
-        return _guarded(view, shown, new.rows, people, again, same_code=same_code), earlier.build_id
+        states = {new.input_snapshot: new.state}
+        earlier = (
+            self._shown(view, one, states, same_code=new.version == one.version)
+            for one in history
+            if not self._is_gone(one) and _is_comparable(view, one)
+        )
+        return _guarded(view, earlier, new.rows, people), build_id
 
     def recomputed(self, view: View, publication: Publication, state: pl.DataFrame, mark: str) -> Guarded:
         """What a recomputation of a publication's input may show.
@@ -179,16 +188,11 @@ class DifferencingGuard:
             state: of the publication's input with today's keys.
             mark: which erasures and holds it reflects.
         """
-        rows, then = result(view, state), publication.people_mark
-        shown = self._shown(publication)
-        return _guarded(view, shown, rows, people_of(view, state), state, same_code=True, marks=(then, mark))
-
-    def _baseline(self, view: View, new: Candidate) -> Publication | None:
-        """The newest publication, withdrawn or not, that is not this very build."""
-        for one in self._ledger.history(view.name):
-            if _this(one) != (new.version, new.input_snapshot, new.people_mark):
-                return one
-        return None
+        then = publication.people_mark
+        states = {publication.input_snapshot: state}
+        shown = self._shown(view, publication, states, same_code=True, is_settled=then == mark)
+        may_return = then.partition("/")[2] != mark.partition("/")[2]
+        return _guarded(view, [shown], result(view, state), people_of(view, state), may_return=may_return)
 
     def _is_gone(self, publication: Publication) -> bool:
         noted = self._ledger.dropped().get(publication.publication_id)
@@ -203,13 +207,40 @@ class DifferencingGuard:
                 next_step="Publish under another name.",
             )
         withheld = self._ledger.withheld(newest.build_id)
-        kept = [digest not in withheld for digest in key_digests(new.rows, list(view.keys))]
-        return Guarded(new.rows.filter(pl.Series(kept, dtype=pl.Boolean)), withheld)
+        return _without(view, new.rows, withheld)
 
-    def _shown(self, publication: Publication) -> Shown:
+    def _carried_on(
+        self, view: View, rows: pl.DataFrame, people: pl.DataFrame, newest: Publication
+    ) -> Guarded:
+        digests = key_digests(people, list(view.keys))
+        counts = dict(zip(digests, people[view.subjects].cast(pl.Int64).to_list(), strict=True))
+        before = self._ledger.withheld(newest.build_id)
+        withheld = {d: Withheld(counts.get(d, 0), one.changed) for d, one in before.items()}
+        return _without(view, rows, withheld)
+
+    def _shown(
+        self,
+        view: View,
+        publication: Publication,
+        states: dict[int, pl.DataFrame],
+        *,
+        same_code: bool,
+        is_settled: bool = False,
+    ) -> Shown:
+        """An earlier publication; `states` are kept by input, since several share one."""
+
+        def again() -> tuple[pl.DataFrame, pl.DataFrame]:
+            at = publication.input_snapshot
+            if at not in states:
+                states[at] = self._recompute(view, at)
+            return result(view, states[at]), people_of(view, states[at])
+
         return Shown(
             self._tables.read_aggregate(publication.table, publication.snapshot_id),
             self._ledger.withheld(publication.build_id),
+            again,
+            same_code,
+            is_settled,
         )
 
 
@@ -219,34 +250,31 @@ def _this(one: Publication) -> tuple[str, int, str]:
 
 def _guarded(
     view: View,
-    shown: Shown,
+    earlier: Iterable[Shown],
     rows: pl.DataFrame,
     people: pl.DataFrame,
-    again: pl.DataFrame,
     *,
-    same_code: bool,
-    marks: tuple[str, str] | None = None,
+    may_return: bool = True,
 ) -> Guarded:
-    """See `guard`.
-
-    Args:
-        again: merged state of the earlier input with today's keys.
-        marks: which erasures and holds both reflect; None where it is not to be looked at.
-    """
-    then, now = marks or ("", "/")
+    """See `guard`."""
     return guard(
         rows,
         people,
-        earlier=shown,
-        again=result(view, again),
-        people_again=people_of(view, again),
+        earlier=earlier,
         keys=list(view.keys),
         subjects=view.subjects,
         k=view.min_subjects,
-        same_code=same_code,
-        may_return=marks is None or then.partition("/")[2] != now.partition("/")[2],
-        is_settled=then == now,
+        may_return=may_return,
     )
+
+
+def _without(view: View, rows: pl.DataFrame, withheld: Mapping[bytes, Withheld]) -> Guarded:
+    kept = [digest not in withheld for digest in key_digests(rows, list(view.keys))]
+    return Guarded(rows.filter(pl.Series(kept, dtype=pl.Boolean)), withheld)
+
+
+def _is_comparable(view: View, publication: Publication) -> bool:
+    return {*view.keys, view.subjects} <= set(publication.columns)
 
 
 def _refuse_incomparable(view: View, rows: pl.DataFrame) -> None:
