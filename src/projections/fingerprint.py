@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import json
@@ -19,6 +20,7 @@ from projections.definition import View
 from projections.purity import used_libraries
 from projections.source import syntax_tree
 
+_version = functools.cache(version)  # reads files; what is installed stays while a process runs
 ENGINES = ("polars", "pyarrow", "pyiceberg", "shredlake")
 _OF_FIELDS: Final = frozenset({"version", "compatibility", "properties", "required", "upcast", "description"})
 """Of a schema document what is of single fields, or says nothing of values."""
@@ -26,7 +28,7 @@ _OF_FIELDS: Final = frozenset({"version", "compatibility", "properties", "requir
 
 def library_versions() -> dict[str, str]:
     """Versions of what computes, for the publication record."""
-    return {name: version(name) for name in ENGINES} | {"python": sys.version.split()[0]}
+    return {name: _version(name) for name in ENGINES} | {"python": sys.version.split()[0]}
 
 
 def fingerprint(
@@ -51,7 +53,7 @@ def fingerprint(
     for name, used in used_libraries(type(view)).items():
         parts[f"library:{name}"] = used
     for name in ("polars", "shredlake"):
-        parts[f"engine:{name}"] = version(name).split(".")[0]
+        parts[f"engine:{name}"] = _version(name).split(".")[0]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -78,13 +78,16 @@ def _refuse_other_files(name: str, thing: type) -> None:
             )
 
 
-def _imports(source: SourceFile) -> Iterator[tuple[str, int]]:
+@functools.lru_cache(maxsize=256)
+def _imports(source: SourceFile) -> tuple[tuple[str, int], ...]:
     """Modules that a view file imports, anywhere in it, with the lines."""
+    found: list[tuple[str, int]] = []
     for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name.partition(".")[0], node.lineno) for alias in node.names)
+            found += [(alias.name.partition(".")[0], node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module.partition(".")[0], node.lineno
+            found.append((node.module.partition(".")[0], node.lineno))
+    return tuple(found)
 
 
 def _reached(thing: type) -> Iterator[tuple[str, int]]:

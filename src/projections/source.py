@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
 import inspect
 import linecache
@@ -147,7 +146,7 @@ def syntax_tree(thing: Any) -> ast.Module:
     found = _named(whole, thing.__qualname__) or _at(whole, thing)
     if not found:
         raise OSError("the source does not define it")
-    return ast.Module(body=[copy.deepcopy(node) for node in found], type_ignores=[])
+    return ast.Module(body=found, type_ignores=[])
 
 
 def _named(tree: ast.AST, qualified: str) -> list[ast.stmt]:
