@@ -4,7 +4,8 @@
 # Guess: a branch moves with its table. Iceberg's page on branching says that a branch is read with the table's schema
 #   (only tags and snapshots with the one of then), and a branch may be written before `main` is.
 # Seen (pyiceberg 0.12.0): after a column was added to the table, `use_ref` of a branch does not show it, not even
-#   `use_ref("main")`, while the plain scan of the same snapshot does. On an empty table `append(…, branch=…)` is refused: "can only be written to the main BRANCH".
+#   `use_ref("main")`, while the plain scan of the same snapshot does (Java: apache/iceberg#9131). On an empty table
+#   `append(…, branch=…)` is refused: "can only be written to the main BRANCH".
 # What to do: name the columns that you expect when you read a branch; write one snapshot to `main` first.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT; cd "$work"
