@@ -376,15 +376,18 @@ def test_a_killed_agent_comes_back_under_load_and_workers_go_on(tmp_path: Path) 
     stop = threading.Event()
 
     def work() -> None:
-        n = 0
+        n = 1
         try:
             while not stop.is_set():
-                n += 1
-                (made,) = keys.provision([SubjectId(f"p{n}")])
-                assert isinstance(made, Provisioned)
-                (one,) = session.seal(context(), [made.ref], [BLOCK], [b"%d" % n])
+                try:
+                    (made,) = keys.provision([SubjectId(f"p{n}")])
+                    assert isinstance(made, Provisioned)
+                    (one,) = session.seal(context(), [made.ref], [BLOCK], [b"%d" % n])
+                except AgentUnavailable:  # on a busy machine it comes back later than one call waits
+                    continue
                 assert isinstance(one, bytes)
                 sealed.append((made.ref, one))
+                n += 1
         except BaseException as error:
             failures.append(error)
 

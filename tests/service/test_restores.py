@@ -289,6 +289,7 @@ PAST_THE_GATE = {
     "lake verify": "counts",
     "lake explain": "counts",
     "views list": "publications, not their rows",
+    "views heads": "the same",
     "views history": "publications, not their rows",
     "views runs": "runs of jobs",
 }
@@ -299,6 +300,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "views show": ["balance"],
     "views person": ["balance", "bob"],
     "views rollback": ["balance"],
+    "views drop-publications": ["balance", "--all-but-current", "--yes"],
     "lake expire": ["--yes"],
     "erase plan": ["bob"],
     "erase apply": ["--yes", "bob"],
