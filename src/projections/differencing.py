@@ -58,21 +58,32 @@ class Guarded:
 
 
 @frozen
+class Again:
+    """An earlier publication's input, computed with today's keys.
+
+    Attributes:
+        people: keys and people of all its rows.
+        rows: the result by the code of then, so that equal people mean equal values; None by other code.
+    """
+
+    people: pl.DataFrame = field(repr=False)
+    rows: pl.DataFrame | None = field(repr=False)
+
+
+@frozen
 class Shown:
     """An earlier publication, as the guard compares it.
 
     Attributes:
         rows: what its readers saw: keys, measures, and the measure that counts people.
         withheld: what it did not show.
-        again: its input computed with today's keys: the result, and keys and people of all its rows.
-        same_code: that is computed by the code of then, so that equal people mean equal values.
+        again: computes its input again; None where the input is not kept any more.
         is_settled: nobody was erased, held or brought back since: what differs, differs for no person.
     """
 
     rows: pl.DataFrame = field(repr=False)
     withheld: Mapping[bytes, Withheld]
-    again: Callable[[], tuple[pl.DataFrame, pl.DataFrame]] = field(repr=False)
-    same_code: bool = True
+    again: Callable[[], Again | None] = field(repr=False)
     is_settled: bool = False
 
 
@@ -98,7 +109,8 @@ def guard(
         earlier: the publications before this one that can be read, newest first.
         subjects: the measure that counts people.
         may_return: whether a hold may have ended since, so that people came back.
-        most: so many are computed again; rows that are not told by then are withheld.
+        most: so many are computed again; rows that are not told by then, or whose input is gone, are
+            withheld.
 
     Returns:
         The rows without the withheld ones, in the same order.
@@ -118,13 +130,14 @@ def guard(
         }
         if one.is_settled:
             settled.update(shown)
-        elif shown and computed == most:
+            continue
+        again = one.again() if shown and computed < most else None
+        if again is None:
             withheld |= {digest: Withheld(counts_now.get(digest, 0), 1) for digest in shown}
-        elif shown:
+        else:
             computed += 1
-            again, people_again = one.again()
-            counts_again = _counts(people_again, keys, subjects)
-            different = _different(one.rows, again, keys) if one.same_code else frozenset()
+            counts_again = _counts(again.people, keys, subjects)
+            different = frozenset() if again.rows is None else _different(one.rows, again.rows, keys)
             for digest, (row, was) in shown.items():
                 changed = was - counts_again.get(digest, 0)
                 seen[digest] = row
@@ -136,13 +149,15 @@ def guard(
                 elif abs(changed) < k:
                     withheld[digest] = Withheld(counts_now.get(digest, 0), changed)
     # What showed these rows is dropped and cannot be compared: who changed since is added up.
-    carried = {} if newest is None else newest.withheld
-    for digest, before in carried.items():
-        if digest not in settled and digest not in withheld and digest not in seen:
-            assert newest is not None
-            counts_again = _counts(newest.again()[1], keys, subjects)
+    carried = {} if newest is None else dict(newest.withheld)
+    for digest in settled | withheld.keys() | seen.keys():
+        carried.pop(digest, None)
+    if newest is not None and carried:
+        last = newest.again()
+        counts_again = {} if last is None else _counts(last.people, keys, subjects)
+        for digest, before in carried.items():
             changed = before.changed + before.people - counts_again.get(digest, 0)
-            if changed and abs(changed) < k:
+            if last is None or (changed and abs(changed) < k):
                 withheld[digest] = Withheld(counts_now.get(digest, 0), changed)
     if not withheld:
         return Guarded(rows, {})

@@ -9,11 +9,11 @@ from typing import Any
 import polars as pl
 from attrs import field, frozen
 
-from lake import PERSONAL_HEAD, TypeRegistry
+from lake import PERSONAL_HEAD, SnapshotGone, TypeRegistry
 from projections.compute import people_of, result
 from projections.definition import View, grain
 from projections.derive import view_is_personal
-from projections.differencing import Guarded, Shown, Withheld, guard, key_digests
+from projections.differencing import Again, Guarded, Shown, Withheld, guard, key_digests
 from projections.errors import DefinitionError, GateClosed
 from projections.ledger import Ledger, Publication
 from projections.tables import ViewTables
@@ -229,17 +229,20 @@ class DifferencingGuard:
     ) -> Shown:
         """An earlier publication; `states` are kept by input, since several share one."""
 
-        def again() -> tuple[pl.DataFrame, pl.DataFrame]:
+        def again() -> Again | None:
             at = publication.input_snapshot
             if at not in states:
-                states[at] = self._recompute(view, at)
-            return result(view, states[at]), people_of(view, states[at])
+                try:
+                    states[at] = self._recompute(view, at)
+                except SnapshotGone:
+                    return None
+            # By other code `final` and its floor mean other rows, and may not take that input at all.
+            return Again(people_of(view, states[at]), result(view, states[at]) if same_code else None)
 
         return Shown(
             self._tables.read_aggregate(publication.table, publication.snapshot_id),
             self._ledger.withheld(publication.build_id),
             again,
-            same_code,
             is_settled,
         )
 
@@ -274,7 +277,8 @@ def _without(view: View, rows: pl.DataFrame, withheld: Mapping[bytes, Withheld])
 
 
 def _is_comparable(view: View, publication: Publication) -> bool:
-    return {*view.keys, view.subjects} <= set(publication.columns)
+    is_aggregate = publication.grain == str(grain(view))
+    return is_aggregate and {*view.keys, view.subjects} <= set(publication.columns)
 
 
 def _refuse_incomparable(view: View, rows: pl.DataFrame) -> None:
