@@ -11,6 +11,7 @@ from lake.blocks import PERSONAL_HEAD, bucket_of
 from lake.clearfields import ClearField, clear_fields
 from lake.compaction import Compacted
 from lake.compatibility import Problem, notes, problems
+from lake.consumerbook import ConsumerBook, ConsumerState, SaysHowItStands, open_consumer_book
 from lake.deadletters import DeadLetter, dead_letters, redrive
 from lake.errors import (
     CatalogRefused,
@@ -44,6 +45,7 @@ from lake.explain import Explained, explain
 from lake.housekeeping import Housekeeping
 from lake.ingest import FUTURE_DAYS, Ingestor, IngestSummary
 from lake.intake import Drained, Intake, IntakeRule
+from lake.kafkaprogress import Progress, StuckPartition
 from lake.lakehouse import Lake, open_events, open_lake
 from lake.letterretention import LetterRetention
 from lake.maintenance import Maintenance
@@ -92,6 +94,8 @@ __all__ = [
     "Committed",
     "Compacted",
     "ConservationBroken",
+    "ConsumerBook",
+    "ConsumerState",
     "CorruptBlock",
     "DeadLetter",
     "Drained",
@@ -136,11 +140,13 @@ __all__ = [
     "Parsed",
     "Place",
     "Problem",
+    "Progress",
     "Queue",
     "ReadAhead",
     "ReadAheadProcess",
     "Rejected",
     "Replay",
+    "SaysHowItStands",
     "SchemaError",
     "SnapshotExpired",
     "SnapshotGone",
@@ -151,6 +157,7 @@ __all__ = [
     "StorageUnavailable",
     "StorageUnsuitable",
     "StoredObject",
+    "StuckPartition",
     "TagLost",
     "TopicBook",
     "Trouble",
@@ -179,6 +186,7 @@ __all__ = [
     "load_mapping",
     "needed_fields",
     "notes",
+    "open_consumer_book",
     "open_events",
     "open_lake",
     "parse_event_type",

@@ -149,6 +149,10 @@ class Backlog:
             )
         )
 
+    def waiting(self) -> dict[Partition, int]:
+        """The partitions of which something was read that the table lacks, each with its first offset."""
+        return {one: pending.start for one, pending in self._pending.items() if pending.end > pending.start}
+
     def events(self) -> int:
         """Messages that wait."""
         return sum(pending.count for pending in self._pending.values())

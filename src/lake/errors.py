@@ -67,6 +67,16 @@ class TopicGone(TopicUnavailable):
     )
 
 
+class PartitionStalled(LakeError):
+    """Nothing comes of a partition although the brokers have more of it."""
+
+    retry_helps = True
+    default_next_step = (
+        "Within a minute it is begun anew by itself; if that does not help, look at the brokers and restart"
+        " `shredlake ingest kafka`. Nothing is lost."
+    )
+
+
 class ClientSettingRefused(LakeError):
     """The Kafka client does not take one of its settings."""
 

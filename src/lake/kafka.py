@@ -30,7 +30,7 @@ from lake.kafkatopics import ASK_SECONDS, START_ANEW, KafkaTopics, asking
 from lake.messageruns import in_runs
 from lake.messages import MessageFormat
 from lake.patience import Patience
-from lake.stalls import Stalls
+from lake.stallwatch import StallWatch
 from lake.subscription import Subscription
 from lake.topicbook import FeedingTopic
 
@@ -85,7 +85,7 @@ class KafkaIngest:
         self._committed_at: float | None = None
         self._patience = Patience()
         self._keeps = BrokerKeeps(self._topics, note, subscription.delete_committed, clock_seconds)
-        self._stalls = Stalls()
+        self._stalls = StallWatch(self._topics, clock_seconds)
 
     def run(
         self,
@@ -154,8 +154,10 @@ class KafkaIngest:
     def progress(self) -> Progress:
         """How it stands; the broker is asked, about once a second, for what the client cannot know."""
         places = {one: pending.start for one, pending in self._backlog.owned().items()}
+        waiting = self._backlog.waiting() if self._patience.waits else {}
         return Progress(
             partitions=len(places),
+            stuck=self._stalls.standstill.stuck(waiting, self._patience.cause, time.time()),
             lag=self._ends.behind(places, paused=self._patience.waits),
             held_bytes=self._backlog.held_bytes(),
             committed_at=self._committed_at,
@@ -210,14 +212,17 @@ class KafkaIngest:
             return self._starts(partitions)
         except ShredlakeError as error:
             self._leave((one.topic, one.partition) for one in partitions)
+            self._stalls.standstill.not_begun(dict.fromkeys(self._anew, type(error).__name__))
             if not error.retry_helps:
                 self._failed_in_callback(error)
             return None
 
     def _taken(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:
-            self._backlog.disown((one.topic, one.partition) for one in partitions)
-            self._anew.difference_update((one.topic, one.partition) for one in partitions)
+            taken = [(one.topic, one.partition) for one in partitions]
+            self._backlog.disown(taken)
+            self._anew.difference_update(taken)
+            self._stalls.standstill.taken(taken)
         except Exception as error:
             self._failed_in_callback(error)
 
@@ -251,10 +256,12 @@ class KafkaIngest:
         except ShredlakeError as error:
             self._patience.failed(error, now)
             self._leave(self._anew)
+            self._stalls.standstill.not_begun(dict.fromkeys(self._anew, type(error).__name__))
             self._anew_at = now + _ANEW_SECONDS
             _log.warning("cannot go on yet: %s: %s", type(error).__name__, error.message)
             return
         self._anew.clear()
+        self._stalls.standstill.not_begun({})
         if starts:  # given back and taken again: what was fetched ahead is thrown away with it
             self._consumer.incremental_unassign(mine)
             self._consumer.incremental_assign(starts)
@@ -290,15 +297,8 @@ class KafkaIngest:
 
     def _look_for_stalls(self) -> None:
         """Begins anew what the brokers have more of and nothing has come of for long, whatever the cause."""
-        now, places = self._clock(), {one: pending.end for one, pending in self._backlog.owned().items()}
-        stands = self._stalls.look(places, now, self._patience.waits)
-        if not stands:
-            return
-        try:
-            ends = self._topics.readable_ends(stands)
-        except TopicUnavailable:
-            ends = {}
-        stalled = self._stalls.stalled({one: places[one] for one in stands}, ends, now)
+        places = {one: pending.end for one, pending in self._backlog.owned().items()}
+        stalled = self._stalls.stalled(places, self._patience.waits, self._patience.failed)
         if stalled:
             _log.warning("nothing came of %d partition(s) that have more; begun anew", len(stalled))
             self._leave(stalled)

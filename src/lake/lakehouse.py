@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from keys import Effects, Keyring
+from lake.consumerbook import open_consumer_book
 from lake.events import EVENTS_PROPERTIES, EVENTS_SCHEMA, EVENTS_SPEC, EVENTS_TABLE
 from lake.ingest import Ingestor
 from lake.intake import Intake, IntakeRule
@@ -30,6 +31,7 @@ class Lake:
 
     Attributes:
         topics: the Kafka topics that feed it.
+        consumers: what their consumers say of themselves.
         intake: what came over HTTP and waits to be committed.
     """
 
@@ -48,6 +50,7 @@ class Lake:
         self.clock = clock
         self.types = TypeRegistry(types_folder)
         self.topics = TopicBook(types_folder.parent / "topics.db")
+        self.consumers = open_consumer_book(types_folder.parent)
         self.events = _events_table(warehouse)
         rule = intake_rule or IntakeRule()
         self.intake = Intake(types_folder.parent, keyring, self.types, self.ingestor, effects, rule)
@@ -55,6 +58,7 @@ class Lake:
     def close(self) -> None:
         """Closes the databases of its own."""
         self.topics.close()
+        self.consumers.close()
         self.intake.close()
 
     def ingestor(self) -> Ingestor:

@@ -19,12 +19,14 @@ from keys import KeysError, SubjectId
 from purge import verifier_keys
 from service import problems
 from service.batches import batch_routes
+from service.consumers import troubles
 from service.door import Door
 from service.errors import NearestRefused
 from service.gatekeeper import Gatekeeper
 from service.intake import IntakeWorker
 from service.jobs import job_scheduler
 from service.models import (
+    ConsumerView,
     ErasureRequested,
     ErasureView,
     Health,
@@ -37,7 +39,7 @@ from service.models import (
     ViewSummary,
     publication_body,
 )
-from service.readiness import Readiness, needs_of
+from service.readiness import Readiness, Watch, needs_of
 from service.runtime import Runtime, shredded_text
 from service.scheduler import Scheduler
 from service.worker import ErasureWorker
@@ -71,11 +73,15 @@ def create_app(runtime: Runtime) -> FastAPI:
     scheduler = job_scheduler(runtime)
     gatekeeper = Gatekeeper(runtime.keyring)
     background = _Background(worker, intake, scheduler)
+    readiness = Readiness(needs_of(runtime, gatekeeper))
+    watch = Watch(readiness)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         gatekeeper.start(background.start)
+        watch.start()
         yield
+        watch.stop()
         gatekeeper.stop()
         background.stop()
 
@@ -89,7 +95,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Door, token=runtime.token)
-    app.include_router(_health(runtime, gatekeeper), prefix="/v1/health", tags=["health"])
+    app.include_router(_health(runtime, readiness), prefix="/v1/health", tags=["health"])
     guarded = [Depends(_BEARER)]  # for the document; the door has looked at it
     behind_gate = [*guarded, Depends(gatekeeper.check)]
     for router, tag, checks in (
@@ -124,9 +130,8 @@ class _Background:
             self._worker.stop()
 
 
-def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:
+def _health(runtime: Runtime, readiness: Readiness) -> APIRouter:
     router = APIRouter()
-    readiness = Readiness(needs_of(runtime, gatekeeper))
 
     @router.get("/live")
     def live() -> Health:
@@ -143,6 +148,7 @@ def _health(runtime: Runtime, gatekeeper: Gatekeeper) -> APIRouter:
             intake=QueueView.of(
                 runtime.lake.intake.queue(), time.time(), runtime.lake.intake.asides.trouble()
             ),
+            consumers=[ConsumerView.of(one) for one in troubles(runtime.lake.consumers.all(), time.time())],
             changed_results=len(runtime.views.ledger.open_alarms()),
             stuck_erasures=len(stuck),
             stuck=[StuckView(**asdict(one)) for one in stuck[:STUCK_SHOWN]],

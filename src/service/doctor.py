@@ -36,6 +36,8 @@ from lake.objects import ObjectStore
 from lake.offsets import offsets_of
 from projections import Alarm, ResultChanged, TableHead, Views, older_records, revealing
 from purge import Standing, Stuck, standing_of, unregistered
+from service.consumers import ConsumerTrouble, troubles
+from service.firstlook import look_first
 from service.kafka import standing
 from service.keyplaces import vault_session
 from service.runtime import Runtime, open_runtime
@@ -88,9 +90,11 @@ def examine_home(home: Path) -> list[Finding]:
     """All checks of a lake. The custodian is looked at before anything is opened with more rights.
 
     Raises:
-        BadSettings, DefinitionError, KeysError: see `open_runtime`.
+        NotAnswering, BadSettings, DefinitionError, KeysError: see `open_runtime`.
     """
-    found = [*examine_installation(), *_custodian_checks(load_settings(home))]
+    settings = load_settings(home)
+    look_first(settings)
+    found = [*examine_installation(), *_custodian_checks(settings)]
     try:
         with open_runtime(home) as runtime:
             return [*found, *_lake_checks(runtime)]
@@ -126,6 +130,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     trouble = runtime.lake.intake.asides.trouble()
     oldest = runtime.lake.intake.oldest_batch()
     yield intake_finding(runtime.lake.intake.queue(), time.time(), trouble, oldest)
+    yield from consumer_findings(troubles(runtime.lake.consumers.all(), time.time()))
     yield stuck_finding(runtime.purge.journal.stuck(), runtime.lake.clock())
     yield _open_finding(standing_of(runtime.purge.journal.all(), runtime.lake.clock()))
     yield from _aside_findings(runtime.views)
@@ -275,6 +280,12 @@ def intake_finding(
     return Finding(
         "intake", "warning", f"{text}: run `shredlake serve`, or `shredlake ingest intake`, and read the log"
     )
+
+
+def consumer_findings(found: Sequence[ConsumerTrouble]) -> Iterator[Finding]:
+    """Consumers of topics that bring nothing, by what they wrote down."""
+    for one in found:
+        yield Finding("consumers of topics", "warning" if one.kind == "waits" else "error", one.text())
 
 
 def stuck_finding(stuck: Sequence[Stuck], now: datetime) -> Finding:

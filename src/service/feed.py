@@ -13,6 +13,7 @@ from keys import Effects, WritingKeys
 from keys.agentclient import ATTEMPTS
 from lake import AsideBook, IcebergTable, Ingestor, TopicBook, TypeRegistry, open_events
 from service.agent import ingest_keys
+from service.firstlook import look_first
 from service.lakeplace import lake_place
 from service.runtime import open_runtime
 from service.settings import Settings, load_settings
@@ -61,6 +62,7 @@ def open_feed(home: Path, *, agent: bool = False, agent_attempts: int = ATTEMPTS
                 settings, lake.types, lake.events, lake.topics, runtime.keyring, lake.ingestor(), lake.effects
             )
         return
+    look_first(settings)
     keys = ingest_keys(home, agent_attempts)
     topics, asides = TopicBook(home / "lake" / "topics.db"), AsideBook(home / "lake" / "topics.db")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import signal
 import sys
 import time
@@ -16,12 +17,13 @@ from attrs import asdict, frozen
 
 from keys import AgentUnavailable, ShredlakeError, unexpected
 from keys.hardening import harden
-from lake import load_mapping
+from lake import SaysHowItStands, load_mapping, open_consumer_book
 from lake.errors import ClientSettingRefused, MemberNotReleased
 from lake.messages import CloudEventMessages, MappedMessages, MessageFormat
 from lake.patience import Patience
 from lake.sealedmessages import SealedMessages
 from lake.subscription import Subscription
+from service.consumers import told
 from service.crew import Crew, Rate
 from service.errors import BadSettings
 from service.feed import Feed, open_feed
@@ -77,14 +79,7 @@ class Totals:
 
 def waiting_text(name: str) -> str:
     """What consumers wait for, by the name of an error of ours: what it is and what to do."""
-    kinds = [ShredlakeError]
-    while kinds:
-        kind = kinds.pop()
-        if kind.__name__ == name:
-            what = (kind.__doc__ or name).strip().splitlines()[0]
-            return f"the consumers wait ({name}): {what} {kind.default_next_step}"
-        kinds += kind.__subclasses__()
-    return f"the consumers wait: {name}"
+    return f"the consumers wait ({name}): {told(name)}"
 
 
 @frozen
@@ -93,6 +88,7 @@ class _Order:
 
     home: Path
     number: int
+    name: str
     until_caught_up: bool
     accept_gaps: bool
 
@@ -120,7 +116,13 @@ def run_workers(
         ShredlakeError: what stopped a consumer; the others were stopped cleanly.
         WorkerFailed: one died again and again.
     """
-    crew = Crew(lambda number: _Order(home, number, until_caught_up, accept_gaps), _consume, warn)
+    crew_name = secrets.token_hex(8)
+    _forget_dead(home)
+
+    def order(number: int) -> _Order:
+        return _Order(home, number, f"{crew_name}-{number}", until_caught_up, accept_gaps)
+
+    crew = Crew(order, _consume, warn)
     for number in range(workers):
         crew.start(number)
     rate = Rate()
@@ -132,6 +134,14 @@ def run_workers(
     if crew.failed:
         raise crew.failed[0]
     return _totals(crew.newest(), workers, rate)
+
+
+def _forget_dead(home: Path) -> None:
+    try:
+        with contextlib.closing(open_consumer_book(home / "lake")) as book:
+            book.forget_dead()
+    except ShredlakeError as error:
+        _log.warning("earlier consumers are still in the book: %s", error.message)
 
 
 def _totals(newest: Sequence[Progress], workers: int, rate: Rate) -> Totals:
@@ -159,7 +169,8 @@ def _consume(order: _Order, sender: Connection) -> None:
     try:
         harden(lock_memory=False)
         log_to_file(order.home)
-        _follow(order, lambda: bool(stopped), tell)
+        with contextlib.closing(open_consumer_book(order.home / "lake")) as book:
+            _consume_known(order, SaysHowItStands(book, order.name), lambda: bool(stopped), tell)
     except ShredlakeError as error:
         tell(error)
     except Exception as error:  # its text may quote a message
@@ -167,7 +178,24 @@ def _consume(order: _Order, sender: Connection) -> None:
         sys.exit(1)
 
 
-def _follow(order: _Order, should_stop: Callable[[], bool], tell: Callable[[object], None]) -> None:
+def _consume_known(
+    order: _Order, says: SaysHowItStands, should_stop: Callable[[], bool], tell: Callable[[object], None]
+) -> None:
+    """Runs a consumer; other processes of the lake can read how it stands, and what ended it."""
+
+    def report(progress: Progress) -> None:
+        says.progress(progress)
+        tell(progress)
+
+    try:
+        _follow(order, should_stop, report)
+    except Exception as error:
+        says.ended(error)
+        raise
+    says.ended()
+
+
+def _follow(order: _Order, should_stop: Callable[[], bool], tell: Callable[[Progress], None]) -> None:
     """Runs a consumer; until the host's key agent is there it waits as it does when the agent goes later.
 
     It also waits while the group knows another consumer of our name, for as long as the session of one that

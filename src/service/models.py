@@ -12,6 +12,7 @@ from keys import ALL_PURPOSES
 from lake import Batch, Queue, Trouble
 from projections import Publication
 from purge import Plan, Request
+from service.consumers import ConsumerTrouble
 
 
 class Body(BaseModel):
@@ -260,6 +261,31 @@ class QueueView(Body):
         )
 
 
+class ConsumerView(Body):
+    """A consumer of Kafka topics that does not bring what they have; it wrote this down itself."""
+
+    state: Literal["waits", "stuck", "silent", "ended"]
+    error: str | None = Field(None, description="what it waits for, or what ended it")
+    seconds: float = Field(description="for how long")
+    partitions: list[str] = Field([], description="`topic/number`, with `@offset` where that is known")
+    next_step: str = Field(description="what it is, and what an operator can do")
+
+    @classmethod
+    def of(cls, found: ConsumerTrouble) -> ConsumerView:
+        """The view of one."""
+        places = [
+            f"{one.topic}/{one.number}" + ("" if one.offset is None else f"@{one.offset}")
+            for one in found.partitions
+        ]
+        return cls(
+            state=found.kind,
+            error=found.error,
+            seconds=round(found.seconds, 3),
+            partitions=places,
+            next_step=found.text(),
+        )
+
+
 class StuckView(Body):
     """An erasure whose last run failed; it is tried again by itself."""
 
@@ -276,6 +302,7 @@ class Health(Body):
     next_step: str | None = Field(None, description="what opens it")
     needs: dict[str, str] = Field({}, description="what is needed and does not answer, and why")
     intake: QueueView | None = Field(None, description="how much waits to be committed")
+    consumers: list[ConsumerView] = Field([], description="consumers of topics that bring nothing")
     changed_results: int = Field(
         0, description="views that gave another result over the same input, and nobody settled it"
     )

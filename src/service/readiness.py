@@ -5,6 +5,7 @@ A server that is away answers nobody, often for as long as its client waits: a p
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from service.runtime import Runtime
 
 LIMIT_SECONDS: Final = 3.0
+WATCH_SECONDS: Final = 2.0
+_log = logging.getLogger("shredlake.readiness")
 
 
 class NotAnswering(ServiceError):
@@ -69,14 +72,21 @@ class Readiness:
     Args:
         needs: name → what raises where it is away.
         limit_seconds: how long an answer is waited for.
+        log_changes: say in the log what is away, and that it answers again.
     """
 
     def __init__(
-        self, needs: Mapping[str, Callable[[], object]], limit_seconds: float = LIMIT_SECONDS
+        self,
+        needs: Mapping[str, Callable[[], object]],
+        limit_seconds: float = LIMIT_SECONDS,
+        *,
+        log_changes: bool = True,
     ) -> None:
         self._needs = needs
+        self._log_changes = log_changes
         self._limit_seconds = limit_seconds
         self._under_way: dict[str, _Asked] = {}
+        self._told: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def failures(self) -> dict[str, ShredlakeError]:
@@ -89,7 +99,19 @@ class Readiness:
                 found[name] = NotAnswering(f"{name} has not answered within {self._limit_seconds:g} s")
             elif one.error is not None:
                 found[name] = one.error
+        if self._log_changes:
+            self._tell(found)
         return found
+
+    def _tell(self, found: Mapping[str, ShredlakeError]) -> None:
+        """Each change goes to the log once, however often and by how many it is asked."""
+        with self._lock:
+            before, self._told = self._told, {name: type(error).__name__ for name, error in found.items()}
+            for name, error in found.items():
+                if before.get(name) != type(error).__name__:
+                    _log.error("not ready: %s: %s. %s", name, error.message, error.next_step)
+            for name in before.keys() - found.keys():
+                _log.info("%s answers again", name)
 
     def _ask(self, name: str) -> _Asked:
         with self._lock:
@@ -109,3 +131,31 @@ class Readiness:
         with self._lock:
             del self._under_way[name]
         asked.done.set()
+
+
+class Watch:
+    """A thread that asks every few seconds, so that an outage is in the log although nobody asks.
+
+    Args:
+        readiness: what it asks; an outage is told by it.
+        seconds: between two questions.
+    """
+
+    def __init__(self, readiness: Readiness, seconds: float = WATCH_SECONDS) -> None:
+        self._readiness = readiness
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stopped.wait(self._seconds):
+            self._readiness.failures()

@@ -32,6 +32,7 @@ from purge import (
 from service.agent import build_keys, build_lease
 from service.errors import BadInput, BadSettings, NotInitialised
 from service.fencecopies import FenceCopies
+from service.firstlook import look_first
 from service.keyplaces import VaultRole, assurance, key_places, seal_rule
 from service.lakeplace import intake_rule, lake_place
 from service.settings import CONFIG_NAME, Settings, load_settings
@@ -162,6 +163,7 @@ def gated_keyring(home: Path, settings: Settings, role: VaultRole) -> Iterator[K
     Raises:
         RestoreGateClosed, KeysError: see `Keyring.gate`.
     """
+    look_first(settings)
     keyring = open_keyring(home, settings, role=role)
     with closing(keyring):
         open_fence_copies(home, settings, keyring)
@@ -186,11 +188,13 @@ def open_runtime(
 
     Raises:
         NotInitialised: the folder holds no lake.
+        NotAnswering: a server takes connections and says nothing.
         BadSettings, DefinitionError, KeysError: see their texts.
     """
     if not (home / "token").exists():
         raise NotInitialised(f"there is no lake in {home}")
     settings = load_settings(home)
+    look_first(settings)
     keyring = open_keyring(home, settings, effects, clock, role)
     place, rule = lake_place(settings.lake), intake_rule(settings.ingest)
     lake = open_lake(home / "lake", keyring, effects, clock, place, rule)

@@ -113,12 +113,15 @@ def test_a_partition_that_comes_back_after_an_outage_is_read(
         outage.is_on = True
         topic.send(range(40, 80), in_turn=True)
         wait_until(lambda: mine[-1].waits_for == "CatalogUnavailable")
+        assert {(one.topic, one.error) for one in mine[-1].stuck} == {(topic.name, "CatalogUnavailable")}
+        assert all(one.offset for one in mine[-1].stuck)
         with running(a_consumer(other), theirs.append):
             wait_until(lambda: bool(theirs) and theirs[-1].partitions == PARTITIONS // 2)
             wait_until(lambda: mine[-1].partitions == PARTITIONS // 2)
             outage.is_on = False
             wait_until(lambda: ingested(world) == 80)
             wait_until(lambda: mine[-1].waits_for is None)
+            assert mine[-1].stuck == ()
         wait_until(lambda: mine[-1].partitions == PARTITIONS)
         topic.send(range(80, 120), in_turn=True)
         wait_until(lambda: ingested(world) == 120, 20)
@@ -141,11 +144,14 @@ def test_what_stands_still_for_an_unknown_reason_is_in_the_lag_and_is_begun_anew
         assert ingested(world) == 40
         ahead[0] += 15
         wait_until(lambda: said[-1].lag == 40)
+        wait_until(lambda: len(said[-1].stuck) == PARTITIONS)
+        assert {one.error for one in said[-1].stuck} == {"PartitionStalled"}
         assert ingested(world) == 40
         ahead[0] += STALL_SECONDS
         wait_until(lambda: ingested(world) == 80)
         assert "begun anew" in caplog.text
         wait_until(lambda: said[-1].lag == 0)
+        wait_until(lambda: said[-1].stuck == ())
     check(world, range(80))
 
 
@@ -153,17 +159,18 @@ def test_an_open_transaction_is_no_stall(
     topic: Topic, world: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is not committed cannot be read; beginning anew would not help."""
-    ahead = [0.0]
+    ahead, said = [0.0], list[Progress]()
     producer = Producer({"bootstrap.servers": topic.bootstrap, "transactional.id": topic.name})
     producer.init_transactions(30)
     producer.begin_transaction()
     topic.put(producer, b"{}", partition=0)
     producer.flush()
-    with running(topic.consumer(world, clock_seconds=lambda: time.monotonic() + ahead[0])):
+    with running(topic.consumer(world, clock_seconds=lambda: time.monotonic() + ahead[0]), said.append):
         topic.send(range(40), in_turn=True)
         wait_until(lambda: ingested(world) == 30)
         ahead[0] += STALL_SECONDS + 1
         time.sleep(1)
+        assert said[-1].stuck == ()
     producer.abort_transaction(30)
     assert "begun anew" not in caplog.text
 

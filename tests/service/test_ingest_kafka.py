@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from infra.kafka import Kafka
 from lake import verify
+from service.consumers import troubles
 from service.crew import Crew, Rate
 from service.doctor import examine_home
 from service.runtime import Runtime, open_runtime
@@ -93,6 +94,8 @@ def test_what_stops_a_consumer_is_said_with_the_next_step(topic: Topic, home: Pa
     _, complaints = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "UNKNOWN_TOPIC" in complaints
+    with open_runtime(home) as runtime:
+        assert {kind for kind, _ in told_of_consumers(runtime)} == {"ended"}
     assert "→ Make the topic" in complaints
     assert "Traceback" not in complaints
 
@@ -129,6 +132,7 @@ def test_consumers_end_with_a_parent_that_was_killed(topic: Topic, home: Path) -
             agent.kill()
             topic.send(range(100, 200))
             wait_until(lambda: "the batch waits" in log_of(home))
+            wait_until(lambda: told_of_consumers(runtime) == {("stuck", "AgentUnavailable")}, 10)
         finally:
             for one in (agent, process):
                 one.kill()
@@ -136,6 +140,7 @@ def test_consumers_end_with_a_parent_that_was_killed(topic: Topic, home: Path) -
         wait_until(lambda: not any(Path(f"/proc/{one}").exists() for one in consumers))
         process = start(home, "--until-caught-up")
         wait_until(lambda: "waits for the key agent" in log_of(home))
+        wait_until(lambda: told_of_consumers(runtime) == {("waits", "AgentUnavailable")})
         agent = start_agent(home)
         try:
             told, complaints = process.communicate(timeout=120)
@@ -144,6 +149,12 @@ def test_consumers_end_with_a_parent_that_was_killed(topic: Topic, home: Path) -
             agent.communicate(timeout=20)
         assert json.loads(told)["events"] == 100, complaints
         assert held(runtime) == exactly(range(200))
+        assert told_of_consumers(runtime) == set()
+
+
+def told_of_consumers(runtime: Runtime) -> set[tuple[str, str | None]]:
+    """What another process of the lake reads of its consumers: what is wrong, and the error."""
+    return {(one.kind, one.error) for one in troubles(runtime.lake.consumers.all(), time.time())}
 
 
 def test_the_doctor_asks_the_brokers_how_far_the_lake_is(topic: Topic, home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,11 +22,14 @@ from keys import CustodianUnavailable, PageStoreUnavailable, ShredlakeError
 from keys.vaulterrors import error_of
 from lake import StorageFailed, StorageUnavailable, StorageUnsuitable
 from lake.objects import storage_failed
+from service import firstlook
 from service.agent import waiting_for_keys
 from service.app import create_app
+from service.firstlook import look_first
 from service.kafka import waiting_text
 from service.readiness import NotAnswering, Readiness
 from service.runtime import Runtime, initialise, open_runtime, shredded_text
+from service.settings import Settings
 from tests.command import command
 from tests.servers import running
 from tests.service.test_servers import settings
@@ -149,6 +153,63 @@ def test_a_need_that_hangs_is_told_in_time_and_asked_once() -> None:
         assert list(found) == ["the store"]
         assert isinstance(found["the store"], NotAnswering)
     assert asked == [1]
+
+
+def _hanging() -> Iterator[int]:
+    """A port that takes connections and never says a word: a process that was stopped, a host half gone."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield listener.getsockname()[1]
+
+
+hanging = pytest.fixture(_hanging)
+
+
+@pytest.mark.parametrize(
+    ("who", "section"),
+    [
+        ("the page store", {"keys": {"page_store": "postgresql://u:secret@127.0.0.1:PORT/d"}}),
+        ("the custodian", {"keys": {"vault": {"address": "http://127.0.0.1:PORT"}}}),
+        ("the catalog", {"lake": {"uri": "postgresql://u:secret@127.0.0.1:PORT/d"}}),
+        ("the catalog", {"lake": {"catalog": "rest", "uri": "http://127.0.0.1:PORT"}}),
+        (
+            "the object store",
+            {"lake": {"warehouse": "s3://b/p", "properties": {"s3.endpoint": "http://127.0.0.1:PORT"}}},
+        ),
+    ],
+)
+def test_a_server_that_takes_connections_and_says_nothing_is_named_by_every_command_within_seconds(
+    hanging: int, tmp_path: Path, who: str, section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No client's own patience is waited for; its address and log-in stay unsaid."""
+    assert firstlook.FIRST_LOOK_SECONDS <= 3
+    monkeypatch.setattr(firstlook, "FIRST_LOOK_SECONDS", 0.4)
+    home = tmp_path / "lake"
+    home.mkdir()
+    (home / "token").write_text("t")
+    (home / "shredlake.toml").write_text(tomli_w.dumps(section).replace("PORT", str(hanging)))
+    for name in (["doctor"], ["lake", "snapshots"], ["ingest", "file", __file__]):
+        with told_soon():
+            done = command(home, *name)
+        assert done.returncode == 1
+        assert f"{who} has not answered within 0.4 s" in done.stderr
+        assert "Check its address and health" in done.stderr
+        assert "secret" not in done.stderr
+        assert str(hanging) not in done.stderr
+
+
+def test_a_server_that_refuses_or_is_gone_is_left_to_its_own_client() -> None:
+    """Whose words tell a log-in from an address: the first look is over at once, and says nothing."""
+    gone = "http://127.0.0.1:1"
+    look_first(
+        Settings.model_validate(
+            {
+                "keys": {"page_store": "postgresql://u@127.0.0.1:1/d", "vault": {"address": gone}},
+                "lake": {"catalog": "rest", "uri": gone, "properties": {"s3.endpoint": gone}},
+            }
+        )
+    )
 
 
 def test_what_a_need_raises_is_its_reason_and_a_foreign_text_is_not() -> None:
