@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from attrs import field, frozen
+
+from lake.errors import ClientSettingRefused
 
 _OUR_SETTINGS: Final = {
     "enable.auto.commit": False,
@@ -18,6 +20,30 @@ _OUR_SETTINGS: Final = {
     "check.crcs": True,
 }
 
+_OTHERWISE: Final = {
+    "bootstrap.servers": "kafka.bootstrap",
+    "metadata.broker.list": "kafka.bootstrap",
+    "group.id": "kafka.group",
+    "group.instance.id": "kafka.member",
+}
+_NOBODYS: Final = frozenset(
+    {
+        *_OUR_SETTINGS,
+        "acks",
+        "auto.commit.enable",
+        "auto.commit.interval.ms",
+        "enable.auto.offset.store",
+        "enable.idempotence",
+        "log_level",
+        "offset.store.method",
+        "offset.store.path",
+        "plugin.library.paths",
+        "request.required.acks",
+        "transactional.id",
+    }
+)
+"""What exactly-once rests on, each under every name that the client knows it by."""
+
 _CLASSIC: Final = ("partition.assignment.strategy", "heartbeat.interval.ms")
 """Settings that brokers decide under `group.protocol = consumer`; the client refuses them then."""
 
@@ -28,6 +54,30 @@ _DEFAULTS: Final = {"heartbeat.interval.ms": 500, "max.partition.fetch.bytes": _
 Where there is much to read an answer of a broker is of one partition, not a little of each: messages are
 mostly partitioned by person, so a commit has more of fewer people, and their blocks are longer (ADR 39).
 """
+
+
+def check_client(client: Iterable[str]) -> None:
+    """Refuses what is not up to `kafka.client`: it would be ignored, or break what the lake promises.
+
+    Args:
+        client: names of settings.
+
+    Raises:
+        ClientSettingRefused: names each, and the setting that decides it where there is one.
+    """
+    refused = []
+    for name in client:
+        plain = name.strip().lower()
+        if plain in _OTHERWISE:
+            refused.append(f"`{plain}` (set {_OTHERWISE[plain]} instead)")
+        elif plain in _NOBODYS:
+            refused.append(f"`{plain}`")
+    if refused:
+        raise ClientSettingRefused(
+            f"kafka.client may not set {', '.join(sorted(refused))}: the lake decides it, since every event"
+            " being stored exactly once rests on it",
+            next_step="Take it out of `kafka.client`; nothing was read.",
+        )
 
 
 @frozen

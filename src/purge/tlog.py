@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,8 @@ CREATE TABLE IF NOT EXISTS leaves (leaf INTEGER PRIMARY KEY, name TEXT NOT NULL 
 CREATE TABLE IF NOT EXISTS nodes (level INTEGER NOT NULL, at INTEGER NOT NULL, hash BLOB NOT NULL,
     PRIMARY KEY (level, at)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS signed (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL,
-    root BLOB NOT NULL, note TEXT NOT NULL)
+    root BLOB NOT NULL, note TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS signers (key_id TEXT PRIMARY KEY, public BLOB NOT NULL, at INTEGER NOT NULL)
 """
 
 
@@ -103,6 +104,36 @@ class TransparencyLog:
         epoch, chain = max(found, default=(0, None), key=lambda one: (one[0], one[1] is not None))
         return Remembered("the transparency log", epoch, chain) if epoch else None
 
+    def published(self) -> Checkpoint:
+        """The newest checkpoint that was signed; the custodian is asked where there is none yet.
+
+        What is appended is signed for when it is, so this covers it unless the custodian was away then.
+
+        Raises:
+            KeysError: none was ever signed, and none can be now.
+        """
+        return self._signed() or self.checkpoint()
+
+    def signers(self) -> list[bytes]:
+        """Public keys that checkpoints and receipts verify with, as they were told last; oldest first.
+
+        Raises:
+            KeysError: the custodian never told them, and does not now.
+        """
+        sql = "SELECT public FROM signers ORDER BY at"
+        return [public for (public,) in self._db.read(sql) or self._noted(sql)]
+
+    def catch_up(self) -> None:
+        """Signs for what was appended while the custodian was away, and asks it which keys there are.
+
+        Raises:
+            KeysError: it does not answer.
+        """
+        self._note_signers()
+        signed = self._signed()
+        if signed is not None and signed.size < self.size():
+            self._sign(self.size())
+
     def checkpoint(self) -> Checkpoint:
         """The log as it stands, signed; while the custodian does not answer, as it was when last signed.
 
@@ -130,7 +161,7 @@ class TransparencyLog:
             IndexError: there is no such leaf.
             KeysError: no checkpoint covers one of them, and none can be signed now.
         """
-        wanted, point = list(leaves), self.checkpoint()
+        wanted, point = list(leaves), self.published()
         if wanted and point.size <= max(wanted) < self.size():
             point = self._sign(self.size())
         found = {}
@@ -183,11 +214,26 @@ class TransparencyLog:
         rows = self._db.read("SELECT size, root, note FROM signed")
         return Checkpoint(*rows[0]) if rows else None
 
+    def _note_signers(self) -> Mapping[str, bytes]:
+        """Which keys there are, by the custodian, and kept for readers of the log."""
+        found = self._keyring.custodian.public_keys()
+        kept = dict(self._db.read("SELECT key_id, public FROM signers"))
+        if kept != found:
+            rows = [(key_id, public, at) for at, (key_id, public) in enumerate(found.items())]
+            with self._db.write() as db:
+                db.execute("DELETE FROM signers")
+                db.executemany("INSERT INTO signers VALUES (?, ?, ?)", rows)
+        return found
+
+    def _noted(self, sql: str) -> list[tuple[Any, ...]]:
+        self._note_signers()
+        return self._db.read(sql)
+
     def _sign(self, size: int) -> Checkpoint:
         root = root_of(size, self._node)
         text = f"{ORIGIN}\n{size}\n{base64.b64encode(root).decode()}\n"
         signature = self._keyring.sign(text.encode())
-        public = self._keyring.custodian.public_keys()[signature.key_id]
+        public = self._note_signers()[signature.key_id]
         signed = base64.b64encode(note_key_hash(public) + signature.value).decode()
         made = Checkpoint(size, root, f"{text}\n— {ORIGIN} {signed}\n")
         with self._db.write() as db:  # another process may have signed a larger one meanwhile

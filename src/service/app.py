@@ -340,13 +340,13 @@ def _log(runtime: Runtime) -> APIRouter:
 
     @router.get("/log/checkpoint", response_class=Response)
     def checkpoint() -> Response:
-        """The transparency log's newest checkpoint, a signed note."""
-        return Response(runtime.purge.log.checkpoint().note, media_type="text/plain; charset=utf-8")
+        """The transparency log's newest signed checkpoint, a signed note."""
+        return Response(runtime.purge.log.published().note, media_type="text/plain; charset=utf-8")
 
     @router.get("/log/key", response_class=Response)
     def key() -> Response:
         """The keys that receipts and checkpoints verify with, one a line; one per rotation."""
-        keys = verifier_keys(runtime.keyring.custodian.public_keys().values())
+        keys = verifier_keys(runtime.purge.log.signers())
         return Response(keys, media_type="text/plain")
 
     return router

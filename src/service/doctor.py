@@ -40,6 +40,7 @@ from service.consumers import ConsumerTrouble, troubles
 from service.firstlook import look_first
 from service.kafka import standing
 from service.keyplaces import vault_session
+from service.privatefiles import is_shared, open_to_others
 from service.runtime import Runtime, open_runtime
 from service.settings import Kafka, Settings, load_settings
 
@@ -47,6 +48,7 @@ OUR_PACKAGES: Final = ("keys", "lake", "projections", "purge", "service")
 _PAST_A_BATCH: Final = "where a batch is the cause, `shredlake ingest skip --batch ID` makes letters of it"
 _LONG_WAIT_SECONDS: Final = 60.0
 _STUCK_SHOWN: Final = 5
+_MODES_SHOWN: Final = 3
 _LOW_DISK_BYTES: Final = 2 * 1024**3
 
 
@@ -106,7 +108,10 @@ def examine_home(home: Path) -> list[Finding]:
 def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     home = runtime.home
     vault = runtime.settings.keys.vault
-    yield _folder_finding(home, shared=bool(runtime.settings.keys.agent_users.model_dump(exclude_none=True)))
+    shared = is_shared(runtime.settings.keys.agent_users)
+    yield _folder_finding(home, shared)
+    if not shared:
+        yield _modes_finding(home)
     for name in ("token",) if vault else ("keys/root.key", "token"):
         mode = stat.S_IMODE((home / name).stat().st_mode)
         yield Finding(
@@ -212,6 +217,17 @@ def _folder_finding(home: Path, shared: bool) -> Finding:
     if mode & ~most:
         return Finding("mode of the lake's folder", "error", f"{mode:04o}: run `chmod {most:04o}` on it")
     return Finding("mode of the lake's folder", "ok", f"{mode:04o}")
+
+
+def _modes_finding(home: Path) -> Finding:
+    """The folder keeps others out; what is in it should as well, should somebody open the folder."""
+    check, found = "modes in the lake's folder", list(open_to_others(home))
+    if not found:
+        return Finding(check, "ok", "everything in it is for this user alone")
+    shown = ", ".join(str(one.relative_to(home)) for one in found[:_MODES_SHOWN])
+    more = f" and {len(found) - _MODES_SHOWN:,} more" if len(found) > _MODES_SHOWN else ""
+    text = f"others have rights on {shown}{more}: run `chmod -R go= {home}`"
+    return Finding(check, "error" if home.stat().st_mode & 0o077 else "warning", text)
 
 
 def _privacy_finding(lake: Lake) -> Finding:

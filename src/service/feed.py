@@ -15,6 +15,7 @@ from lake import AsideBook, IcebergTable, Ingestor, TopicBook, TypeRegistry, ope
 from service.agent import ingest_keys
 from service.firstlook import look_first
 from service.lakeplace import lake_place
+from service.privatefiles import keep_private
 from service.runtime import open_runtime
 from service.settings import Settings, load_settings
 
@@ -62,6 +63,7 @@ def open_feed(home: Path, *, agent: bool = False, agent_attempts: int = ATTEMPTS
                 settings, lake.types, lake.events, lake.topics, runtime.keyring, lake.ingestor(), lake.effects
             )
         return
+    keep_private(settings.keys.agent_users)
     look_first(settings)
     keys = ingest_keys(home, agent_attempts)
     topics, asides = TopicBook(home / "lake" / "topics.db"), AsideBook(home / "lake" / "topics.db")

@@ -22,7 +22,7 @@ from lake.errors import ClientSettingRefused, MemberNotReleased
 from lake.messages import CloudEventMessages, MappedMessages, MessageFormat
 from lake.patience import Patience
 from lake.sealedmessages import SealedMessages
-from lake.subscription import Subscription
+from lake.subscription import Subscription, check_client
 from service.consumers import told
 from service.crew import Crew, Rate
 from service.errors import BadSettings
@@ -318,12 +318,19 @@ def open_consumer(feed: Feed, number: int = 0, *, accept_gaps: bool = False) -> 
         return KafkaIngest(subscription, wanted, feed.ingestor, note, rule, effects=feed.effects)
 
 
+def client_of(settings: Kafka) -> dict[str, str]:
+    """Further settings of the client. Raises `BadSettings` where one is not theirs to decide."""
+    with settings_checked():
+        check_client(settings.client)
+    return {name: value.get_secret_value() for name, value in settings.client.items()}
+
+
 def _subscription(settings: Kafka, number: int = 0, accept_gaps: bool = False) -> Subscription:
     return Subscription(
         settings.bootstrap,
         tuple(settings.topics),
         settings.group,
-        {name: value.get_secret_value() for name, value in settings.client.items()},
+        client_of(settings),
         None if settings.member is None else f"{settings.member}-{number}",
         accept_gaps,
         settings.delete_committed,

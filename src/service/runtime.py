@@ -35,6 +35,7 @@ from service.fencecopies import FenceCopies
 from service.firstlook import look_first
 from service.keyplaces import VaultRole, assurance, key_places, seal_rule
 from service.lakeplace import intake_rule, lake_place
+from service.privatefiles import keep_private
 from service.settings import CONFIG_NAME, Settings, load_settings
 
 _log = logging.getLogger("shredlake.runtime")
@@ -92,6 +93,7 @@ class Runtime:
 
 def initialise(home: Path, view_files: Iterable[Path] = ()) -> bool:
     """Makes a lake's folder; returns False where there is one already."""
+    keep_private()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     config, token = home / CONFIG_NAME, home / "token"
     if token.exists():
@@ -163,6 +165,7 @@ def gated_keyring(home: Path, settings: Settings, role: VaultRole) -> Iterator[K
     Raises:
         RestoreGateClosed, KeysError: see `Keyring.gate`.
     """
+    keep_private(settings.keys.agent_users)
     look_first(settings)
     keyring = open_keyring(home, settings, role=role)
     with closing(keyring):
@@ -194,6 +197,7 @@ def open_runtime(
     if not (home / "token").exists():
         raise NotInitialised(f"there is no lake in {home}")
     settings = load_settings(home)
+    keep_private(settings.keys.agent_users)
     look_first(settings)
     keyring = open_keyring(home, settings, effects, clock, role)
     place, rule = lake_place(settings.lake), intake_rule(settings.ingest)
@@ -310,6 +314,7 @@ def open_replay(home: Path) -> Replay:
     """A reader with keys under a lease of its own, as a worker process opens it."""
     harden(lock_memory=False)
     settings = load_settings(home)
+    keep_private(settings.keys.agent_users)
     events, types = open_events(home / "lake", place=lake_place(settings.lake))
     return Replay(events, open_keyring(home, settings), types)
 
@@ -318,6 +323,7 @@ def open_agent_replay(home: Path, lease: bytes) -> Replay:
     """A reader that can open until the next erasure; its keys stay with the host's agent."""
     harden(lock_memory=False)
     settings = load_settings(home)
+    keep_private(settings.keys.agent_users)
     events, types = open_events(home / "lake", place=lake_place(settings.lake))
     return Replay(events, build_keys(home, lease), types)
 

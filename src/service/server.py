@@ -12,6 +12,7 @@ import uvicorn
 from service.app import create_app
 from service.errors import BadInput, BadSettings, UnsafeBind
 from service.runtime import Runtime, log_to_file
+from service.slowness import PatientProtocol
 
 
 def is_loopback(host: str) -> bool:
@@ -83,6 +84,7 @@ def make_server(
     log_to_file(runtime.home)
     config = uvicorn.Config(
         create_app(runtime),
+        http=PatientProtocol,
         log_config=None,
         access_log=False,
         ssl_certfile=wanted.tls_cert,

@@ -50,6 +50,7 @@ class ErasureWorker:
 
     def start(self) -> None:
         """Begins, with what an earlier process left."""
+        self._catch_up()
         self._thread.start()
 
     def wake(self) -> None:
@@ -86,8 +87,16 @@ class ErasureWorker:
         if now >= self._tidy_at:
             self._tidy_at = now + _TIDY_SECONDS
             self._purge.forget_old_salts()
+            self._catch_up()
             for name in self._purge.bring_views_back():
                 _log.info("view %s builds again and is published", name)
+
+    def _catch_up(self) -> None:
+        """The public log is read without the custodian: what it has to sign and to tell, it does here."""
+        try:
+            self._purge.log.catch_up()
+        except ShredlakeError as error:
+            _log.warning("the public log is as it was: %s: %s", type(error).__name__, error.message)
 
     def _run(self, request_ids: list[str]) -> None:
         failures: dict[str, Exception] = {}

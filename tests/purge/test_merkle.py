@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from fastapi.testclient import TestClient
@@ -201,7 +202,9 @@ def test_a_published_aggregate_is_read_while_the_custodian_is_away(
     world.purge.log_publications()
     headers = {"Authorization": f"Bearer {world.token}"}
     with TestClient(create_app(world), headers=headers, raise_server_exceptions=False) as client:
+        client.get("/v1/log/key")
         away(monkeypatch, world)
+        monkeypatch.setattr(world.keyring.custodian, "public_keys", _never)
         root = world.home / "keys" / "root.key"
         root.rename(root.with_name("away"))
         world.keyring.tree.forget_cached()
@@ -210,4 +213,30 @@ def test_a_published_aggregate_is_read_while_the_custodian_is_away(
         assert (answer.status_code, len(answer.json()["rows"])) == (200, 1), answer.text
         assert answer.json()["proof"].startswith("c2sp.org/tlog-proof@v1")
         assert client.get("/v1/log/checkpoint").status_code == 200
+        assert "+" in client.get("/v1/log/key").text
         root.with_name("away").rename(root)
+
+
+def _never(*_: object) -> NoReturn:
+    raise AssertionError("the custodian was asked")
+
+
+def test_what_is_public_is_read_without_asking_the_custodian_and_follows_it_by_itself(
+    log: TransparencyLog, world: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoint, keys and proofs are those it gave when something was signed, or when the worker asked."""
+    filled(log, 5)
+    signed, custodian = log.checkpoint(), world.keyring.custodian
+    keys = list(custodian.public_keys().values())
+    filled(log, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(custodian, "sign", _never)
+        patched.setattr(custodian, "public_keys", _never)
+        assert log.published() == signed
+        assert log.signers() == keys
+        assert log.proof(4).endswith(signed.note)
+    more = dict(custodian.public_keys()) | {"rotated": b"r" * 32}
+    monkeypatch.setattr(custodian, "public_keys", lambda: more)
+    log.catch_up()
+    assert log.published().size == 6
+    assert log.signers() == list(more.values())

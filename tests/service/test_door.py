@@ -28,7 +28,8 @@ from service.doctor import examine
 from service.door import LARGE_BODIES, MAX_BODY_BYTES, Door
 from service.errors import BadSettings
 from service.runtime import Runtime, initialise
-from service.server import check_tls
+from service.server import check_tls, make_server
+from service.slowness import PatientProtocol
 from tests.world import paid, publish, send
 
 ROUTES = [
@@ -69,7 +70,9 @@ def served(world: Runtime) -> Iterator[int]:
     """A real server; the port."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(world), log_config=None, access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(world), http=PatientProtocol, log_config=None, access_log=False)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
@@ -347,3 +350,46 @@ def test_a_folder_that_was_there_becomes_private_and_the_doctor_sees_one_that_is
     world.home.chmod(0o755)
     (found,) = [one for one in examine(world) if "folder" in one.check]
     assert (found.level, "chmod 0700" in found.text) == ("error", True)
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /v1/health/live HTTP/1.1\r\nHost: here\r\n\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /v1/health/live HTTP/1.1\r\nX-Some: "])
+def test_a_client_that_sends_no_headers_or_ever_more_of_them_is_let_go(
+    world: Runtime, monkeypatch: pytest.MonkeyPatch, before: bytes, sent: bytes
+) -> None:
+    """A byte at a time, from the first or behind an answered request: 408 in time, and the connection ends."""
+    monkeypatch.setattr(PatientProtocol, "header_seconds", 0.3)
+    with served(world) as port, socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.settimeout(10)
+        slow.sendall(before)
+        answered = slow.recv(65536) if before else b""
+        assert before == b"" or b"200 OK" in answered
+        slow.sendall(sent)
+        got, began = b"", time.monotonic()
+        while (found := _dripped(slow)) is not None:
+            got += found
+            assert time.monotonic() - began < 10
+        assert b"408" in got
+        quick = http.client.HTTPConnection("127.0.0.1", port)
+        quick.request("GET", "/v1/health/live")
+        assert quick.getresponse().status == 200
+
+
+def _dripped(slow: socket.socket) -> bytes | None:
+    """What came meanwhile; None at the end of the connection."""
+    slow.settimeout(0.05)
+    try:
+        slow.sendall(b"x")
+        return slow.recv(65536) or None
+    except TimeoutError:
+        return b""
+    except OSError:
+        return None
+
+
+def test_the_server_that_is_served_has_the_limit_on_headers(world: Runtime) -> None:
+    """Shorter than a client of good will needs, by far."""
+    server, listener = make_server(world, port=0)
+    listener.close()
+    assert server.config.http is PatientProtocol
+    assert PatientProtocol.header_seconds <= 10

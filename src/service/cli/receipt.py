@@ -12,6 +12,7 @@ from purge import ReceiptInvalid, payload_of, verifier_keys
 from purge.verifier import Refused, described, verify
 from service.cli.common import GROUP, emit, opened_past_gate, say, session
 from service.errors import BadInput
+from service.privatefiles import hand_out
 
 app = typer.Typer(help="Signed receipts of erasures.", **GROUP)
 RequestId = Annotated[str, typer.Argument(help="an erasure request")]
@@ -45,6 +46,7 @@ def export(
             sys.stdout.buffer.write(body)
         else:
             to.write_bytes(body)
+            hand_out(to)
             say(f"wrote {to}")
         if supplement is not None:
             return
@@ -54,6 +56,7 @@ def export(
             else:
                 beside = to.with_name(f"{to.stem}.supplement-{number}{to.suffix}")
                 beside.write_bytes(runtime.supplements.document(one))
+                hand_out(beside)
                 say(f"wrote {beside}")
 
 

@@ -19,7 +19,7 @@ from service.cli.common import INCOMPLETE, emit, opened, progress_bar, say, sess
 from service.cli.lake_commands import app as app
 from service.errors import BadInput, BadSettings
 from service.feed import open_feed
-from service.kafka import partition_source, settings_checked
+from service.kafka import client_of, partition_source, settings_checked
 from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def open_outlet(home: Path, topic: str) -> KafkaOutlet:
         from lake.kafkaoutlet import KafkaOutlet
     except ImportError:
         raise BadSettings("[kafka] needs confluent-kafka", next_step="Install `shredlake[kafka]`.") from None
-    client = {name: value.get_secret_value() for name, value in settings.client.items()}
+    client = client_of(settings)
     with settings_checked():
         return KafkaOutlet({"bootstrap.servers": settings.bootstrap, **client}, topic)
 
