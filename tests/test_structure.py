@@ -35,6 +35,7 @@ PURE = (
     "projections/compute.py",
     "projections/differencing.py",
     "projections/gates.py",
+    "projections/switching.py",
     "purge/attestation.py",
     "purge/clocks.py",
     "purge/merkle.py",

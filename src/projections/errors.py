@@ -158,6 +158,16 @@ class StaleEpoch(ProjectionError):
     default_next_step = "Build the view again: `shredlake views build VIEW`; then publish."
 
 
+class OlderBuild(ProjectionError):
+    """The build reads an older input than what readers see of the view: they would lose events."""
+
+    whose_move = "caller"
+    default_next_step = (
+        "Build from the newest events: `shredlake views publish VIEW`. Where readers are to see the older"
+        " input: `shredlake views build VIEW --as-of MOMENT --publish --older`."
+    )
+
+
 class BuildUnderWay(ProjectionError):
     """Another process builds the view, and does not end."""
 

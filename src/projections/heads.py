@@ -26,7 +26,8 @@ from lake.offsets import BUILD, EPOCH, KIND, RELEASE
 from lake.table import MAX_ATTEMPTS, summary_of
 from projections.errors import HeadAhead, StaleEpoch
 from projections.headbook import HeadBook, Wanted, table_of
-from projections.ledger import Ledger, Publication, is_behind
+from projections.ledger import Ledger, Publication
+from projections.switching import is_behind
 from projections.tables import ViewTables
 
 HEAD: Final = "head"

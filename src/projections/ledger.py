@@ -18,8 +18,9 @@ from attrs import asdict, frozen
 from keys import Database, Effects, Keyring
 from projections.alarms import ALARM_SCHEMA, Alarm, AlarmBook
 from projections.differencing import Withheld
-from projections.errors import NotPublished, PublicationDropped, StaleEpoch
+from projections.errors import NotPublished
 from projections.headbook import HEADS_SCHEMA, HeadBook, table_of, want
+from projections.switching import refuse_dropped, refuse_older, refuse_stale
 from projections.withheldrows import SCHEMA as WITHHELD_SCHEMA
 from projections.withheldrows import WithheldRows
 
@@ -172,7 +173,13 @@ class Ledger:
         return [one for one in self.alarms.unaccepted() if seen.get(one.view, one.version) == one.version]
 
     def release(
-        self, publications: list[Publication], *, epoch: Callable[[], int], who: str, why: str
+        self,
+        publications: list[Publication],
+        *,
+        epoch: Callable[[], int],
+        who: str,
+        why: str,
+        older: bool = False,
     ) -> Release:
         """Records publications and switches readers to them, in one transaction.
 
@@ -181,14 +188,18 @@ class Ledger:
         Args:
             epoch: reads the fence log inside the transaction: an erasure that comes later publishes
                 later, so a version that misses it can never be the newest.
+            older: an older input may take the place of a newer one.
 
         Raises:
             StaleEpoch: a personal version is behind the fence log.
+            OlderBuild: one reads an older input than what readers see of its view.
         """
         with self._effects("release"), self._db.write() as db:
-            _refuse_stale(publications, fence := epoch())
+            refuse_stale(publications, fence := epoch())
             entries = self._newest_entries(db)
             for one in publications:
+                if not older:
+                    refuse_older(one, self._at(db, entries.get(one.view)))
                 found = db.execute(
                     "SELECT publication_id FROM publications WHERE build_id = ?", (one.build_id,)
                 ).fetchone()
@@ -211,8 +222,8 @@ class Ledger:
     ) -> Release:
         """Switches views back to earlier publications, in one transaction; errors as `release`."""
         with self._effects("release"), self._db.write() as db:
-            _refuse_stale(publications, fence := epoch())
-            _refuse_dropped(publications, self._dropped(db))
+            refuse_stale(publications, fence := epoch())
+            refuse_dropped(publications, self._dropped(db))
             entries = {one.view: one.publication_id for one in publications}
             release = self._insert(db, self._newest_entries(db) | dict(entries), "rollback", who, why)
             for view, publication_id in entries.items():
@@ -364,6 +375,11 @@ class Ledger:
             for row in rows
         }
 
+    def _at(self, db: Any, publication_id: int | None) -> Publication | None:
+        sql = "SELECT publication_id, record FROM publications WHERE publication_id = ?"
+        row = db.execute(sql, (publication_id,)).fetchone()
+        return _publication(*row) if row else None
+
     def _newest_entries(self, db: Any) -> dict[str, int]:
         row = db.execute("SELECT entries FROM releases ORDER BY release_id DESC LIMIT 1").fetchone()
         found: dict[str, int] = json.loads(row[0]) if row else {}
@@ -376,26 +392,6 @@ class Ledger:
             (_stamp(at), json.dumps(dict(entries), sort_keys=True), kind, who, why),
         ).fetchone()
         return _release(row)
-
-
-def is_behind(publication: Publication, since: int, epoch: int) -> bool:
-    """Whether it could bring a person back who was erased after the epoch `since`.
-
-    Rows of a subject-grain view die with their keys; only aggregates can.
-    """
-    return publication.personal and publication.grain == "aggregate" and since < epoch
-
-
-def _refuse_stale(publications: list[Publication], epoch: int) -> None:
-    for one in publications:
-        if is_behind(one, one.epoch, epoch):
-            raise StaleEpoch(f"`{one.view}` was built at epoch {one.epoch}, erasures stand at {epoch}")
-
-
-def _refuse_dropped(publications: list[Publication], dropped: Mapping[int, Dropped]) -> None:
-    for one in publications:
-        if one.publication_id in dropped:
-            raise PublicationDropped(dropped[one.publication_id].words())
 
 
 def _stamp(moment: datetime) -> str:

@@ -23,6 +23,7 @@ from projections.errors import (
     BuildUnderWay,
     DefinitionError,
     GateClosed,
+    OlderBuild,
     ProjectionError,
     ResultChanged,
     StaleEpoch,
@@ -107,8 +108,9 @@ def rederive(views: Views, *, who: str, why: str, serve_stale: Collection[str] =
         todo = [name for name in todo if name not in unbuilt]
         try:
             if built:
-                views.publish(built, who=who, why=why)
-        except StaleEpoch:  # somebody else's fence came meanwhile
+                # An erasure does not wait for newer events: an older table may have been brought back.
+                views.publish(built, older=last, who=who, why=why)
+        except (OlderBuild, StaleEpoch):  # somebody else's build or fence came meanwhile
             if last:
                 raise
             continue
@@ -137,7 +139,7 @@ def bring_back(views: Views, *, who: str, why: str) -> list[str]:
     try:
         if built:
             views.publish(built, who=who, why=why)
-    except StaleEpoch:  # somebody was erased meanwhile: that erasure or the next look tries again
+    except (OlderBuild, StaleEpoch):  # built or erased meanwhile: the next look tries again
         return []
     return [one.publication.view for one in built]
 

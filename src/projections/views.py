@@ -20,7 +20,7 @@ from projections.definition import SUBJECT
 from projections.derive import types_of, view_is_personal
 from projections.differencing import Guarded
 from projections.dropping import Dropping
-from projections.errors import DefinitionError, LedgerBehind, NotPublished, StaleEpoch
+from projections.errors import DefinitionError, LedgerBehind, NotPublished, OlderBuild, StaleEpoch
 from projections.exposure import refuse_exposed
 from projections.heads import Heads
 from projections.ledger import Ledger, Publication, Release
@@ -140,6 +140,7 @@ class Views:
         snapshot_id: int | None = None,
         rebuild: bool = False,
         accept_changed: bool = False,
+        older: bool = False,
         who: str,
         why: str,
         progress: Progress = lambda what, done, total: None,
@@ -148,6 +149,7 @@ class Views:
 
         Raises:
             StaleEpoch: erasures came faster than the views could be built.
+            OlderBuild: see `publish`; what somebody else published meanwhile is caught up with first.
         """
         self.registry.refresh()
         self._refuse_exposed(names)
@@ -164,9 +166,13 @@ class Views:
                         progress=progress,
                     )
                     try:
-                        return built, self.publish(built, who=who, why=why)
+                        return built, self.publish(built, older=older, who=who, why=why)
                     except StaleEpoch:
                         if attempt == _PUBLISH_TRIES:
+                            raise
+                    except OlderBuild:
+                        head = self._lake.events.snapshot()
+                        if snapshot_id is not None or head is None or head.snapshot_id == pinned:
                             raise
         raise AssertionError("the last try returns or raises")
 
@@ -188,11 +194,15 @@ class Views:
             if seen is None or self.ledger.publication(seen).version != self.builder.version_of(view):
                 refuse_exposed(view, types_of(self._lake.types, view))
 
-    def publish(self, built: Sequence[Built], *, who: str, why: str) -> Release:
+    def publish(self, built: Sequence[Built], *, older: bool = False, who: str, why: str) -> Release:
         """Switches readers to built versions in one commit, then the heads of their tables, one by one.
+
+        Args:
+            older: readers may go back to an older input; `roll_back` goes one publication back without it.
 
         Raises:
             StaleEpoch: somebody was erased since; build again.
+            OlderBuild: readers see a newer input of one of the views.
             HeadAhead, LakeError: readers of the release are switched; the heads follow with the next chance.
         """
         publications = [one.publication for one in built]
@@ -203,7 +213,7 @@ class Views:
         ):
             self.heads.settle()
             return current  # readers see these very builds already
-        release = self.ledger.release(publications, epoch=self._keyring.epoch, who=who, why=why)
+        release = self.ledger.release(publications, epoch=self._keyring.epoch, older=older, who=who, why=why)
         self._tag_inputs(publications)
         self.heads.settle()
         self.dropping.settle_owed(one.view for one in publications)

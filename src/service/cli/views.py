@@ -81,9 +81,14 @@ def build(
     accept_changed: Annotated[
         bool, typer.Option("--accept-changed", help="keep a result that is another one over the same input")
     ] = False,
+    older: Annotated[
+        bool, typer.Option("--older", help="publish an older input over the newer one that readers see")
+    ] = False,
     why: Why = "",
 ) -> None:
     """Build views beside what readers see: first build, catch-up or rebuild, whichever is due."""
+    if older and not publish:
+        raise WrongUse("--older says what may be published: give --publish with it")
     with opened(context) as (here, runtime):
         moment = _exact(as_of, nearest)
         snapshot = runtime.lake.replay().as_of(moment).commit if moment else None
@@ -99,7 +104,7 @@ def build(
             }
             release = None
             if publish:
-                built, release = runtime.views.bring_up_to_date(wanted, **options)
+                built, release = runtime.views.bring_up_to_date(wanted, older=older, **options)
             else:
                 built = runtime.views.build(wanted, **options)
         rows = [
