@@ -43,7 +43,7 @@ from lake.errors import (
 from lake.eventtypes import DEAD_LETTER, PRIMARY, EventType, Facet, parse_event_type
 from lake.explain import Explained, explain
 from lake.housekeeping import Housekeeping
-from lake.ingest import FUTURE_DAYS, Ingestor, IngestSummary
+from lake.ingest import Ingestor, IngestSummary
 from lake.intake import Drained, Intake, IntakeRule
 from lake.kafkaprogress import Progress, StuckPartition
 from lake.lakehouse import Lake, open_events, open_lake
@@ -79,7 +79,6 @@ __all__ = [
     "DEFAULT_BATCH_EVENTS",
     "DEFAULT_MEMORY_BYTES",
     "EMBEDDED",
-    "FUTURE_DAYS",
     "LEAST_GRACE_SECONDS",
     "NOT_SEARCHED",
     "PERSONAL_HEAD",

@@ -49,11 +49,14 @@ def accepted_event_type(document: dict[str, Any]) -> EventType:
 
 def _check_words(document: dict[str, Any], found: EventType) -> None:
     """Keywords of ours whose values nobody else checks."""
-    version, days = document.get("version", 1), document.get("dedup_window_days", 0)
-    if isinstance(version, bool) or isinstance(days, bool):
-        raise SchemaError("`version` and `dedup_window_days` must be whole numbers")
-    if days > _MOST_DAYS:
-        raise SchemaError(f"`dedup_window_days` must be at most {_MOST_DAYS}")
+    if isinstance(document.get("version", 1), bool):
+        raise SchemaError("`version` must be a whole number")
+    for word in ("dedup_window_days", "future_days"):
+        days = document.get(word, 0)
+        if isinstance(days, bool):
+            raise SchemaError(f"`{word}` must be a whole number of days")
+        if days > _MOST_DAYS:
+            raise SchemaError(f"`{word}` must be at most {_MOST_DAYS}")
     strange = set(document.get("required", ())) - {one.name for one in found.fields}
     if strange:
         raise SchemaError(f"`required` names `{min(strange)}`, which is no property: no event could fit")

@@ -111,6 +111,7 @@ def _counts(found: Mapping[str, int]) -> bool:
         "superseded",
         "redacted",
         "expired",
+        "future",
     } and _numbers(found.values())
 
 

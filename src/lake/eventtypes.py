@@ -11,7 +11,8 @@ identity       the value is a further name of the person, e.g. ``email``; enters
 because        why an anonymous field may be kept in clear; shown by ``shredlake schema doctor``
 =============  =============================================================================
 
-and on the top level ``name``, ``version``, ``dedup_window_days`` (default 7), ``compatibility``
+and on the top level ``name``, ``version``, ``dedup_window_days`` (default 7), ``future_days`` (default 1: an
+event dated further ahead of its arrival is stored and counted, and moves no watermark), ``compatibility``
 (`lake.compatibility`) and ``upcast`` (`lake.upcastrules`).
 """
 
@@ -33,6 +34,7 @@ from lake.upcastrules import Rule, parse_upcast
 SUBJECT_ROLE: Final = "subject"
 DEAD_LETTER: Final = "shredlake.dead_letter"
 DEFAULT_DEDUP_WINDOW_DAYS: Final = 7
+DEFAULT_FUTURE_DAYS: Final = 1
 TAG_FIELDS: Final[Schema] = {"_tag": pl.UInt64(), "_rev": pl.Int64()}
 """What the rule for duplicates and corrections looks at; tags lie in a column of their own."""
 OPEN_HEAD: Final[Schema] = {"_rev": pl.Int64(), "_day": pl.Date()}
@@ -131,6 +133,7 @@ class EventType:
     document: dict[str, Any] = field(repr=False)
     compatibility: str = "backward"
     upcast: tuple[Rule, ...] = ()
+    future_days: int = DEFAULT_FUTURE_DAYS
 
     @property
     def open_schema(self) -> Schema:
@@ -188,13 +191,16 @@ def parse_event_type(document: dict[str, Any]) -> EventType:
     window = document.get("dedup_window_days", DEFAULT_DEDUP_WINDOW_DAYS)
     if not isinstance(window, int) or window < 0:
         raise SchemaError("`dedup_window_days` must be a whole number of days")
+    future = document.get("future_days", DEFAULT_FUTURE_DAYS)
+    if not isinstance(future, int) or future < 0:
+        raise SchemaError("`future_days` must be a whole number of days")
     required = set(document.get("required", ()))
     fields = tuple(_field(document, n, n in required) for n in document["properties"])
     mode = document.get("compatibility", COMPATIBILITIES[0])
     if mode not in COMPATIBILITIES:
         raise SchemaError(f"`compatibility` must be one of {', '.join(COMPATIBILITIES)}")
     upcast = parse_upcast(document.get("upcast"), frozenset(document["properties"]))
-    found = EventType(name, version, fields, window, document, mode, upcast)
+    found = EventType(name, version, fields, window, document, mode, upcast, future)
     for facet in found.facets:
         if facet.role != SUBJECT_ROLE and found.subject_field(facet.role) is None:
             raise SchemaError(f"role `{facet.role}` has no field with `subject_of: {facet.role}`")

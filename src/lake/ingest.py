@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
-from typing import Final
+from datetime import UTC, date, datetime
 
 import polars as pl
 from attrs import evolve, field, frozen
@@ -30,8 +29,6 @@ from lake.table import Committed, IcebergTable, summary_of
 from lake.typeregistry import TypeRegistry
 from lake.validate import Flaw
 
-FUTURE_DAYS: Final = 1
-"""So far ahead of the clock a source may be: an event dated later is kept and moves no watermark."""
 Progress = Callable[[int, int], None]
 """Called with (lines done, bytes of blocks written so far)."""
 
@@ -44,8 +41,8 @@ class IngestSummary:
         events: accepted now; `dead` went to the dead letters by reason; `suppressed` belong to erased
             people and were not stored; `blank` lines hold no event.
         already: lines that were ingested before.
-        future: of `events`, those dated more than `FUTURE_DAYS` ahead: stored and counted, and no watermark
-            follows them.
+        future: of `events`, those dated further ahead than their type's `future_days`: stored and counted,
+            and no watermark follows them.
         snapshots: commits made.
     """
 
@@ -174,7 +171,7 @@ class Ingestor:
             reasons=tuple(sorted(reasons.items())),
             rejected=(*summary.rejected, *parsed.rejected),
             suppressed_lines=(*summary.suppressed_lines, *prepared.suppressed_lines),
-            future=summary.future + _ahead(parsed, self._clock()),
+            future=summary.future + done.future,
         )
 
     def offsets(self) -> dict[str, int]:
@@ -286,9 +283,3 @@ class Ingestor:
         head = self._table.snapshot()
         known = letter_keys_of(summary_of(head)).keys.get(day) if head is not None else None
         return LetterKey(day, self._sealer.letters_under(known, self._nobody), known)
-
-
-def _ahead(parsed: Parsed, now: datetime) -> int:
-    """Events that are dated more than `FUTURE_DAYS` after now."""
-    limit = now + timedelta(days=FUTURE_DAYS)
-    return sum(int((frame["occurred_at"] > limit).sum()) for _, frame in parsed.accepted)

@@ -46,7 +46,11 @@ class AlreadyLanded(Exception):
 
 @frozen
 class Range:
-    """Lines [start, end) of a source, and what became of them."""
+    """Lines [start, end) of a source, and what became of them.
+
+    Attributes:
+        future: of `events`, those dated further ahead than their type's `future_days`.
+    """
 
     source: str
     start: int
@@ -55,6 +59,7 @@ class Range:
     dead: int
     suppressed: int
     blank: int
+    future: int = 0
 
     def adds_up(self) -> bool:
         """Whether every line is accounted for."""
@@ -70,6 +75,7 @@ class Account:
     dead: int = 0
     suppressed: int = 0
     blank: int = 0
+    future: int = 0
 
     def adds_up(self) -> bool:
         """Whether every line is accounted for."""
@@ -83,6 +89,7 @@ class Account:
             self.dead + one.dead,
             self.suppressed + one.suppressed,
             self.blank + one.blank,
+            self.future + one.future,
         )
 
 
@@ -94,6 +101,7 @@ class Totals:
     """What became of all lines of all sources, and of the events since.
 
     Attributes:
+        future: of `events`, those dated further ahead than their type's `future_days` when they came.
         superseded: events that the duplicate rule dropped; `redacted` letters that named an erased person;
             `expired` letters of nobody's that were kept for as long as the settings say.
     """
@@ -106,6 +114,7 @@ class Totals:
     superseded: int = 0
     redacted: int = 0
     expired: int = 0
+    future: int = 0
 
     @property
     def stored(self) -> int:
@@ -121,6 +130,7 @@ class Totals:
             dead=self.dead + one.dead,
             suppressed=self.suppressed + one.suppressed,
             blank=self.blank + one.blank,
+            future=self.future + one.future,
         )
 
 
@@ -171,7 +181,7 @@ def ranges_of(summary: Summary) -> list[Range]:
     """This commit's ranges with their counts."""
     counts = json.loads(summary.get(COUNTS, "{}"))
     return [
-        Range(name, start, end, *(counts[name][k] for k in ("events", "dead", "suppressed", "blank")))
+        Range(name, start, end, **counts[name])
         for name, (start, end) in json.loads(summary.get(RANGES, "{}")).items()
     ]
 
@@ -269,7 +279,13 @@ def ingest_summary(
     if sealed_epoch != epoch:
         raise EpochMoved(f"sealed at epoch {sealed_epoch}, now {epoch}")
     counts = {
-        one.source: {"events": one.events, "dead": one.dead, "suppressed": one.suppressed, "blank": one.blank}
+        one.source: {
+            "events": one.events,
+            "dead": one.dead,
+            "suppressed": one.suppressed,
+            "blank": one.blank,
+            "future": one.future,
+        }
         for one in ranges
     }
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -96,10 +96,12 @@ class Sealer:
         blocks: list[pl.DataFrame] = []
         events = 0
         suppressed: list[int] = []
+        future = 0
         for event_type, frame in parsed.accepted:
             sealed, stored, refused = self._seal_type(event_type, frame, at, number)
             blocks.extend(sealed)
             events += stored
+            future += _ahead(event_type, frame, refused, at)
             suppressed.extend(refused)
         letters, dead, refused = self._seal_letters(name, parsed.rejected, at, number)
         blocks.extend(letters)
@@ -109,7 +111,7 @@ class Sealer:
             blocks.append(taken)
             events, dead = events + stored, dead + kept_dead
             suppressed.extend(refused)
-        span = Range(name, parsed.start, parsed.end, events, dead, len(suppressed), parsed.blank)
+        span = Range(name, parsed.start, parsed.end, events, dead, len(suppressed), parsed.blank, future)
         assert span.adds_up(), "every line is an event, a dead letter, suppressed or blank"
         return Sealed(tuple(blocks), span, tuple(suppressed))
 
@@ -337,3 +339,9 @@ def letter_bytes(text: str) -> bytes:
         return base64.b64decode(text[len(_BASE64) :], validate=True)
     except binascii.Error:
         return text.encode()
+
+
+def _ahead(event_type: EventType, frame: pl.DataFrame, refused: Sequence[int], at: datetime) -> int:
+    """Of the events that are stored, those dated further ahead than their type may be."""
+    late = frame.filter(pl.col("occurred_at") > at + timedelta(days=event_type.future_days))
+    return late.height - int(late["position"].is_in(list(refused)).sum()) if late.height else 0

@@ -42,6 +42,7 @@ _SIMPLE_TOP: Final = NOTES | frozenset(
         "name",
         "version",
         "dedup_window_days",
+        "future_days",
         "type",
         "properties",
         "required",

@@ -29,6 +29,7 @@ from lake.selection import block_rows
 from lake.settled import SourceBook
 from lake.table import IcebergTable, summary_of
 
+_SOURCES_SHOWN = 5
 _TAKEN_AWAY = ("superseded", "redacted", "expired")
 
 
@@ -41,6 +42,8 @@ class Verified:
         sources: that were ever ingested.
         events: ingested so far; `superseded` were duplicates, and compaction dropped them.
         stored: events and letters counted in the data, where `deep`.
+        future: of `events`, those dated further ahead than their type's `future_days` when they came, and the
+            sources with the most of them: a clock or a field of theirs is wrong.
     """
 
     snapshots: int
@@ -51,6 +54,8 @@ class Verified:
     superseded: int
     stored: int | None
     problems: tuple[str, ...]
+    future: int = 0
+    future_sources: tuple[tuple[str, int], ...] = ()
 
 
 def verify(lake: Lake, deep: bool = False) -> Verified:
@@ -73,6 +78,7 @@ def verify(lake: Lake, deep: bool = False) -> Verified:
     summary = summary_of(head)
     accounts = {**SourceBook(lake.events).settled(settled_of(summary)), **accounts_of(summary)}
     totals = totals_of(summary)
+    ahead = [(name, one.future) for name, one in accounts.items() if one.future]
     problems = [*walk.problems, *_unproven(list(accounts.values()), totals)]
     stored = None
     if deep:
@@ -87,6 +93,8 @@ def verify(lake: Lake, deep: bool = False) -> Verified:
         totals.superseded,
         stored,
         tuple(problems),
+        totals.future,
+        tuple(sorted(ahead, key=lambda one: -one[1])[:_SOURCES_SHOWN]),
     )
 
 
@@ -157,6 +165,7 @@ def _unproven(accounts: Sequence[Account], totals: Totals) -> Iterator[str]:
         totals.superseded,
         totals.redacted,
         totals.expired,
+        sum(one.future for one in accounts),
     )
     if sums != totals:
         yield f"the sources hold {sums.lines} lines, the totals say {totals.lines}, or their counts differ"

@@ -15,7 +15,7 @@ from typing import Final
 import polars as pl
 from attrs import field, frozen
 
-from lake import FUTURE_DAYS, Events, bucket_of
+from lake import Events, bucket_of
 from projections.authorcode import run_author_code, run_columns
 from projections.columntypes import narrowed, published, refuse_row_type
 from projections.definition import SUBJECT, Fold, View
@@ -23,6 +23,7 @@ from projections.errors import DefinitionError
 from projections.measures import Prepared, prepare_key, prepare_measure
 
 BUCKET: Final = "_bucket"
+_CREDIBLE: Final = "_credible_day"
 TAG_SCHEMA: Final = {
     BUCKET: pl.UInt32(),
     "_tag": pl.UInt64(),
@@ -53,23 +54,25 @@ class Partial:
 
 
 def derive(
-    view: View, events: Sequence[tuple[Events, int]], bits: int, personal: bool, total: pl.DataFrame
+    view: View, events: Sequence[tuple[Events, int, int]], bits: int, personal: bool, total: pl.DataFrame
 ) -> Partial:
     """The state of one view from settled events.
 
     Args:
-        events: (events, dedup window in days) per event type.
+        events: (events, dedup window, how far ahead its clock may be, both in days) per event type.
         personal: whether the view excludes events whose personal part is gone.
         total: `_bucket`, `stored`: events in the blocks that were read, counted apart.
     """
     frames, tags = [], []
-    for one, window_days in events:
-        frame = one.frame.with_columns(bucket_of(pl.col(SUBJECT), bits).alias(BUCKET))
+    for one, window_days, future_days in events:
+        frame = one.frame.with_columns(
+            bucket_of(pl.col(SUBJECT), bits).alias(BUCKET), _credible_day(future_days).alias(_CREDIBLE)
+        )
         frames.append(frame)
         tags.append(_remembered(frame, window_days))
     together = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
     seen = together.group_by(BUCKET).agg(
-        pl.len().cast(pl.Int64).alias("settled"), _newest_credible_day().alias("last_day")
+        pl.len().cast(pl.Int64).alias("settled"), pl.col(_CREDIBLE).max().alias("last_day")
     )
     usable = together.filter(~pl.col("shredded")) if personal else together
     counted = usable.group_by(BUCKET).agg(pl.len().cast(pl.Int64).alias("counted"))
@@ -87,14 +90,14 @@ def derive(
         )
     )
     # Whether a part could be opened is seen by the reads that ask for it alone, so no view gets to see it.
-    plain = usable.drop(*INTERNAL, strict=False)
+    plain = usable.drop(*INTERNAL, _CREDIBLE, strict=False)
     return Partial(_aggregate(view, plain), pl.concat(tags), counts)
 
 
-def _newest_credible_day() -> pl.Expr:
-    """The newest day of events; one dated in the future counts like any other and moves no watermark."""
-    ahead = pl.col("occurred_on") > pl.col("ingest_day") + pl.duration(days=FUTURE_DAYS)
-    return pl.col("occurred_on").filter(~ahead).max()
+def _credible_day(future_days: int) -> pl.Expr:
+    """The day of an event; null where it is dated too far ahead: it counts, and moves no watermark."""
+    ahead = (pl.col("occurred_on") - pl.col("ingest_day")).dt.total_days() > future_days
+    return pl.when(~ahead).then("occurred_on")
 
 
 def result(view: View, rows: pl.DataFrame) -> pl.DataFrame:

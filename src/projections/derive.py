@@ -111,7 +111,8 @@ def derive_view(
         if EVENT_TYPE not in wanted.fields:
             frame = frame.with_columns(pl.lit(read.event_type).alias(EVENT_TYPE))
         own = evolve(events[read], frame=frame.select(*columns, *INTERNAL))
-        mine.append((own, types.get(read.event_type).dedup_window_days))
+        newest = types.get(read.event_type)
+        mine.append((own, newest.dedup_window_days, newest.future_days))
         total.append(totals[read])
     stored = pl.concat(total).group_by(pl.col("bucket").alias(BUCKET)).agg(pl.col("stored").sum())
     return derive(view, mine, bits, view_is_personal(types, view), stored)

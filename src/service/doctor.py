@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from attrs import frozen
+from typing import Any, Final
 
 from keys import ShredlakeError
 from keys.errors import CustodianDenied
@@ -36,11 +34,13 @@ from lake.objects import ObjectStore
 from lake.offsets import offsets_of
 from projections import Alarm, ResultChanged, TableHead, Views, older_records, revealing
 from purge import Standing, Stuck, standing_of, unregistered
-from service.consumers import ConsumerTrouble, troubles
+from service.consumers import troubles
+from service.findings import Finding as Finding
+from service.findings import consumer_findings, folder_finding, future_finding, modes_finding
 from service.firstlook import look_first
 from service.kafka import standing
 from service.keyplaces import vault_session
-from service.privatefiles import is_shared, open_to_others
+from service.privatefiles import is_shared
 from service.runtime import Runtime, open_runtime
 from service.settings import Kafka, Settings, load_settings
 
@@ -48,17 +48,7 @@ OUR_PACKAGES: Final = ("keys", "lake", "projections", "purge", "service")
 _PAST_A_BATCH: Final = "where a batch is the cause, `shredlake ingest skip --batch ID` makes letters of it"
 _LONG_WAIT_SECONDS: Final = 60.0
 _STUCK_SHOWN: Final = 5
-_MODES_SHOWN: Final = 3
 _LOW_DISK_BYTES: Final = 2 * 1024**3
-
-
-@frozen
-class Finding:
-    """One check: `ok`, `note`, `warning` or `error`, what was seen, and what to do."""
-
-    check: str
-    level: Literal["ok", "note", "warning", "error"]
-    text: str
 
 
 def examine_installation() -> list[Finding]:
@@ -109,9 +99,9 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     home = runtime.home
     vault = runtime.settings.keys.vault
     shared = is_shared(runtime.settings.keys.agent_users)
-    yield _folder_finding(home, shared)
+    yield folder_finding(home, shared)
     if not shared:
-        yield _modes_finding(home)
+        yield modes_finding(home)
     for name in ("token",) if vault else ("keys/root.key", "token"):
         mode = stat.S_IMODE((home / name).stat().st_mode)
         yield Finding(
@@ -131,6 +121,8 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         "error" if checked.problems else "ok",
         "; ".join(checked.problems) or f"{checked.events} events of {checked.sources} sources, no gap",
     )
+    if checked.future:
+        yield future_finding(checked)
     yield _letters_finding(runtime.lake, runtime.settings.upkeep.letter_days)
     trouble = runtime.lake.intake.asides.trouble()
     oldest = runtime.lake.intake.oldest_batch()
@@ -210,26 +202,6 @@ def states_finding(retired: int | None, supplements: int) -> Finding:
     return Finding("view states", "ok", "each holds its own bucket alone")
 
 
-def _folder_finding(home: Path, shared: bool) -> Finding:
-    """Users of the key agent may pass through the folder; nobody else needs to enter it."""
-    mode = stat.S_IMODE(home.stat().st_mode)
-    most = 0o711 if shared else 0o700
-    if mode & ~most:
-        return Finding("mode of the lake's folder", "error", f"{mode:04o}: run `chmod {most:04o}` on it")
-    return Finding("mode of the lake's folder", "ok", f"{mode:04o}")
-
-
-def _modes_finding(home: Path) -> Finding:
-    """The folder keeps others out; what is in it should as well, should somebody open the folder."""
-    check, found = "modes in the lake's folder", list(open_to_others(home))
-    if not found:
-        return Finding(check, "ok", "everything in it is for this user alone")
-    shown = ", ".join(str(one.relative_to(home)) for one in found[:_MODES_SHOWN])
-    more = f" and {len(found) - _MODES_SHOWN:,} more" if len(found) > _MODES_SHOWN else ""
-    text = f"others have rights on {shown}{more}: run `chmod -R go= {home}`"
-    return Finding(check, "error" if home.stat().st_mode & 0o077 else "warning", text)
-
-
 def _privacy_finding(lake: Lake) -> Finding:
     try:
         lint = privacy_lint(lake)
@@ -296,12 +268,6 @@ def intake_finding(
     return Finding(
         "intake", "warning", f"{text}: run `shredlake serve`, or `shredlake ingest intake`, and read the log"
     )
-
-
-def consumer_findings(found: Sequence[ConsumerTrouble]) -> Iterator[Finding]:
-    """Consumers of topics that bring nothing, by what they wrote down."""
-    for one in found:
-        yield Finding("consumers of topics", "warning" if one.kind == "waits" else "error", one.text())
 
 
 def stuck_finding(stuck: Sequence[Stuck], now: datetime) -> Finding:

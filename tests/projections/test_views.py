@@ -9,7 +9,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 
 from keys import LeaseExpired, SubjectId
+from lake import verify
 from projections import (
     DefinitionError,
     Deriver,
@@ -32,8 +33,9 @@ from projections import (
     fingerprint,
 )
 from projections.compute import Partial
+from service.doctor import examine
 from service.runtime import Runtime, open_deriver, open_runtime
-from tests.world import PAID, Clock, paid, publish, send, shred
+from tests.world import PAID, Clock, compact_all, paid, publish, send, shred
 
 HEAD = """
 import polars as pl
@@ -444,3 +446,36 @@ def test_an_event_that_came_before_its_time_counts_and_moves_no_watermark(world:
     publication = world.views.publication("cents_per_day")
     assert publication.events_counted == 2
     assert publication.watermark == today.date().isoformat()
+
+
+@pytest.mark.parametrize(("future_days", "ahead", "guarded"), [(0, 1, True), (1, 1, False), (30, 29, False)])
+def test_how_far_ahead_a_type_may_be_dated_is_its_own_setting_and_what_is_further_is_told(
+    world: Runtime, future_days: int, ahead: int, guarded: bool
+) -> None:
+    """Stored and counted in any case; `lake verify` and `doctor` count it, by source; another type's holds on."""
+    world.lake.types.register(PAID | {"version": 2, "future_days": future_days})
+    today = datetime.now(UTC)
+    late = today + timedelta(days=ahead, minutes=1 if guarded else -1)
+    summary = send(world, [paid("ann", event_id="1", at=today), paid("ann", event_id="2", at=late)])
+    assert (summary.events, summary.future) == (2, int(guarded))
+    publish(world, "cents_per_day")
+    publication = world.views.publication("cents_per_day")
+    assert publication.events_counted == 2
+    assert publication.watermark == (today if guarded else late).date().isoformat()
+    compact_all(world)
+    checked = verify(world.lake, deep=True)
+    assert (checked.problems, checked.future) == ((), int(guarded))
+    findings = [one for one in examine(world) if one.check == "dates of events"]
+    assert [one.level for one in findings] == ["warning"] * guarded
+    for one in findings:
+        assert "`future_days`" in one.text
+        assert f"1 of {summary.source}" in one.text
+
+
+def test_events_of_erased_people_that_are_refused_are_not_counted_as_dated_ahead(world: Runtime) -> None:
+    """Only what is stored is."""
+    ahead = datetime.now(UTC) + timedelta(days=9)
+    send(world, [paid("ann", event_id="1")])
+    shred(world, "ann")
+    summary = send(world, [paid(who, event_id=f"{who}2", at=ahead) for who in ("ann", "bob")])
+    assert (summary.events, summary.suppressed, summary.future) == (1, 1, 1)

@@ -54,7 +54,7 @@ def ingest_file(
     agent: Annotated[bool, typer.Option("--agent", help="leave the keys with this host's key agent")] = False,
 ) -> None:
     """Seal the events of a file and append them exactly once; the same file again changes nothing."""
-    from lake import FUTURE_DAYS, JsonLinesFile, MappedFile, Source, load_mapping, with_read_ahead
+    from lake import JsonLinesFile, MappedFile, Source, load_mapping, with_read_ahead
 
     here = session(context)
     with open_feed(here.home, agent=agent) as feed:
@@ -76,7 +76,7 @@ def ingest_file(
     if done.suppressed:
         text += f"; {done.suppressed:,} of erased people refused"
     if done.future:
-        text += f"; {done.future:,} dated more than {FUTURE_DAYS} day ahead"
+        text += f"; {done.future:,} dated further ahead than their type's `future_days`"
     for reason, count in done.reasons:
         say(f"dead letters: {count:,} × {reason}")
     if done.dead:

@@ -81,9 +81,10 @@ def verify_lake(
         more = f" and {found.expired:,} expired" if found.expired else ""
         dropped = f" less {found.superseded:,} duplicates" if found.superseded else ""
         counted = f"; {found.stored:,} stored, as it must be" if found.stored is not None else ""
+        ahead = f", {found.future:,} of them dated too far ahead" if found.future else ""
         text = "\n".join(problems) or (
-            f"{found.events:,} events{dropped} of {found.sources:,} sources in {found.snapshots:,} snapshots"
-            f"{more}{counted}: no gap, no overlap, no identifier in metadata"
+            f"{found.events:,} events{dropped}{ahead} of {found.sources:,} sources in"
+            f" {found.snapshots:,} snapshots{more}{counted}: no gap, no overlap, no identifier in metadata"
         )
         emit(here, asdict(found) | {"lint": lint}, text)
         if problems:
