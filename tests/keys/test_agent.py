@@ -361,6 +361,22 @@ def start_agent(home: Path, before: str = "") -> subprocess.Popen[str]:
     return process
 
 
+def test_what_is_reserved_and_never_touched_is_not_filled_to_be_locked() -> None:
+    """Libraries reserve a gigabyte; what is touched afterwards is locked all the same."""
+    code = f"""
+import mmap, re, runpy
+from pathlib import Path
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+reserved = mmap.mmap(-1, 1 << 30)
+print(runpy.run_path({str(ROOT / "src" / "keys" / "hardening.py")!r})["harden"]()["memory locked"])
+print(kilobytes("VmLck") > 1 << 20, kilobytes("VmRSS") < 1 << 19)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    is_allowed = done.stdout.startswith("True")  # by the system's limits
+    assert done.stdout.split() == [str(is_allowed), str(is_allowed), "True"], done.stderr
+
+
 def test_a_killed_agent_comes_back_under_load_and_workers_go_on(tmp_path: Path) -> None:
     """Nothing sealed is lost, nobody has to be restarted; without an agent the error says what to do."""
     from service.runtime import initialise

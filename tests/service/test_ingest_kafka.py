@@ -14,6 +14,7 @@ import tomllib
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import tomli_w
@@ -26,6 +27,7 @@ from service.consumers import troubles
 from service.crew import Crew, Rate
 from service.doctor import examine_home
 from service.runtime import Runtime, open_runtime
+from tests.command import command
 from tests.keys.test_agent import start_agent
 from tests.lake.test_kafka import drop, wait_until
 from tests.lake.topics import Topic, event, exactly, held
@@ -43,7 +45,13 @@ def home(topic: Topic, world: Runtime) -> Path:
     """A lake whose settings name it."""
     settings = {
         "projections": {"files": [str(VIEWS)]},
-        "kafka": {"bootstrap": topic.bootstrap, "topics": [topic.name], "commit_seconds": 0.3},
+        "kafka": {
+            "bootstrap": topic.bootstrap,
+            "topics": [topic.name],
+            "commit_seconds": 0.3,
+            # The shortest that a broker takes: until it is over, partitions of a killed consumer are nobody's.
+            "client": {"session.timeout.ms": "6000", "heartbeat.interval.ms": "1000"},
+        },
     }
     (world.home / "shredlake.toml").write_text(tomli_w.dumps(settings))
     return world.home
@@ -51,9 +59,9 @@ def home(topic: Topic, world: Runtime) -> Path:
 
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
-    command = [sys.executable, "-c", "from service.cli import main; main()", "--home", str(home)]
+    program = [sys.executable, "-c", "from service.cli import main; main()", "--home", str(home)]
     return subprocess.Popen(
-        [*command, "--output", "json", "ingest", "kafka", *arguments],
+        [*program, "--output", "json", "ingest", "kafka", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -63,9 +71,8 @@ def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_two_consumers_share_the_topic_and_end_when_they_have_caught_up(topic: Topic, home: Path) -> None:
     """The sum is what the topic holds."""
     topic.send(range(1000))
-    told, complaints = start(home, "--workers", "2", "--until-caught-up").communicate(timeout=120)
-    done = json.loads(told)
-    assert (done["events"], done["lag"], done["workers"]) == (1000, 0, 2), complaints
+    done = shredlake(home, "ingest", "kafka", "--workers", "2", "--until-caught-up")
+    assert (done["events"], done["lag"], done["workers"]) == (1000, 0, 2)
     with open_runtime(home) as runtime:
         assert held(runtime) == exactly(range(1000))
         assert verify(runtime.lake, deep=True).problems == ()
@@ -82,7 +89,7 @@ def test_sigterm_commits_what_was_read_and_ends(topic: Topic, home: Path) -> Non
         told, complaints = process.communicate(timeout=60)
         assert process.returncode == 0, complaints
         assert json.loads(told)["events"] == verify(runtime.lake).events
-    told, _ = start(home, "--until-caught-up").communicate(timeout=60)
+    shredlake(home, "ingest", "kafka", "--until-caught-up")
     with open_runtime(home) as runtime:
         assert held(runtime) == exactly(range(250))
 
@@ -90,14 +97,13 @@ def test_sigterm_commits_what_was_read_and_ends(topic: Topic, home: Path) -> Non
 def test_what_stops_a_consumer_is_said_with_the_next_step(topic: Topic, home: Path) -> None:
     """And no traceback, no message of a client library."""
     topic.remove()
-    process = start(home)
-    _, complaints = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "UNKNOWN_TOPIC" in complaints
+    done = command(home, "ingest", "kafka")
+    assert done.returncode == 1
+    assert "UNKNOWN_TOPIC" in done.stderr
     with open_runtime(home) as runtime:
         assert {kind for kind, _ in told_of_consumers(runtime)} == {"ended"}
-    assert "→ Make the topic" in complaints
-    assert "Traceback" not in complaints
+    assert "→ Make the topic" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_killed_consumer_process_is_started_again(topic: Topic, home: Path) -> None:
@@ -271,22 +277,15 @@ def children(pid: int) -> list[int]:
 
 def test_without_a_cluster_in_the_settings_the_command_says_what_to_add(world: Runtime) -> None:
     """Exit code 1."""
-    process = start(world.home)
-    _, complaints = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "[kafka]" in complaints
+    done = command(world.home, "ingest", "kafka")
+    assert done.returncode == 1
+    assert "[kafka]" in done.stderr
 
 
 def shredlake(home: Path, *arguments: str, **environment: str) -> Any:
     """A command that succeeds; what it prints as JSON."""
-    command = [sys.executable, "-c", "from service.cli import main; main()", "--home", str(home)]
-    done = subprocess.run(
-        [*command, "--output", "json", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
+    with mock.patch.dict(os.environ, environment):
+        done = command(home, "--output", "json", *arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -374,7 +373,7 @@ def test_a_setting_that_the_client_refuses_ends_the_command_at_once(topic: Topic
     config = tomllib.loads((home / "shredlake.toml").read_text())
     config["kafka"]["client"] = {"nonsense": "1"}
     (home / "shredlake.toml").write_text(tomli_w.dumps(config))
-    _, complaints = start(home).communicate(timeout=60)
+    complaints = command(home, "ingest", "kafka").stderr
     assert 'No such configuration property: "nonsense"' in complaints
     assert "→ Correct `kafka.client`" in complaints
     assert "starts again" not in complaints
