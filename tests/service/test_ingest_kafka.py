@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
 import tomllib
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +28,7 @@ from tests.command import command
 from tests.keys.test_agent import start_agent
 from tests.lake.test_kafka import drop, wait_until
 from tests.lake.topics import Topic, event, exactly, held
+from tests.service.crewwork import begin_slowly, die
 from tests.world import VIEWS
 
 
@@ -197,36 +195,14 @@ def log_of(home: Path) -> str:
     return (home / "logs" / "shredlake.log").read_text()
 
 
-def never_end(order: int, sender: Connection) -> None:
-    """What a process does that hangs, whatever it is told."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sender.send(None)
-    time.sleep(600)
-
-
-def start_and_die(to: str) -> None:
-    """A parent whose crew of one hangs."""
-    crew = Crew(lambda number: number, never_end, lambda text: None)
-    crew.start(0)
-    (pid,) = [one.pid for one in multiprocessing.active_children()]
-    crew.look(60)
-    Path(to).write_text(str(pid))
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_process_that_hangs_does_not_outlive_its_parent_either(tmp_path: Path) -> None:
     """It is told first, and made to a few seconds later."""
     to = tmp_path / "pid"
-    code = f"from tests.service.test_ingest_kafka import start_and_die; start_and_die({str(to)!r})"
+    code = f"from tests.service.crewwork import start_and_die; start_and_die({str(to)!r})"
     subprocess.run([sys.executable, "-c", code], check=False)
     pid = to.read_text()
     assert Path(f"/proc/{pid}").exists()
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
-
-
-def die(order: int, sender: Connection) -> None:
-    """What a process does that cannot live."""
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_process_that_dies_again_and_again_ends_the_crew() -> None:
@@ -238,11 +214,6 @@ def test_a_process_that_dies_again_and_again_ends_the_crew() -> None:
         crew.look(0.05)
     assert len(said) == 2
     assert [str(one) for one in crew.failed] == ["a consumer process ended 3 times, now with code -9"]
-
-
-def begin_slowly(order: int, sender: Connection) -> None:
-    """What a process does that does not take signals itself yet."""
-    signal.pause()
 
 
 def test_a_process_that_is_told_to_end_while_it_starts_has_not_failed() -> None:
