@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -155,4 +156,10 @@ def show_version(context: typer.Context) -> None:
 def main() -> None:
     """Entry point: errors become one sentence and what to do next."""
     keep_freed_memory()
-    sys.exit(run(app))
+    sys.exit(run(lambda **how: _commands()(**how)))
+
+
+@functools.cache
+def _commands() -> Any:
+    """Every command, made once in a process: there are more than sixty, and each takes a millisecond."""
+    return typer.main.get_command(app)
