@@ -15,6 +15,7 @@ from attrs import evolve, frozen
 
 from lake.errors import MappingError, UnreadableInput
 from lake.eventtypes import EventType
+from lake.tomlplace import toml_place
 from lake.typeregistry import TypeRegistry
 from lake.validate import UNFORESEEN
 
@@ -115,7 +116,7 @@ def load_mapping(path: Path, types: TypeRegistry) -> Mapping:
     except OSError as error:
         raise MappingError(f"the mapping cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MappingError(f"the mapping is not valid TOML: {error}") from None
+        raise MappingError(f"the mapping is not valid TOML{toml_place(error)}") from None
     return parse_mapping(document, types)
 
 

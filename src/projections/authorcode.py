@@ -8,17 +8,17 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 import polars as pl
 
-from keys import ShredlakeError
 from projections.codewatch import call_watched
 from projections.columntypes import Refusal
 from projections.definition import View
-from projections.errors import ViewFailed
+from projections.errors import ProjectionError, ViewFailed
 from projections.source import line_of_entry, syntax_tree
 
 P = ParamSpec("P")
@@ -37,12 +37,14 @@ def run_author_code(view: View, part: str, function: Callable[P, R], *args: P.ar
         part: what is evaluated, as the error names it: `fold`, `` key `day` ``.
 
     Raises:
-        ViewFailed: it raised, whatever it was; out of memory and our own errors pass as they are.
+        ViewFailed: it raised, whatever it was, an error of our packages that its code raises or causes
+            included: that is no outage, and its text may quote a value. Out of memory passes as it is, and
+            what this package itself says of a view.
         ViewHangs: it did not end, in a build that is watched.
     """
     try:
         return call_watched(view.name, lambda: function(*args, **kwargs))
-    except (MemoryError, ShredlakeError):
+    except MemoryError:
         raise
     except Refusal as error:
         failure = ViewFailed(
@@ -54,6 +56,8 @@ def run_author_code(view: View, part: str, function: Callable[P, R], *args: P.ar
             next_step=f"Nothing was published. In the view, {error.instead}; then build again.",
         )
     except _RAISED as error:
+        if isinstance(error, ProjectionError) and _is_ours(error):
+            raise
         failure = _failure(view, part, error)
     # Outside of `except`: an error in whose context the foreign one hangs would show its text to a logger.
     raise failure
@@ -76,6 +80,14 @@ def run_columns(
     for name, expressions in columns.items():
         run_author_code(view, _part(view, name), function, {name: expressions})
     raise failure
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised it: an author can raise any error of ours, with any text."""
+    innermost = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        innermost = frame
+    return innermost is not None and Path(innermost.f_code.co_filename).parent == Path(__file__).parent
 
 
 def _failure(view: View, part: str, error: BaseException) -> ViewFailed:

@@ -352,8 +352,12 @@ def _format(feed: Feed, settings: Kafka) -> MessageFormat:
     client = {name: value.get_secret_value() for name, value in settings.registry.client.items()}
     try:
         registry = SchemaRegistry(settings.registry.url, client)
-    except (TypeError, ValueError) as error:  # the client's checks; they name settings, not values
-        raise BadSettings(f"kafka.registry: {error}") from None
+    except (TypeError, ValueError, OSError) as error:  # the client's checks, which quote some values
+        named = ", ".join(f"`{name}`" for name in ("url", *client) if name in str(error))
+        raise BadSettings(
+            f"the schema registry's client does not take its settings: {named or type(error).__name__}",
+            next_step="Correct `kafka.registry` in the settings; `url` begins with http:// or https://.",
+        ) from None
     return FramedMessages(registry, found)
 
 

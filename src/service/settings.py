@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lake.sources import DEFAULT_BATCH_EVENTS
+from lake.tomlplace import toml_place
 from lake.upkeeprules import LEAST_GRACE_SECONDS, LETTER_DAYS
 from projections import DEFAULT_CODE_SECONDS
 from service.errors import BadSettings
@@ -353,7 +354,7 @@ def load_settings(home: Path) -> Settings:
             f"this user may not read {CONFIG_NAME}", next_step="Let it in, as docs/servers.md shows."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSettings(f"{CONFIG_NAME} is not valid TOML: {error}") from None
+        raise BadSettings(f"{CONFIG_NAME} is not valid TOML{toml_place(error)}") from None
     _refuse_unknown_environment()
     try:
         return Settings(**document)

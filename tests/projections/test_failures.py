@@ -11,8 +11,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from keys import CustodianUnavailable, ShredlakeError
+from lake import StorageFailed
 from projections import DefinitionError, NotPublished, ProcessPool, ViewFailed, ViewRegistry
 from projections.authorcode import run_author_code
+from service.errors import BadSettings
 from service.runtime import Runtime, open_deriver, open_runtime
 from tests.projections.test_views import registry
 from tests.world import paid, publish, send
@@ -126,9 +129,35 @@ class _Plain:
     shows_personal = "because it is a test"
 
 
-@pytest.mark.parametrize("error", [MemoryError("m"), NotPublished("n"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        CustodianUnavailable(SECRET),
+        StorageFailed(SECRET),
+        BadSettings(SECRET),
+        NotPublished(SECRET),
+        ViewFailed("other", SECRET, SECRET),
+    ],
+)
+def test_an_error_of_ours_that_an_author_s_code_raises_is_the_view_s_and_no_outage(
+    tmp_path: Path, error: ShredlakeError
+) -> None:
+    """A helper of the author's can raise any class with any text, and nothing waits for it to pass."""
+    view = registry(tmp_path, source()).get("v")
+
+    def raises() -> None:
+        raise error
+
+    with pytest.raises(ViewFailed, match=type(error).__name__) as caught:
+        run_author_code(view, "`fold`", raises)
+    assert caught.value.view == "v"
+    assert not caught.value.retry_helps
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("error", [MemoryError("m"), KeyboardInterrupt()])
 def test_what_is_not_the_view_s_fault_is_not_called_so(error: BaseException) -> None:
-    """Out of memory, our own errors and Ctrl-C pass as they are."""
+    """Out of memory and Ctrl-C pass as they are."""
 
     def raises() -> None:
         raise error

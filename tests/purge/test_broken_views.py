@@ -58,6 +58,8 @@ def _panics(self: object, events: pl.DataFrame) -> pl.DataFrame:
 
 BROKEN: dict[str, dict[str, Any]] = {
     "raises": {"fold": _raises(ValueError(SECRET))},
+    "raises as a custodian that is away": {"fold": _raises(CustodianUnavailable(SECRET))},
+    "has a final that raises as a store that is away": {"final": _raises(StorageFailed(SECRET))},
     "leaves": {"fold": _raises(SystemExit(SECRET))},
     "recurses": {"fold": _endless},
     "runs out of memory": {"fold": _raises(MemoryError(SECRET))},
