@@ -34,6 +34,7 @@ from projections.derive import (
     ref_range,
     runs,
     shared_reads,
+    tasks_of,
     types_of,
     view_is_personal,
 )
@@ -107,7 +108,7 @@ class Builder:
 
     def build(
         self,
-        names: Sequence[str],
+        wanted: Sequence[str | View],
         *,
         snapshot_id: int | None = None,
         rebuild: bool = False,
@@ -119,6 +120,7 @@ class Builder:
         """Builds views up to one snapshot, in one shared scan.
 
         Args:
+            wanted: names, or views as they were read: a file that changes meanwhile changes nothing.
             snapshot_id: of `lake.events`; the head where none is named.
             rebuild: derive every bucket anew.
             accept_changed: keep a result that differs from the one of before over the same input.
@@ -130,7 +132,7 @@ class Builder:
             GateClosed: a conservation or view check failed; states stay, nothing is published.
             SnapshotGone: there is no such snapshot, or no event at all.
         """
-        views = [self._views.get(name) for name in names]
+        views = [self._views.get(one) if isinstance(one, str) else one for one in wanted]
         target = self._lake.events.snapshot(snapshot_id)
         if target is None:
             raise SnapshotGone("the lake holds no event yet", next_step="Ingest some first.")
@@ -147,7 +149,7 @@ class Builder:
                     if self._lake.keyring.epoch() == epoch:
                         finish = partial(self._finish, target=target, epoch=epoch, merged=merged, order=order)
                         built = each_finished(plans, finish)
-                        self.watch.forgive(names)
+                        self.watch.forgive([view.name for view in views])
                         return built
                     # Otherwise somebody was erased meanwhile: their buckets are derived again.
                 except LeaseExpired:  # what an erasure does to the lease of an agent's workers
@@ -172,7 +174,7 @@ class Builder:
 
     def _recomputed_state(self, view: View, snapshot_id: int) -> pl.DataFrame:
         partials: list[Partial] = []
-        for task in self._tasks((view.name,), snapshot_id, range(1 << self._bits)):
+        for task in self._tasks([(view, self.version_of(view))], snapshot_id, range(1 << self._bits)):
             partials.extend(done[view.name] for done in self._executor.map([task]))
         return pl.concat([p.rows for p in partials if p.rows.height] or [partials[0].rows])
 
@@ -221,18 +223,19 @@ class Builder:
             {at: frozenset(buckets) for at, buckets in behind.items()},
         )
 
-    def _tasks(self, names: tuple[str, ...], snapshot_id: int, buckets: Iterable[int]) -> list[DeriveTask]:
+    def _tasks(
+        self, views: Sequence[tuple[View, str]], snapshot_id: int, buckets: Iterable[int]
+    ) -> list[DeriveTask]:
         """Tasks of about EVENTS_PER_TASK events each, over runs of buckets."""
         head = self._lake.events.snapshot(snapshot_id)
         total = int(summary_of(head).get("total-records", "0")) if head else 0
-        count, versions = 1 << self._bits, tuple(self.version_of(self._views.get(name)) for name in names)
-        per_task = max(1, count * EVENTS_PER_TASK // max(total * 4, 1))
-        tasks = []
-        for first, last in runs(buckets):
-            for start in range(first, last + 1, per_task):
-                end = min(start + per_task - 1, last)
-                tasks.append(DeriveTask(names, snapshot_id, start, end, self._bits, versions))
-        return tasks
+        per_task = max(1, (1 << self._bits) * EVENTS_PER_TASK // max(total * 4, 1))
+        spans = [
+            (start, min(start + per_task - 1, last))
+            for first, last in runs(buckets)
+            for start in range(first, last + 1, per_task)
+        ]
+        return tasks_of(views, snapshot_id, spans, self._bits)
 
     # -- deriving ----------------------------------------------------------------------------------
 
@@ -243,8 +246,9 @@ class Builder:
             if plan.derive:
                 groups.setdefault(plan.derive, []).append(plan)
         for buckets, together in groups.items():
-            names = tuple(plan.view.name for plan in together)
-            tasks = self._tasks(names, target.snapshot_id, buckets)
+            names = [plan.view.name for plan in together]
+            views = [(plan.view, plan.version) for plan in together]
+            tasks = self._tasks(views, target.snapshot_id, buckets)
             for done, (task, partials) in enumerate(zip(tasks, self._executor.map(tasks), strict=True)):
                 span = [b for b in range(task.first, task.last + 1) if b in buckets]
                 for plan in together:
@@ -327,6 +331,8 @@ class Builder:
             fresh[read] = evolve(events, frame=split.fresh.drop(BUCKET))
             totals[read] = stored.filter(pl.col("bucket").is_in(list(touched)))
         newer = derive_view(self._lake.types, plan.view, fresh, totals, self._bits)
+        if self.version_of(plan.view) != plan.version:
+            raise StateMoved(f"event types of `{plan.view.name}` changed while it was built")
         keep = sorted(touched - corrected)
         if keep:
             both = merge(plan.view, older, newer)

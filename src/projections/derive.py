@@ -21,6 +21,7 @@ from projections.errors import DefinitionError
 from projections.exposure import refuse_names
 from projections.fingerprint import fingerprint
 from projections.registry import ViewRegistry
+from projections.source import SourceFile, sources_of
 
 
 @frozen
@@ -29,6 +30,8 @@ class DeriveTask:
 
     Attributes:
         versions: the fingerprints of the views; whoever has other code or event types refuses the task.
+        sources: the files of the views as the build read them, which is what runs; those that the deriver
+            was given where the views are of no file.
     """
 
     views: tuple[str, ...]
@@ -37,6 +40,7 @@ class DeriveTask:
     last: int
     bits: int
     versions: tuple[str, ...] = ()
+    sources: tuple[SourceFile, ...] = ()
 
 
 class Deriver:
@@ -58,6 +62,16 @@ class Deriver:
         self._types = types
         self._views = views
         self._memory_bytes = memory_bytes
+        self._of_task: tuple[tuple[SourceFile, ...], ViewRegistry] = ((), views)
+
+    def _registry(self, sources: tuple[SourceFile, ...]) -> ViewRegistry:
+        if not sources:
+            return self._views
+        known, registry = self._of_task
+        if known != sources:
+            registry = ViewRegistry.of(sources)
+            self._of_task = (sources, registry)
+        return registry
 
     def run(self, task: DeriveTask) -> dict[str, Partial]:
         """State per view of the task's buckets.
@@ -66,7 +80,8 @@ class Deriver:
             DefinitionError: a view is here another than the task was made for.
             EnvelopeError, KeysError, SnapshotGone: see `lake.Replay.events`.
         """
-        views = [self._views.get(name) for name in task.views]
+        registry = self._registry(task.sources)
+        views = [registry.get(name) for name in task.views]
         for view, version in zip(views, task.versions, strict=bool(task.versions)):
             if checked_version(self._types, view) != version:
                 raise DefinitionError(
@@ -88,6 +103,15 @@ class Deriver:
             for view in views:
                 parts[view.name].append(derive_view(self._types, view, events, totals, task.bits))
         return {view.name: put_together(view, parts[view.name]) for view in views}
+
+
+def tasks_of(
+    views: Sequence[tuple[View, str]], snapshot_id: int, spans: Iterable[tuple[int, int]], bits: int
+) -> list[DeriveTask]:
+    """One task for each span (first, last) of buckets, of views with their fingerprints."""
+    names, versions = tuple(view.name for view, _ in views), tuple(version for _, version in views)
+    sources = sources_of([type(view) for view, _ in views])
+    return [DeriveTask(names, snapshot_id, first, last, bits, versions, sources) for first, last in spans]
 
 
 def derive_view(

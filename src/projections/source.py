@@ -8,6 +8,7 @@ import inspect
 import linecache
 import sys
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -121,6 +122,12 @@ def source_of(thing: Any) -> SourceFile | None:
     module = sys.modules.get(getattr(thing, "__module__", ""))
     found = getattr(module, "__shredlake_source__", None)
     return found if isinstance(found, SourceFile) else None
+
+
+def sources_of(things: Iterable[type]) -> tuple[SourceFile, ...]:
+    """The files that classes were loaded from, each once; none where one of them is of no view file."""
+    found = dict.fromkeys(source_of(one) for one in things)
+    return tuple(one for one in found if one is not None) if None not in found else ()
 
 
 def parsed(source: SourceFile) -> ast.Module:

@@ -16,7 +16,7 @@ from lake import Lake, UnknownEventType, build_tag, checked_moment
 from projections.build import Builder, Progress
 from projections.buildlocks import BuildLocks
 from projections.built import Built
-from projections.definition import SUBJECT
+from projections.definition import SUBJECT, View
 from projections.derive import types_of, view_is_personal
 from projections.differencing import Guarded
 from projections.dropping import Dropping
@@ -120,11 +120,9 @@ class Views:
             DefinitionError: a version that readers do not see yet would show personal values in clear, and
                 its author says no reason; the version that they see is derived anew, after an erasure say.
         """
-        self.registry.refresh()
-        self._refuse_exposed(names)
         with self._locks.held(names, wait_seconds), self._pinned(snapshot_id) as pinned:
             return self.builder.build(
-                names,
+                self._read(names),
                 snapshot_id=pinned,
                 rebuild=rebuild,
                 accept_changed=accept_changed,
@@ -151,13 +149,12 @@ class Views:
             StaleEpoch: erasures came faster than the views could be built.
             OlderBuild: see `publish`; what somebody else published meanwhile is caught up with first.
         """
-        self.registry.refresh()
-        self._refuse_exposed(names)
         with self._locks.held(names):
+            views = self._read(names)
             for attempt in range(1, _PUBLISH_TRIES + 1):
                 with self._pinned(snapshot_id) as pinned:
                     built = self.builder.build(
-                        names,
+                        views,
                         snapshot_id=pinned,
                         rebuild=rebuild and attempt == 1,
                         accept_changed=accept_changed,
@@ -186,11 +183,18 @@ class Views:
             for one in self.ledger.publication(publication_id).exposes or ()
         ]
 
-    def _refuse_exposed(self, names: Sequence[str]) -> None:
+    def _read(self, names: Sequence[str]) -> list[View]:
+        """Views of one reading of their files: what is judged here is what is built."""
+        self.registry.refresh()
+        views = [self.registry.get(name) for name in names]
+        self._refuse_exposed(views)
+        return views
+
+    def _refuse_exposed(self, views: Sequence[View]) -> None:
         release = self.ledger.current()
         entries = release.entries if release is not None else {}
-        for name in names:
-            view, seen = self.registry.get(name), entries.get(name)
+        for view in views:
+            seen = entries.get(view.name)
             if seen is None or self.ledger.publication(seen).version != self.builder.version_of(view):
                 refuse_exposed(view, types_of(self._lake.types, view))
 
@@ -334,10 +338,10 @@ class Views:
         Raises:
             DefinitionError: the code is not the one of then; says which commit has it.
         """
-        guarded, publication = self._recomputed(name, at)
+        guarded, publication, _ = self._recomputed(name, at)
         return Answer(guarded.rows.drop(SUBJECT, strict=False), publication, withheld=len(guarded.withheld))
 
-    def _recomputed(self, name: str, at: datetime | None) -> tuple[Guarded, Publication]:
+    def _recomputed(self, name: str, at: datetime | None) -> tuple[Guarded, Publication, View]:
         publication = self.publication(name, at)
         self.registry.refresh()
         view = self.registry.get(name)
@@ -348,7 +352,7 @@ class Views:
                 f"`{name}` was computed by version {publication.version}{where}, the code now is {version}",
                 next_step="Check that commit out and ask again.",
             )
-        return self.builder.recompute_guarded(view, publication), publication
+        return self.builder.recompute_guarded(view, publication), publication, view
 
     def reconcile(self, name: str, at: datetime | None = None) -> Reconciled:
         """Explains the difference between as reported and as recomputed."""
@@ -356,8 +360,8 @@ class Views:
         if publication.grain != AGGREGATE:
             raise DefinitionError(f"`{name}` has a row per person; only aggregates are reconciled")
         reported = self.as_reported(name, at).rows
-        guarded, _ = self._recomputed(name, at)
-        return self._reconciler.reconciled(self.registry.get(name), publication, reported, guarded)
+        guarded, _, view = self._recomputed(name, at)
+        return self._reconciler.reconciled(view, publication, reported, guarded)
 
     def close(self) -> None:
         """Closes state and ledger."""
