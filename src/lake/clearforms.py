@@ -22,7 +22,7 @@ _DIGITS: Final = re.compile(r"-?\d+")
 _DIGEST: Final = re.compile(r"[0-9a-f]{32}")
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _BATCH: Final = re.compile(r"[0-9a-f]{32}|\d{1,20}")  # the latter: a snapshot that was emptied
-_WORD: Final = re.compile(r"ingest|upkeep|publication|head|emptied")
+_WORD: Final = re.compile(r"ingest|upkeep|redaction|publication|head|emptied")
 _COUNTED: Final = re.compile(r"(added|deleted|removed|total|changed)-[a-z-]+")
 _TAG: Final = re.compile(
     r"main|hour-\d{4}-\d\d-\d\dT\d\d|day-\d{4}-\d\d-\d\d|month-\d{4}-\d\d"

@@ -9,11 +9,11 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import MAIN_BRANCH
 
 from lake.housekeeping import Housekeeping
+from lake.inputs import marks_of
 from lake.lakehouse import Lake
 from lake.letterretention import LetterRetention
 from lake.levels import Level, Sequenced, origin
 from lake.merging import day_of
-from lake.references import sequences_of
 from lake.upkeep import Upkeep
 from lake.upkeeprules import (
     Step,
@@ -60,7 +60,7 @@ class Forecast:
         tags |= changes.tags
         found = [Step("tag", before=len(changes.remove), after=len(changes.tags))] if changes.any else []
         live = self._table.sequenced_files()
-        marks = sequences_of(metadata, [one for name, one in tags.items() if name != MAIN_BRANCH])
+        marks = marks_of(metadata, {name: one for name, one in tags.items() if name != MAIN_BRANCH})
         dead = self._dead(live, now) if look_for_dead else {}
         coming = [
             *merges_to_come(live, marks, now.date(), policy),

@@ -5,21 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Final
 
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import SnapshotRefType
 
+from lake.inputs import Inputs
 from lake.lakehouse import Lake
-from lake.objects import ObjectStore, StoredObject
+from lake.moments import is_rewrite
+from lake.objects import ObjectStore, StoredObject, local_path
 from lake.orphans import orphans_of
 from lake.resting import NO_REST, Rests
 from lake.retention import TagChanges, expendable, ladder
 from lake.table import IcebergTable
-from lake.upkeeprules import KEEP_SNAPSHOTS, SWEEP_GRACE_SECONDS
+from lake.upkeeprules import KEEP_SNAPSHOTS, LEAST_GRACE_SECONDS, SWEEP_GRACE_SECONDS
 from lake.warehouse import VIEWS_NAMESPACE, Warehouse
 
 _SWEPT_AT_ONCE: Final = 256
+_YOUNG_SECONDS: Final = LEAST_GRACE_SECONDS / 2
 
 
 class Housekeeping:
@@ -27,6 +31,7 @@ class Housekeeping:
 
     def __init__(self, lake: Lake) -> None:
         self._table: IcebergTable = lake.events
+        self._inputs = Inputs(lake.events)
         self._effects = lake.effects
         self._warehouse: Warehouse = lake.warehouse
         self._objects: ObjectStore = lake.warehouse.objects
@@ -62,6 +67,43 @@ class Housekeeping:
         times = [(s.snapshot_id, s.timestamp_ms) for s in self._table.history(metadata)]
         return expendable([*fresh, *times], named.values(), keep, now_ms - keep_seconds * 1000)
 
+    def forget_rewritten(self) -> list[int]:
+        """Forgets snapshots that show what the one before them shows: what erasures rewrote in between.
+
+        As of their moments the one before is the answer, so nothing is lost. Only where the files that
+        nothing refers to then are so young that no sweep takes them for a while: somebody may be reading
+        them. Returns the ids.
+        """
+        return self._table.expire(self._rewritten)
+
+    def _rewritten(self, metadata: TableMetadata) -> list[int]:
+        named = {ref.snapshot_id for ref in metadata.refs.values()}
+        kept = sorted(metadata.snapshots, key=lambda one: one.sequence_number or 0)
+        files = {
+            one.snapshot_id: {local_path(file.file_path) for file, _ in self._table.sequenced_of(one)}
+            for one in kept
+        }
+        doubles = {
+            one.snapshot_id
+            for before, one in pairwise(kept)
+            if one.snapshot_id not in named and is_rewrite(one, before)
+        }
+        if not doubles:
+            return []
+        age_limit = datetime.now(UTC) - timedelta(seconds=_YOUNG_SECONDS)
+        below = f"{self._table.load().location()}/data"
+        listed = self._objects.objects(below)
+        young = {local_path(one.location) for one in listed if one.modified_at > age_limit}
+        gone: list[int] = []
+        for one in kept:
+            if one.snapshot_id in doubles:
+                mine = files.pop(one.snapshot_id)
+                if mine - young <= set().union(*files.values()):
+                    gone.append(one.snapshot_id)
+                else:
+                    files[one.snapshot_id] = mine
+        return gone
+
     def climb(self, now: datetime) -> TagChanges:
         """Brings the ladder of tags up to a moment."""
         return self._table.change_tags(lambda metadata: self.tag_changes(metadata, now))
@@ -73,7 +115,13 @@ class Housekeeping:
             for name, ref in metadata.refs.items()
             if ref.snapshot_ref_type == SnapshotRefType.TAG
         }
-        return ladder([(s.snapshot_id, s.timestamp_ms) for s in metadata.snapshots], tags, now)
+        rungs = ladder([(s.snapshot_id, s.timestamp_ms) for s in metadata.snapshots], tags, now)
+        inputs = self._inputs.forward(metadata)
+        return TagChanges(rungs.tags | inputs.tags, tuple(sorted({*rungs.remove, *inputs.remove})))
+
+    def forward_inputs(self) -> TagChanges:
+        """Lets tags of inputs go on to the head, where it tells them; see `lake.inputs`."""
+        return self._table.change_tags(self._inputs.forward)
 
     def sweep(
         self,

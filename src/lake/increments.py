@@ -19,10 +19,13 @@ from lake.merging import day_of
 from lake.table import IcebergTable
 
 
-def added_between(table: IcebergTable, after: int, until: int) -> list[DataFile]:
+def added_between(table: IcebergTable, after: int, until: int, after_sequence: int = 0) -> list[DataFile]:
     """Data files with just what ingest added after one snapshot and up to another.
 
     A closed day that was rewritten meanwhile comes as it is now: sorted, and settled within itself.
+
+    Args:
+        after_sequence: the sequence number of the one, for when it has expired; 0 where nobody knows it.
 
     Raises:
         SnapshotGone: one of them is not known any more, or no kept snapshot tells old from new.
@@ -30,7 +33,7 @@ def added_between(table: IcebergTable, after: int, until: int) -> list[DataFile]
     kept = {one.snapshot_id: one for one in table.history()}
     if until not in kept:
         raise SnapshotGone(f"snapshot {until} was expired, or never was")
-    low = _sequence_of(table, kept, after, until)
+    low = after_sequence or _sequence_of(table, kept, after, until)
     high = kept[until].sequence_number or 0
     if low > high:
         raise SnapshotGone(f"snapshot {after} is not older than {until}", next_step="Swap the two.")

@@ -103,7 +103,9 @@ class Maintenance:
             return done
         done += self._letters(now, progress)
         progress("expiring")
-        gone = self._housekeeping.expire(policy.keep_snapshots, policy.keep_seconds)
+        self._housekeeping.forward_inputs()  # to what was rewritten, so that what it replaces can go
+        gone = self._housekeeping.forget_rewritten()
+        gone += self._housekeeping.expire(policy.keep_snapshots, policy.keep_seconds)
         if gone:
             done.append(Step("expire", before=len(gone)))
         progress("sweeping")

@@ -15,15 +15,20 @@ from typing import Final
 
 from attrs import frozen
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Snapshot
 
 from lake.errors import MomentRefused, SnapshotExpired, SnapshotGone
+from lake.offsets import KIND, TOTALS, UPKEEP
 
 EXPIRED_PROPERTY: Final = "shredlake.expired"
 """Of the table: `sequence:count:earliest` of every run of expired commits, separated by commas.
 
 The sequence number of the kept commit before the run (0: none), how many of the run are remembered, and when
-the earliest of these landed, in Unix ms. Numbers alone.
+the earliest of these landed that showed anything else than the one before it, in Unix ms (`NEVER_MS`: none
+did). Numbers alone.
 """
+
+NEVER_MS: Final = 9_999_999_999_999
 
 
 class Nearest(StrEnum):
@@ -183,20 +188,30 @@ def _neighbour(
 # -- what an expiry remembers ----------------------------------------------------------------------
 
 
+def is_rewrite(snapshot: Snapshot, before: Snapshot | None) -> bool:
+    """Whether a snapshot shows just what a kept one before it does, and nothing in between showed more."""
+    if before is None or snapshot.summary is None or before.summary is None:
+        return False
+    mine, theirs = snapshot.summary.additional_properties, before.summary.additional_properties
+    return mine.get(KIND) == UPKEEP and TOTALS in mine and mine[TOTALS] == theirs.get(TOTALS)
+
+
 def remembering(metadata: TableMetadata, forgotten: Collection[int]) -> str:
     """The property once these snapshots are forgotten; see `EXPIRED_PROPERTY`."""
     gone = set(forgotten)
     runs: dict[int, Run] = {}
     old = remembered_of(metadata)
     below = 0
-    seen = sorted((s.sequence_number or 0, s.snapshot_id, s.timestamp_ms) for s in metadata.snapshots)
     _add(runs, below, old.get(0))
-    for sequence, snapshot_id, at_ms in seen:
-        if snapshot_id in gone:
-            _add(runs, below, Run(1, at_ms))
+    before: Snapshot | None = None
+    for one in sorted(metadata.snapshots, key=lambda one: one.sequence_number or 0):
+        sequence = one.sequence_number or 0
+        if one.snapshot_id in gone:
+            _add(runs, below, Run(1, NEVER_MS if is_rewrite(one, before) else one.timestamp_ms))
         else:
             below = sequence
         _add(runs, below, old.get(sequence))
+        before = one
     return ",".join(f"{sequence}:{run.count}:{run.earliest_ms}" for sequence, run in sorted(runs.items()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date
 from typing import Final
 
@@ -24,6 +24,9 @@ from lake.table import summary_of
 
 LETTERS_OF_ALL: Final = Selection(DEAD_LETTER, PRIMARY)
 _IN_FLIGHT_SECONDS: Final = 2.0
+_BLOCK: Final = ("subject_ref", "block_id")
+Block = tuple[bytes, bytes]
+"""Handle and id of a block: where both are the same, so is what is sealed in it."""
 
 
 class NobodysLetters(Rewriter):
@@ -37,6 +40,7 @@ class NobodysLetters(Rewriter):
         super().__init__(lake)
         self._housekeeping = Housekeeping(lake)
         self._sleep = sleep
+        self._whole: Mapping[str, frozenset[Block]] = {}
 
     def _nobodys(self, letters: pl.DataFrame) -> pl.DataFrame:
         """Those that can be opened and name nobody, opened. Raises `KeysError`."""
@@ -100,8 +104,19 @@ class NobodysLetters(Rewriter):
         return self._of_nobody(self._abandoned_rows(), self._in_head() | set(in_use))
 
     def _abandoned_rows(self) -> pl.DataFrame:
-        """Letters in files that no snapshot refers to."""
-        locations = [one.location for one in self._abandoned() if not self._is_torn(one.location)]
+        """Letters in files that no snapshot refers to, of those files that have any beside the head's.
+
+        Each erasure leaves the day that it rewrote there for a while; its letters are looked at in the head.
+        """
+        found = {one: letters for one, letters in self._looked_at(self._abandoned()).items() if letters}
+        if not found:
+            return self._letters_at([])
+        in_head = _blocks(some_rows(self._table, self._table.files(), LETTERS_OF_ALL, _BLOCK))
+        return self._letters_at(
+            [one for one, letters in found.items() if self._is_any_living(letters - in_head)]
+        )
+
+    def _letters_at(self, locations: Sequence[str]) -> pl.DataFrame:
         if not locations:
             return self._letters_in([])
         scan = scan_parquet(locations, self._table.load().io.properties)
@@ -109,22 +124,31 @@ class NobodysLetters(Rewriter):
 
     def torn(self) -> list[StoredObject]:
         """Half-written data files that no snapshot refers to: the trace of a kill, or of a writer at work."""
-        return [one for one in self._abandoned() if self._is_torn(one.location)]
+        abandoned = self._abandoned()
+        whole = self._looked_at(abandoned)
+        return [one for one in abandoned if one.location not in whole]
 
     def _abandoned(self) -> list[StoredObject]:
         return [one for one in self._housekeeping.orphans() if one.location.endswith(".parquet")]
 
-    def _is_torn(self, location: str) -> bool:
-        """Whether a file is no Parquet file (any more). Raises `StorageFailed` where it cannot be read."""
-        with storage_errors():
-            body = get_bytes(location, self._table.load().io.properties)
-        if body is None:  # swept, or its writer gave it up
-            return True
-        try:
-            pq.ParquetFile(pa.BufferReader(body)).close()
-        except (pa.ArrowInvalid, EOFError):
-            return True
-        return False
+    def _looked_at(self, abandoned: Iterable[StoredObject]) -> Mapping[str, frozenset[Block]]:
+        """Which letters the whole ones of these files hold, by location. Raises `StorageFailed`.
+
+        Each file is read once: a whole one never changes.
+        """
+        io = self._table.load().io.properties
+        before, found = self._whole, {}
+        for one in abandoned:
+            letters = before.get(one.location)
+            if letters is None:
+                letters = _letters_at(one.location, io)
+            if letters is not None:
+                found[one.location] = letters
+        self._whole = found
+        return found
+
+    def _is_any_living(self, letters: Collection[Block]) -> bool:
+        return any(self._keyring.purposes_of(ref) for ref in {ref for ref, _ in letters})
 
     def _in_head(self) -> set[bytes]:
         """Handles of letters in the head, and of the days' keys that batches are sealed under now."""
@@ -142,3 +166,21 @@ class NobodysLetters(Rewriter):
         """Sealed rows whose handle has a key."""
         alive = [ref for ref in rows["subject_ref"].unique() if self._keyring.purposes_of(ref)]
         return rows.filter(pl.col("subject_ref").is_in(alive) & pl.col("sealed").is_not_null())
+
+
+def _letters_at(location: str, properties: Mapping[str, str]) -> frozenset[Block] | None:
+    """Blocks of letters in a file; None where it is no Parquet file (any more). Raises `StorageFailed`."""
+    with storage_errors():
+        body = get_bytes(location, properties)
+    if body is None:  # swept, or its writer gave it up
+        return None
+    try:
+        with pq.ParquetFile(pa.BufferReader(body)) as file:
+            rows = pl.DataFrame(file.read([*_BLOCK, "event_type", "facet"]))
+    except (pa.ArrowInvalid, EOFError):
+        return None
+    return _blocks(rows.filter(LETTERS_OF_ALL.wanted()))
+
+
+def _blocks(rows: pl.DataFrame) -> frozenset[Block]:
+    return frozenset(rows.select(_BLOCK).iter_rows())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote_from_bytes, unquote, urlsplit
 
 import polars as pl
 from attrs import frozen
@@ -33,6 +33,7 @@ SETTLED_END: Final = ".sources.jsonl"
 _DATA_ENDS: Final = (".parquet", ".avro", SETTLED_END)
 _REFUSALS: Final = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _NO_LOCK: Final = {"ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed"}
+_QUOTED: Final = re.compile(r"[%?#]")
 _METADATA_NAME: Final = re.compile(r"/metadata/(\d+)-[^/]*\.metadata\.json$")
 
 
@@ -110,10 +111,8 @@ class LocalObjects:
 
     def objects(self, below: str) -> Iterator[StoredObject]:
         """See `ObjectStore.objects`."""
-        for path in sorted(Path(local_path(below)).rglob("*")):
-            if path.is_file():
-                stat = path.stat()
-                yield StoredObject(path.as_uri(), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+        folder = Path(local_path(below))
+        yield from _files(str(folder), folder.as_uri())
 
     def delete(self, objects: Iterable[StoredObject]) -> None:
         """See `ObjectStore.delete`."""
@@ -339,8 +338,28 @@ def cloud_options(properties: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def _files(folder: str, uri: str) -> Iterator[StoredObject]:
+    """Files below a folder, in order; what goes meanwhile is left out."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda one: one.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for one in found:
+        name = f"{uri}/{quote_from_bytes(os.fsencode(one.name))}"
+        if one.is_dir(follow_symlinks=False):
+            yield from _files(one.path, name)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if one.is_file():
+                stat = one.stat()
+                yield StoredObject(name, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+
+
 def local_path(uri: str) -> str:
     """The path of a `file:` URI; other URIs as they are."""
+    if uri.startswith("file:///") and not _QUOTED.search(uri):
+        return uri.removeprefix("file://")
     parsed = urlsplit(uri)
     return unquote(parsed.path) if parsed.scheme == "file" else uri
 

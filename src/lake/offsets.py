@@ -32,6 +32,7 @@ RELEASE: Final = "shredlake.release"
 BUILD: Final = "shredlake.build"
 INGEST: Final = "ingest"
 UPKEEP: Final = "upkeep"
+REDACTION: Final = "redaction"
 ENDING: Final = ("file:", "http:")
 """What the names of sources begin with that have an end."""
 UNSETTLED_SOURCES: Final = 32
@@ -201,6 +202,7 @@ def upkeep_summary(
     expired: int = 0,
     dropped: int = 0,
     letters: LetterKeys | None = None,
+    kind: str = UPKEEP,
 ) -> dict[str, str]:
     """The summary of a commit that ingests nothing: the newest head's account goes on.
 
@@ -208,6 +210,7 @@ def upkeep_summary(
         superseded, redacted, expired: events and letters that this commit takes away.
         dropped: see `dropped_of`; 0 where nobody has looked.
         letters: what holds of letters of nobody's from here on; default: what the head says.
+        kind: `REDACTION` where letters that stay were sealed anew, so that this commit alone can show them.
     """
     was = totals_of(head)
     totals = evolve(
@@ -216,7 +219,7 @@ def upkeep_summary(
         redacted=was.redacted + redacted,
         expired=was.expired + expired,
     )
-    return {KIND: UPKEEP, EPOCH: str(epoch)} | _account(
+    return {KIND: kind, EPOCH: str(epoch)} | _account(
         accounts_of(head),
         totals,
         settled_of(head),

@@ -15,6 +15,7 @@ from lake.letterkeys import LetterKeys
 from lake.levels import Level, together
 from lake.merging import day_of
 from lake.nobodysletters import NobodysLetters
+from lake.offsets import REDACTION
 from lake.sealer import letter_bytes
 
 Removed = Callable[[Sequence[bytes]], None]
@@ -134,7 +135,7 @@ class LetterRedaction(NobodysLetters):
             fresh = [self._write(day, after, together(Level.REWRITTEN, live))] if after.height else []
             try:
                 unchanged = _with(day, key)
-                self._commit(fresh, files, epoch, redacted=doomed.height, letters=unchanged)
+                self._commit(fresh, files, epoch, redacted=doomed.height, letters=unchanged, kind=REDACTION)
             except (EpochMoved, ValidationException):
                 continue  # upkeep or another erasure was first: look again
             _tell(nobody, named, removed)

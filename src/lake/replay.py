@@ -15,9 +15,11 @@ from pyiceberg.table.snapshots import Snapshot
 from keys import OpeningKeys
 from lake.blocks import BUCKET_PREFIX_BYTES, bucket_of
 from lake.dedup import settle, settle_among
+from lake.errors import SnapshotGone
 from lake.eventreader import EventReader, OpenedEvents, Read
 from lake.eventtypes import DEAD_LETTER, TAG_FIELDS
 from lake.increments import added_between
+from lake.inputs import cut
 from lake.kin import of_range, parts_kin
 from lake.leanreads import parted
 from lake.moments import Found, Nearest, checked_moment, commits_of, head_at, remembered_of
@@ -128,17 +130,31 @@ class Replay:
         kept, last = commits_of(metadata), metadata.next_sequence_number() - 1
         return head_at(kept, last, remembered_of(metadata), moment, nearest)
 
-    def files_between(self, after: int, until: int) -> list[DataFile]:
+    def files_between(self, after: int, until: int, after_sequence: int = 0) -> list[DataFile]:
         """Data files with what ingest added after one snapshot and up to another.
+
+        Args:
+            after_sequence: see `lake.increments.added_between`.
 
         Raises:
             SnapshotGone: see `lake.increments.added_between`.
         """
-        return added_between(self._table, after, until)
+        return added_between(self._table, after, until, after_sequence)
 
-    def files(self, snapshot_id: int) -> list[DataFile]:
-        """Live data files of a snapshot."""
-        return self._table.files(snapshot_id)
+    def files(self, snapshot_id: int, until: int | None = None) -> list[DataFile]:
+        """Live data files of a snapshot.
+
+        Args:
+            until: only what had been committed by the commit of this sequence number.
+
+        Raises:
+            SnapshotGone: it is not there, or mixes later events with earlier ones.
+        """
+        live = self._table.sequenced_files(snapshot_id)
+        found = [file for file, _ in live] if until is None else cut(live, until)
+        if found is None:
+            raise SnapshotGone(f"snapshot {snapshot_id} has files with events from before and after {until}")
+        return found
 
     def events(
         self,

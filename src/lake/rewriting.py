@@ -19,7 +19,7 @@ from lake.lakehouse import Lake
 from lake.letterkeys import LetterKeys, letter_keys_of
 from lake.levels import Origin, Sequenced
 from lake.merging import day_of
-from lake.offsets import upkeep_summary
+from lake.offsets import UPKEEP, upkeep_summary
 from lake.runs import alone, in_runs
 from lake.selection import WHOLE_COLUMNS, Selection, block_rows, stored_blocks, whole_rows
 from lake.table import Committed, IcebergTable, summary_of
@@ -89,6 +89,7 @@ class Rewriter:
         expired: int = 0,
         dropped: int = 0,
         letters: Callable[[LetterKeys], LetterKeys] = lambda known: known,
+        kind: str = UPKEEP,
     ) -> Committed:
         """Replaces files by others.
 
@@ -96,6 +97,7 @@ class Rewriter:
             superseded, redacted, expired: events and letters that are not in the new files any more.
             dropped: the fence up to which sorted days hold no dead bytes, where somebody has looked.
             letters: what holds of letters of nobody's from here on; may raise `EpochMoved`.
+            kind: see `upkeep_summary`.
         """
 
         def guard(metadata: TableMetadata) -> dict[str, str]:
@@ -111,6 +113,7 @@ class Rewriter:
                 expired=expired,
                 dropped=dropped,
                 letters=letters(letter_keys_of(was)),
+                kind=kind,
             )
 
         return self._table.commit(fresh, guard, removes=gone)

@@ -131,8 +131,10 @@ class IcebergTable:
     def sequenced_files(self, snapshot_id: int | None = None) -> list[tuple[DataFile, int]]:
         """Live data files of a snapshot, each with the sequence number of the commit that added it."""
         snapshot = self.snapshot(snapshot_id)
-        if snapshot is None:
-            return []
+        return [] if snapshot is None else self.sequenced_of(snapshot)
+
+    def sequenced_of(self, snapshot: Snapshot) -> list[tuple[DataFile, int]]:
+        """The same of a snapshot that somebody has seen; it may have expired since."""
         io = self.load().io
         with storage_errors():
             return [(entry.data_file, entry.sequence_number or 0) for entry in live_entries(io, snapshot)]

@@ -17,10 +17,10 @@ from lake.blocks import BLOCK_COLUMNS
 from lake.compaction import Compactor, check_conservation, severed
 from lake.errors import ConservationBroken, EpochMoved
 from lake.eventtypes import Facet
+from lake.inputs import marks_of
 from lake.levels import Level, Sequenced, origin, together
 from lake.merging import L0_FILE_BYTES, MERGE_FILES, day_of, mergeable
 from lake.offsets import dropped_of
-from lake.references import sequences_of
 from lake.resting import NO_REST, Rests
 from lake.selection import block_rows
 from lake.table import summary_of
@@ -89,8 +89,8 @@ class Upkeep(Compactor):
         while not should_stop():
             live = self._live(day)
             metadata = self._table.metadata()
-            tagged = (one for name, one in metadata.refs.items() if name != MAIN_BRANCH)
-            marks = sequences_of(metadata, [one.snapshot_id for one in tagged])
+            tags = {name: one.snapshot_id for name, one in metadata.refs.items() if name != MAIN_BRANCH}
+            marks = marks_of(metadata, tags)
             groups = mergeable(live, marks, max(at_least, 2), piece_bytes)  # one alone would go on for ever
             if not groups:
                 break

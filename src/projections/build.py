@@ -19,6 +19,7 @@ from pyiceberg.table.snapshots import Snapshot
 
 from keys import LeaseExpired
 from lake import DEFAULT_MEMORY_BYTES, EventRead, Events, Lake, Pace, SnapshotGone, bucket_of
+from lake.inputs import keeper_of
 from lake.offsets import offsets_of
 from lake.pieces import Cell, packed
 from lake.table import summary_of
@@ -136,6 +137,7 @@ class Builder:
         target = self._lake.events.snapshot(snapshot_id)
         if target is None:
             raise SnapshotGone("the lake holds no event yet", next_step="Ingest some first.")
+        self._states.note(target.snapshot_id, target.sequence_number or 0)
         order = Order(who, why, accept_changed)
         moved = 0
         with self.watch.on() as watched:
@@ -160,21 +162,21 @@ class Builder:
                     if moved >= (_MOST_MOVES if isinstance(error, StateMoved) else _DAMAGED_TRIES):
                         raise
 
-    def recompute(self, view: View, snapshot_id: int) -> pl.DataFrame:
-        """The view's rows from a snapshot with today's keys; nothing is kept or published."""
-        return result(view, self._recomputed_state(view, snapshot_id))
-
     def recompute_guarded(self, view: View, publication: Publication) -> Guarded:
         """A publication's input with today's keys, less rows that fewer than k erased people explain."""
-        state = self._recomputed_state(view, publication.input_snapshot)
+        state = self._recomputed_state(view, publication)
         if not is_guarded(view, publication.personal):
             return Guarded(result(view, state), {})
         mark = f"{self._lake.keyring.epoch()}/{self._lake.keyring.hold_changes()}"
         return self._guard.recomputed(view, publication, state, mark)
 
-    def _recomputed_state(self, view: View, snapshot_id: int) -> pl.DataFrame:
+    def _recomputed_state(self, view: View, publication: Publication) -> pl.DataFrame:
+        """From the publication's input, or from a later snapshot cut to it: the same less who was erased."""
         partials: list[Partial] = []
-        for task in self._tasks([(view, self.version_of(view))], snapshot_id, range(1 << self._bits)):
+        made_of = (publication.input_snapshot, publication.input_sequence)
+        snapshot_id, until = keeper_of(self._lake.events, *made_of)
+        views = [(view, self.version_of(view))]
+        for task in self._tasks(views, snapshot_id, range(1 << self._bits), until):
             partials.extend(done[view.name] for done in self._executor.map([task]))
         return pl.concat([p.rows for p in partials if p.rows.height] or [partials[0].rows])
 
@@ -224,7 +226,11 @@ class Builder:
         )
 
     def _tasks(
-        self, views: Sequence[tuple[View, str]], snapshot_id: int, buckets: Iterable[int]
+        self,
+        views: Sequence[tuple[View, str]],
+        snapshot_id: int,
+        buckets: Iterable[int],
+        until: int | None = None,
     ) -> list[DeriveTask]:
         """Tasks of about EVENTS_PER_TASK events each, over runs of buckets."""
         head = self._lake.events.snapshot(snapshot_id)
@@ -235,7 +241,7 @@ class Builder:
             for first, last in runs(buckets)
             for start in range(first, last + 1, per_task)
         ]
-        return tasks_of(views, snapshot_id, spans, self._bits)
+        return tasks_of(views, snapshot_id, spans, self._bits, until)
 
     # -- deriving ----------------------------------------------------------------------------------
 
@@ -270,7 +276,9 @@ class Builder:
             todo = set(plan.derive)
             for after, buckets in plan.behind.items():
                 try:
-                    files = self._replay.files_between(after, target.snapshot_id)
+                    files = self._replay.files_between(
+                        after, target.snapshot_id, self._states.sequence_of(after)
+                    )
                 except SnapshotGone:
                     todo |= buckets
                     continue
@@ -363,7 +371,8 @@ class Builder:
         people = f"{epoch}/{self._lake.keyring.hold_changes()}" if plan.personal else ""
         guarded, basis = Guarded(rows, {}), ""
         if is_guarded(plan.view, plan.personal):
-            new = Candidate(plan.version, target.snapshot_id, people, whole.rows, rows)
+            live, sequence = self._lake.events.sequenced_of(target), target.sequence_number or 0
+            new = Candidate(plan.version, target.snapshot_id, sequence, people, whole.rows, rows, live)
             guarded, basis = self._guard.candidate(plan.view, new)
         rows = guarded.rows
         name = self._tables.table_name(plan.view.name)

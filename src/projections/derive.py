@@ -32,6 +32,7 @@ class DeriveTask:
         versions: the fingerprints of the views; whoever has other code or event types refuses the task.
         sources: the files of the views as the build read them, which is what runs; those that the deriver
             was given where the views are of no file.
+        until: only what had been committed by the commit of this sequence number; None: all.
     """
 
     views: tuple[str, ...]
@@ -41,6 +42,7 @@ class DeriveTask:
     bits: int
     versions: tuple[str, ...] = ()
     sources: tuple[SourceFile, ...] = ()
+    until: int | None = None
 
 
 class Deriver:
@@ -88,7 +90,7 @@ class Deriver:
                     f"view `{view.name}` or its event types changed while it was built",
                     next_step="Build it again.",
                 )
-        files = self._replay.files(task.snapshot_id)
+        files = self._replay.files(task.snapshot_id, task.until)
         span = ref_range(task.first, task.last, task.bits)
         shared = shared_reads(self._types, views)
         pace = Pace(self._memory_bytes)
@@ -106,12 +108,18 @@ class Deriver:
 
 
 def tasks_of(
-    views: Sequence[tuple[View, str]], snapshot_id: int, spans: Iterable[tuple[int, int]], bits: int
+    views: Sequence[tuple[View, str]],
+    snapshot_id: int,
+    spans: Iterable[tuple[int, int]],
+    bits: int,
+    until: int | None = None,
 ) -> list[DeriveTask]:
     """One task for each span (first, last) of buckets, of views with their fingerprints."""
     names, versions = tuple(view.name for view, _ in views), tuple(version for _, version in views)
     sources = sources_of([type(view) for view, _ in views])
-    return [DeriveTask(names, snapshot_id, first, last, bits, versions, sources) for first, last in spans]
+    return [
+        DeriveTask(names, snapshot_id, first, last, bits, versions, sources, until) for first, last in spans
+    ]
 
 
 def derive_view(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 from attrs import field, frozen
 
 from lake import PERSONAL_HEAD, SnapshotGone, TypeRegistry
+from lake.inputs import place_of
+from lake.levels import Sequenced
 from projections.compute import people_of, result
 from projections.definition import View, grain
 from projections.derive import view_is_personal
@@ -27,13 +29,21 @@ class Candidate:
         state: the merged state it came from, all buckets.
         rows: the result.
         people_mark: which erasures and holds it reflects.
+        live: the files of its input; they tell which earlier inputs hold the same events.
     """
 
     version: str
     input_snapshot: int
+    input_sequence: int
     people_mark: str
     state: pl.DataFrame = field(repr=False)
     rows: pl.DataFrame = field(repr=False)
+    live: Sequence[Sequenced] = field(repr=False)
+
+    def place(self, input_sequence: int, input_snapshot: int) -> Hashable:
+        """The same for inputs between which nothing came in."""
+        found = place_of(self.live, input_sequence)
+        return ("snapshot", input_snapshot) if found is None else found
 
 
 def is_guarded(view: View, personal: bool) -> bool:
@@ -133,11 +143,11 @@ class DifferencingGuard:
     """Compares what is to be shown with what was shown before.
 
     Args:
-        recompute: (view, snapshot id) → merged state of that input with today's keys.
+        recompute: (view, publication) → merged state of its input with today's keys.
     """
 
     def __init__(
-        self, ledger: Ledger, tables: ViewTables, recompute: Callable[[View, int], pl.DataFrame]
+        self, ledger: Ledger, tables: ViewTables, recompute: Callable[[View, Publication], pl.DataFrame]
     ) -> None:
         self._ledger = ledger
         self._tables = tables
@@ -173,9 +183,15 @@ class DifferencingGuard:
                 "the two could be subtracted",
                 next_step=f"Publish under another name, or bring back `{view.subjects}` and the keys.",
             )
-        states = {new.input_snapshot: new.state}
+        states = {new.place(new.input_sequence, new.input_snapshot): new.state}
         earlier = (
-            self._shown(view, one, states, same_code=new.version == one.version)
+            self._shown(
+                view,
+                one,
+                states,
+                new.place(one.input_sequence, one.input_snapshot),
+                same_code=new.version == one.version,
+            )
             for one in history
             if not self._is_gone(one) and _is_comparable(view, one)
         )
@@ -189,8 +205,8 @@ class DifferencingGuard:
             mark: which erasures and holds it reflects.
         """
         then = publication.people_mark
-        states = {publication.input_snapshot: state}
-        shown = self._shown(view, publication, states, same_code=True, is_settled=then == mark)
+        states: dict[Hashable, pl.DataFrame] = {0: state}
+        shown = self._shown(view, publication, states, 0, same_code=True, is_settled=then == mark)
         may_return = then.partition("/")[2] != mark.partition("/")[2]
         return _guarded(view, [shown], result(view, state), people_of(view, state), may_return=may_return)
 
@@ -222,18 +238,18 @@ class DifferencingGuard:
         self,
         view: View,
         publication: Publication,
-        states: dict[int, pl.DataFrame],
+        states: dict[Hashable, pl.DataFrame],
+        at: Hashable,
         *,
         same_code: bool,
         is_settled: bool = False,
     ) -> Shown:
-        """An earlier publication; `states` are kept by input, since several share one."""
+        """An earlier publication; `states` are kept by place, `at`, since several share one."""
 
         def again() -> Again | None:
-            at = publication.input_snapshot
             if at not in states:
                 try:
-                    states[at] = self._recompute(view, at)
+                    states[at] = self._recompute(view, publication)
                 except SnapshotGone:
                     return None
             # By other code `final` and its floor mean other rows, and may not take that input at all.

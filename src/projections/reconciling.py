@@ -6,6 +6,7 @@ import polars as pl
 from attrs import field, frozen
 
 from lake import PERSONAL_HEAD, Lake
+from lake.inputs import keeper_of
 from projections.definition import BUILT_IN, EVENT_TYPE, SUBJECT, View, event_reads
 from projections.differencing import Guarded, key_digests
 from projections.explained import Gone, unexplained
@@ -92,7 +93,8 @@ class Reconciler:
         if not publication.personal or not self._may_have_changed(publication):
             return Gone(pl.DataFrame({SUBJECT: []}), frozenset(), 0, True, False)
         replay, keyring = self._lake.replay(), self._lake.keyring
-        files = replay.files(publication.input_snapshot)
+        made_of = (publication.input_snapshot, publication.input_sequence)
+        files = replay.files(*keeper_of(self._lake.events, *made_of))
         parts = []
         for read in event_reads(view, self._lake.types):
             frame = replay.events(files, read).frame.filter(pl.col("shredded"))

@@ -30,7 +30,8 @@ INSERT OR IGNORE INTO layout SELECT 1,
 CREATE TABLE IF NOT EXISTS states (version TEXT NOT NULL, bucket INTEGER NOT NULL,
     snapshot_id INTEGER NOT NULL, epoch INTEGER NOT NULL, ref BLOB NOT NULL, parts BLOB NOT NULL,
     PRIMARY KEY (version, bucket)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS doomed (ref BLOB PRIMARY KEY) WITHOUT ROWID
+CREATE TABLE IF NOT EXISTS doomed (ref BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS inputs (snapshot_id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL)
 """
 STATE_CONTEXT: Final = FieldContext(b"shredlake-state\0", 0, "state", "system", "bucket", 1)
 _LENGTH: Final = 8
@@ -69,6 +70,19 @@ class StateStore:
     def versions(self) -> list[str]:
         """Versions that have any state."""
         return [row[0] for row in self._db.read("SELECT DISTINCT version FROM states")]
+
+    def note(self, snapshot_id: int, sequence: int) -> None:
+        """Remembers the place of an input among the commits, for when its snapshot has expired."""
+        if self.sequence_of(snapshot_id):
+            return
+        with self._effects("state"), self._db.write() as db:
+            db.execute("DELETE FROM inputs WHERE snapshot_id NOT IN (SELECT snapshot_id FROM states)")
+            db.execute("INSERT OR REPLACE INTO inputs VALUES (?, ?)", (snapshot_id, sequence))
+
+    def sequence_of(self, snapshot_id: int) -> int:
+        """The sequence number of a state's input; 0 where it is not known."""
+        rows = self._db.read("SELECT sequence FROM inputs WHERE snapshot_id = ?", (snapshot_id,))
+        return int(rows[0][0]) if rows else 0
 
     def save(
         self, version: str, partial: Partial, buckets: Sequence[int], snapshot_id: int, epoch: int

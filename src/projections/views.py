@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from keys import Keyring, Shredded, SubjectId
 from lake import Lake, UnknownEventType, build_tag, checked_moment
+from lake.inputs import Inputs
 from projections.build import Builder, Progress
 from projections.buildlocks import BuildLocks
 from projections.built import Built
@@ -393,9 +394,5 @@ class Views:
             self._lake.events.set_tags({}, [tag])
 
     def _tag_inputs(self, publications: Sequence[Publication]) -> None:
-        """Keeps the input snapshots of publications from expiring."""
-        known = self._lake.events.metadata().refs
-        tags = {f"input-{p.input_snapshot}": p.input_snapshot for p in publications}
-        fresh = {name: snapshot_id for name, snapshot_id in tags.items() if name not in known}
-        if fresh:
-            self._lake.events.set_tags(fresh)
+        """Keeps the inputs of publications readable; see `lake.inputs`."""
+        Inputs(self._lake.events).keep({p.input_snapshot: p.input_sequence for p in publications})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -67,6 +68,8 @@ STORES: Final = (
     Store("plots", ("plots/*",), "aggregates only"),
 )
 
+_FOLDERS: Final = {pattern for store in STORES for pattern in store.patterns if pattern.endswith("/*")}
+
 
 def store_of(relative: str) -> Store | None:
     """The store a path belongs to."""
@@ -82,9 +85,17 @@ def unregistered(home: Path, objects: ObjectStore) -> list[str]:
     Raises:
         StorageFailed: the warehouse cannot be listed.
     """
-    found = {str(p.relative_to(home)) for p in home.rglob("*") if p.is_file()}
+    found = set(_outside_of_folders(home))
     found.update(path for path, _ in elsewhere(home, objects))
     return sorted(path for path in found if store_of(path) is None)
+
+
+def _outside_of_folders(home: Path) -> Iterator[str]:
+    """Files outside of folders that are one store as a whole: some of these grow with every publication."""
+    for at, folders, files in os.walk(home):
+        below = Path(at).relative_to(home)
+        folders[:] = [name for name in folders if f"{(below / name).as_posix()}/*" not in _FOLDERS]
+        yield from ((below / name).as_posix() for name in files)
 
 
 def elsewhere(home: Path, objects: ObjectStore) -> Iterator[tuple[str, StoredObject]]:

@@ -285,6 +285,8 @@ class Steps:
             written += done.bytes_written
             for ref, blocks in done.blocks_of.items():
                 severed[ref] = severed.get(ref, 0) + blocks
+        self._housekeeping.forward_inputs()
+        self._housekeeping.forget_rewritten()
         orphans = len(self._housekeeping.sweep())
         return {
             r.request_id: {

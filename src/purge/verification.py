@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,10 @@ class _Whole:
     verified_epoch: int
     gate: GateStatus
     has_unregistered: bool
+
+
+def _purpose_of(purpose: str) -> str:
+    return DEFAULT_PURPOSE if purpose == ALL_PURPOSES else purpose
 
 
 class Verification:
@@ -63,8 +67,10 @@ class Verification:
         readable = self._readable(old)
         sealed = live.select("subject_ref", "facet").unique().rows()
         whole = self._whole(stale)
+        keys = self._keys(erased)
         return [
-            self._handle_checks(purpose, ref, fence, readable, sealed) | self._lake_checks(fence, whole)
+            self._handle_checks(purpose, ref, keys[_purpose_of(purpose)][ref], readable, sealed)
+            | self._lake_checks(fence, whole)
             for (purpose, ref, fence) in erased
         ]
 
@@ -72,7 +78,7 @@ class Verification:
         self,
         purpose: str,
         ref: bytes,
-        fence: Fence,
+        key: object,
         readable: Sequence[tuple[bytes, str]],
         sealed: Sequence[tuple[bytes, str]],
     ) -> dict[str, bool]:
@@ -81,14 +87,20 @@ class Verification:
         def mine(block: tuple[bytes, str]) -> bool:
             return block[0] == ref and (whole or block[1].endswith(f"/{purpose}"))
 
-        keys = self._keyring.resident.deks([ref], DEFAULT_PURPOSE if whole else purpose)
         left = self._keyring.purposes_of(ref)
         return {
             "no key record is left in the pages": not (left if whole else purpose in left),
-            "the key look-up answers Shredded": all(isinstance(v, Shredded) for v in keys.values()),
+            "the key look-up answers Shredded": isinstance(key, Shredded),
             "blocks in every kept snapshot answer Shredded": not any(map(mine, readable)),
             "no live file holds sealed blocks of the person": not any(map(mine, sealed)),
         }
+
+    def _keys(self, erased: Sequence[tuple[str, bytes, Fence]]) -> dict[str, Mapping[bytes, object]]:
+        """Purpose → handle → what the key look-up answers, looked up for all handles together."""
+        refs: dict[str, list[bytes]] = {}
+        for purpose, ref, _ in erased:
+            refs.setdefault(_purpose_of(purpose), []).append(ref)
+        return {purpose: self._keyring.resident.deks(some, purpose) for purpose, some in refs.items()}
 
     def _whole(self, stale: Collection[str]) -> _Whole:
         release = self._views.ledger.current()

@@ -63,7 +63,10 @@ def keys_in_head(runtime: Runtime) -> dict[date, set[bytes]]:
 def every_letter_that_opens(runtime: Runtime) -> set[str]:
     """What a thief of the folder reads: letters of all data files there, by today's keys."""
     looking = LetterRedaction(runtime.lake)
-    parts = [looking._letters_in(runtime.lake.events.kept_files()), looking._abandoned_rows()]
+    parts = [
+        looking._letters_in(runtime.lake.events.kept_files()),
+        looking._letters_at(list(looking._looked_at(looking._abandoned()))),
+    ]
     found = looking._nobodys(looking._living(pl.concat(one for one in parts if one.height)))
     return {raw.split('"')[3] for raw in found["raw"]}
 
