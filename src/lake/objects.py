@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar
-from urllib.parse import quote_from_bytes, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import polars as pl
 from attrs import frozen
 
 from lake.errors import StorageFailed, StorageRefused, StorageUnavailable, StorageUnsuitable
+from lake.listing import files_below
 from lake.storefaults import DISK_ERRORS, read_failed
 from lake.storefaults import storage_failed as storage_failed
 
@@ -112,7 +113,8 @@ class LocalObjects:
     def objects(self, below: str) -> Iterator[StoredObject]:
         """See `ObjectStore.objects`."""
         folder = Path(local_path(below))
-        yield from _files(str(folder), folder.as_uri())
+        for uri, stat in files_below(str(folder), folder.as_uri()):
+            yield StoredObject(uri, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
 
     def delete(self, objects: Iterable[StoredObject]) -> None:
         """See `ObjectStore.delete`."""
@@ -336,24 +338,6 @@ def cloud_options(properties: Mapping[str, str]) -> dict[str, str]:
     if found.get("aws_endpoint_url", "").startswith("http://"):
         found["aws_allow_http"] = "true"
     return found
-
-
-def _files(folder: str, uri: str) -> Iterator[StoredObject]:
-    """Files below a folder, in order; what goes meanwhile is left out."""
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda one: one.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for one in found:
-        name = f"{uri}/{quote_from_bytes(os.fsencode(one.name))}"
-        if one.is_dir(follow_symlinks=False):
-            yield from _files(one.path, name)
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            if one.is_file():
-                stat = one.stat()
-                yield StoredObject(name, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
 
 
 def local_path(uri: str) -> str:

@@ -33,8 +33,8 @@ from projections.derive import (
     checked_version,
     derive_view,
     ref_range,
-    runs,
     shared_reads,
+    spans,
     tasks_of,
     types_of,
     view_is_personal,
@@ -236,12 +236,7 @@ class Builder:
         head = self._lake.events.snapshot(snapshot_id)
         total = int(summary_of(head).get("total-records", "0")) if head else 0
         per_task = max(1, (1 << self._bits) * EVENTS_PER_TASK // max(total * 4, 1))
-        spans = [
-            (start, min(start + per_task - 1, last))
-            for first, last in runs(buckets)
-            for start in range(first, last + 1, per_task)
-        ]
-        return tasks_of(views, snapshot_id, spans, self._bits, until)
+        return tasks_of(views, snapshot_id, spans(buckets, per_task), self._bits, until)
 
     # -- deriving ----------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import polars as pl
 from attrs import evolve, frozen
@@ -22,6 +23,8 @@ from projections.exposure import refuse_names
 from projections.fingerprint import fingerprint
 from projections.registry import ViewRegistry
 from projections.source import SourceFile, sources_of
+
+_GAPS_PER_TASK: Final = 64
 
 
 @frozen
@@ -206,11 +209,16 @@ def buckets_of(low: bytes, high: bytes | None, bits: int) -> range:
     return range(int.from_bytes(low, "big") // step, end)
 
 
-def runs(buckets: Iterable[int]) -> list[tuple[int, int]]:
-    """Consecutive buckets as (first, last)."""
+def spans(buckets: Iterable[int], most: int) -> list[tuple[int, int]]:
+    """(first, last) of spans of at most so many buckets that cover these.
+
+    A span goes on over a small gap: to derive a few buckets for nothing costs less than one more scan, and
+    people who are erased together lie in buckets all over.
+    """
+    gap = most // _GAPS_PER_TASK
     found: list[tuple[int, int]] = []
     for bucket in sorted(buckets):
-        if found and found[-1][1] == bucket - 1:
+        if found and bucket - found[-1][1] <= gap + 1 and bucket - found[-1][0] < most:
             found[-1] = (found[-1][0], bucket)
         else:
             found.append((bucket, bucket))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from keys import SubjectId
 from projections import DefinitionError, Deriver, DeriveTask, Fold, ViewRegistry
+from projections.derive import spans
 from service.runtime import Runtime, initialise, open_runtime
 from tests.projections.test_views import registry
 from tests.world import PAID, VIEWS, erase, paid, publish, send, shred
@@ -189,3 +191,15 @@ def test_a_name_of_two_types_is_refused_by_name(tmp_path: Path) -> None:
         runtime.views.registry._views = registry(tmp_path, body)._views
         with pytest.raises(DefinitionError, match="`x` is Int64 in one event type, String in another"):
             publish(runtime, "other")
+
+
+@given(st.sets(st.integers(0, 999)), st.integers(1, 999))
+def test_spans_cover_every_bucket_once_and_none_is_longer_than_a_task(buckets: set[int], most: int) -> None:
+    """And there are no more than it takes, with small gaps gone over."""
+    found = spans(buckets, most)
+    covered = [bucket for first, last in found for bucket in range(first, last + 1)]
+    assert len(covered) == len(set(covered))
+    assert buckets <= set(covered)
+    assert all(first in buckets and last in buckets and last - first < most for first, last in found)
+    for (begun, before), (first, _) in pairwise(found):
+        assert first - before - 1 > most // 64 or first - begun >= most
