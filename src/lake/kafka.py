@@ -295,10 +295,15 @@ class KafkaIngest:
             self._patience.failed(error, now)
             _log.warning("cannot look at the topics: %s: %s", type(error).__name__, error.message)
 
+    def _unanswered(self, error: ShredlakeError, now: float) -> None:
+        """Brokers that know no end of a topic do not take back that they have no such topic."""
+        if self._patience.cause is None:
+            self._patience.failed(error, now)
+
     def _look_for_stalls(self) -> None:
         """Begins anew what the brokers have more of and nothing has come of for long, whatever the cause."""
         places = {one: pending.end for one, pending in self._backlog.owned().items()}
-        stalled = self._stalls.stalled(places, self._patience.waits, self._patience.failed)
+        stalled = self._stalls.stalled(places, self._patience.waits, self._unanswered)
         if stalled:
             _log.warning("nothing came of %d partition(s) that have more; begun anew", len(stalled))
             self._leave(stalled)
