@@ -139,6 +139,26 @@ class StorageFailed(LakeError):
     default_next_step = "Free space or mend the store, then repeat the command; it continues where it was."
 
 
+class DataDamaged(StorageFailed):
+    """A data file that a snapshot refers to cannot be read any more. Nothing was changed."""
+
+    retry_helps = False
+    default_next_step = (
+        "Bring that file back from a backup of the warehouse, under the same name: it never changes once it"
+        " is written. `shredlake lake verify --deep` names every file that is damaged."
+    )
+
+
+class DataFileGone(DataDamaged):
+    """A data file that a snapshot refers to is not there."""
+
+    retry_helps = True
+    default_next_step = (
+        "Repeat it once: upkeep may have replaced the file while it was read. If it stays so, bring the file"
+        " back from a backup of the warehouse; `shredlake lake verify --deep` names every file that is gone."
+    )
+
+
 class StorageUnavailable(StorageFailed):
     """The object store does not answer. The table is as it was."""
 

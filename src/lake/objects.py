@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 import polars as pl
 from attrs import frozen
 
-from lake.errors import StorageFailed, StorageRefused, StorageUnavailable, StorageUnsuitable
+from lake.damage import located, remember
+from lake.errors import DataDamaged, StorageFailed, StorageRefused, StorageUnavailable, StorageUnsuitable
 from lake.listing import files_below
 from lake.storefaults import DISK_ERRORS, read_failed
 from lake.storefaults import storage_failed as storage_failed
@@ -308,17 +309,22 @@ def _bucket_and_key(location: str) -> tuple[str, str]:
 def scan_parquet(locations: Sequence[str], properties: Mapping[str, str]) -> pl.LazyFrame:
     """Data files as one lazy frame."""
     options = cloud_options(properties) if locations and urlsplit(locations[0]).scheme == "s3" else None
+    if options is not None:
+        remember(locations[0], options)
     return pl.scan_parquet(
         [local_path(one) for one in locations], hive_partitioning=False, storage_options=options
     )
 
 
 def collected(frame: pl.LazyFrame, engine: Literal["auto", "streaming"] = "auto") -> pl.DataFrame:
-    """The rows. Raises `StorageFailed` when the store cannot be read."""
+    """The rows. Raises `DataDamaged`, which names a file, else `StorageFailed` where the store fails."""
     try:
         return frame.collect(engine=engine)
-    except (OSError, pl.exceptions.ComputeError) as error:  # the latter for an object store
-        raise read_failed(error) from error
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        failure = located(frame, read_failed(error))  # an object store's errors are the engine's
+        if isinstance(failure, DataDamaged) or isinstance(error, (OSError, pl.exceptions.ComputeError)):
+            raise failure from None
+        raise  # a defect of ours
 
 
 @contextlib.contextmanager

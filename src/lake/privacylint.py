@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import frozen
 from pyiceberg.manifest import DataFile, ManifestFile
@@ -18,6 +19,8 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 
 from lake.clearforms import is_object, is_tag, property_findings, summary_findings
+from lake.damage import named
+from lake.errors import DataDamaged, DataFileGone
 from lake.events import (
     EVENTS_PROPERTIES,
     EVENTS_SCHEMA,
@@ -133,8 +136,18 @@ def _manifest_findings(table: Table, rules: _Rules, manifests: Iterable[Manifest
 
 
 def _footer_findings(table: Table, rules: _Rules, file: DataFile) -> Iterator[str]:
-    with table.io.new_input(file.file_path).open() as opened:
-        footer = pq.ParquetFile(opened).metadata
+    try:
+        with table.io.new_input(file.file_path).open() as opened:
+            footer = pq.ParquetFile(opened).metadata
+    except FileNotFoundError:
+        yield f"{named(file.file_path)} is gone. {DataFileGone.default_next_step}"
+        return
+    except (pa.ArrowInvalid, EOFError, OSError) as error:
+        is_far = file.file_path.startswith("s3://")  # whose errors have no number either
+        if isinstance(error, OSError) and (is_far or error.errno is not None):
+            raise
+        yield f"the footer of {named(file.file_path)} is damaged. {DataDamaged.default_next_step}"
+        return
     if footer.metadata:
         yield "key-value metadata in a footer"
     for group in range(footer.num_row_groups):

@@ -30,7 +30,7 @@ _AWAY_WORDS: Final = ("error sending request", "Connection refused", "tcp connec
 """What Polars' object store says of one that does not answer; the text itself is not shown."""
 
 
-def read_failed(error: Exception) -> StorageFailed:
+def read_failed(error: BaseException) -> StorageFailed:
     """Of an error of a read, whoever read."""
     if isinstance(error, OSError) and error.errno is not None:
         return StorageFailed(f"the store refused a read: {os.strerror(error.errno)}")

@@ -36,12 +36,13 @@ from pyiceberg.typedef import Record
 from keys import Effects
 from lake.branches import Branched, staged_on
 from lake.catalog import catalog_errors
+from lake.damage import damage_of
 from lake.datafiles import write_data_file
-from lake.errors import CommitConflict, SnapshotGone, StorageFailed
+from lake.errors import CommitConflict, DataDamaged, SnapshotGone, StorageFailed
 from lake.leftovers import clean_up, delete_old_metadata, is_lost
 from lake.manifests import Replacement, live_entries
 from lake.moments import EXPIRED_PROPERTY, remembering
-from lake.objects import scan_parquet, storage_errors, storage_failed
+from lake.objects import cloud_options, local_path, scan_parquet, storage_errors, storage_failed
 from lake.references import check_names, kept, tag_update, unnamed, with_last_tagged
 from lake.retention import TagChanges
 
@@ -165,6 +166,12 @@ class IcebergTable:
     def scan(self, files: Iterable[DataFile]) -> pl.LazyFrame:
         """Rows of data files of this table."""
         return scan_parquet([one.file_path for one in files], self.load().io.properties)
+
+    def damage_of(self, file: DataFile) -> DataDamaged | None:
+        """What is wrong with a data file; None where it can be read to its end."""
+        properties = self.load().io.properties
+        is_far = file.file_path.startswith("s3://")
+        return damage_of(local_path(file.file_path), cloud_options(properties) if is_far else None)
 
     # -- writing -----------------------------------------------------------------------------------
 
