@@ -6,10 +6,10 @@ a run that was interrupted is continued under any setting.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import orjson
 import polars as pl
 from pyiceberg.manifest import DataFile
 
@@ -48,6 +48,9 @@ class OpenedEvents:
 
     def each(self) -> Iterator[dict[str, Any] | None]:
         """Every stored event, duplicates included; None stands where an erased person's was.
+
+        Objects and arrays are fragments: written into JSON as the bytes that were taken, never read and
+        written anew.
 
         What is in the blocks of an arrival and not asked for is `{}`, so that everything keeps its number.
 
@@ -104,7 +107,7 @@ class OpenedEvents:
             "schemaversion": self._type.version,
             "revision": row["_rev"],
             "data": {
-                name: json.loads(value) if name in self._is_json else value
+                name: orjson.Fragment(value) if name in self._is_json else value
                 for name, value in values.items()
                 if value is not None
             },

@@ -283,16 +283,40 @@ def test_a_receipt_is_not_named_as_if_it_were_there_before_it_is(world: Runtime)
     assert shredded_text(world.purge.journal, done) == f"shredded, receipt {done}"
 
 
-def test_a_lake_at_another_path_says_that_lakes_do_not_move_and_what_to_do(world: Runtime) -> None:
-    """Not that two lakes share a catalog."""
+def test_a_lake_at_another_path_is_refused_by_every_command_and_works_again_by_its_old_path(
+    world: Runtime,
+) -> None:
+    """Not as two lakes that share a catalog; nothing is written meanwhile."""
     send(world, [paid("ann", event_id="1")])
+    publish(world)
+    home = world.home
     world.close()
-    moved = world.home.rename(world.home.with_name("elsewhere"))
-    done = command(moved, "lake", "snapshots")
-    moved.rename(world.home)
-    assert done.returncode == 1
-    assert "does not move" in done.stderr
-    assert command(world.home, "lake", "verify").returncode == 0
+    moved = home.rename(home.with_name("elsewhere"))
+    before = _tables(moved)
+    for words in (
+        ("lake", "snapshots"),
+        ("lake", "verify"),
+        ("ingest", "intake"),
+        ("views", "publish", "cents_per_day"),
+        ("erase", "plan", "ann"),
+        ("erase", "apply", "ann", "--yes"),
+        ("doctor",),
+    ):
+        done = command(moved, *words)
+        assert done.returncode == 1
+        assert "does not move" in done.stderr
+        assert "Put the folder back" in done.stderr
+    assert _tables(moved) == before
+    assert not home.exists()
+    moved.rename(home)
+    assert command(home, "lake", "verify", "--deep").returncode == 0
+    assert command(home, "erase", "apply", "ann", "--yes").returncode == 0
+
+
+def _tables(home: Path) -> dict[str, int]:
+    return {
+        str(one.relative_to(home)): one.stat().st_size for one in (home / "lake" / "warehouse").rglob("*")
+    }
 
 
 def test_an_older_warehouse_beside_a_newer_catalog_says_which_store_to_bring(world: Runtime) -> None:
