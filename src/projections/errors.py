@@ -142,6 +142,16 @@ class LedgerBehind(ProjectionError):
     )
 
 
+class LakeBehind(ProjectionError):
+    """The lake's tables went back: they lack what the record of publications names."""
+
+    default_next_step = (
+        "An older copy of the lake's folder was brought back, or of its warehouse or catalog: restore the"
+        " newest one, and run this again. Where that is lost for good, restore views/ of the same time as"
+        " well, and publish every view anew with `shredlake views publish`."
+    )
+
+
 class HeadAhead(ProjectionError):
     """The head of a view's table was published behind an erasure that the fence log at hand does not know."""
 

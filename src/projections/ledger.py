@@ -297,6 +297,15 @@ class Ledger:
         )
         return _publication(*rows[0]) if rows else None
 
+    def newest(self) -> list[Publication]:
+        """The newest publication of each view that was not dropped, by view."""
+        rows = self._db.read(
+            "SELECT publication_id, record FROM publications WHERE publication_id IN (SELECT"
+            " MAX(publication_id) FROM publications WHERE publication_id NOT IN"
+            " (SELECT publication_id FROM dropped) GROUP BY view) ORDER BY view"
+        )
+        return [_publication(*row) for row in rows]
+
     def history(self, view: str) -> list[Publication]:
         """Publications of a view, newest first."""
         sql = "SELECT publication_id, record FROM publications WHERE view = ? ORDER BY 1 DESC"

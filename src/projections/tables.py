@@ -161,6 +161,13 @@ class ViewTables:
         except NoSuchTableError:
             return None
 
+    def has(self, name: str, snapshot_id: int) -> bool:
+        """Whether a table has this snapshot. Raises `CatalogUnavailable`, `CatalogRefused`."""
+        try:
+            return self._warehouse.table(name).metadata().snapshot_by_id(snapshot_id) is not None
+        except NoSuchTableError:
+            return False
+
     def in_own_table(self, publication: Publication) -> int:
         """The snapshot of the view's own table with a publication's rows.
 

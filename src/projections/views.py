@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,12 +21,13 @@ from projections.definition import SUBJECT, View
 from projections.derive import types_of, view_is_personal
 from projections.differencing import Guarded
 from projections.dropping import Dropping
-from projections.errors import DefinitionError, LedgerBehind, NotPublished, OlderBuild, StaleEpoch
+from projections.errors import DefinitionError, NotPublished, OlderBuild, StaleEpoch
 from projections.exposure import refuse_exposed
 from projections.heads import Heads
 from projections.ledger import Ledger, Publication, Release
 from projections.reconciling import Reconciled, Reconciler
 from projections.registry import ViewRegistry
+from projections.restored import Restored, on_record
 from projections.state import StateStore
 from projections.tables import AGGREGATE, ViewTables
 
@@ -93,7 +94,7 @@ class Views:
         self.builder = builder
         self.ledger = ledger
         self.states = states
-        self.newest_logged: Callable[[], Mapping[str, str]] = dict
+        self.restored = Restored(lake, ledger, tables)
         self._tables = tables
         self.dropping = Dropping(ledger, tables, registry.floor_of, lake.keyring.epoch, lake.effects)
         self._reconciler = Reconciler(lake, ledger)
@@ -118,9 +119,11 @@ class Views:
 
         Raises:
             BuildUnderWay: it has not ended by then.
+            LakeBehind: an older copy of the lake's tables was brought back.
             DefinitionError: a version that readers do not see yet would show personal values in clear, and
                 its author says no reason; the version that they see is derived anew, after an erasure say.
         """
+        self.restored.refuse_older_lake(names, events=False)
         with self._locks.held(names, wait_seconds), self._pinned(snapshot_id) as pinned:
             return self.builder.build(
                 self._read(names),
@@ -150,6 +153,7 @@ class Views:
             StaleEpoch: erasures came faster than the views could be built.
             OlderBuild: see `publish`; what somebody else published meanwhile is caught up with first.
         """
+        self.restored.refuse_older_lake(names, events=not older)
         with self._locks.held(names):
             views = self._read(names)
             for attempt in range(1, _PUBLISH_TRIES + 1):
@@ -275,13 +279,14 @@ class Views:
         """
         if at is not None:
             at = checked_moment(at, self._lake.clock())
-        newest = self.newest_logged().get(name)
-        if newest is not None and self.ledger.by_build(newest) is None:
-            raise LedgerBehind(f"a later publication of `{name}` is in the transparency log than on record")
+        self.restored.refuse_older_record(name)
         release = self.ledger.current(at)
         if release is not None and name in release.entries:
             self.dropping.refuse(release.entries[name])
-            return self.ledger.publication(release.entries[name])
+            found = self.ledger.publication(release.entries[name])
+            if at is None:
+                self.restored.refuse_before_erasure(found)
+            return found
         history = self.ledger.history(name)
         if not history and name not in self.registry.names():
             self.registry.get(name)
@@ -306,10 +311,12 @@ class Views:
         """What readers saw at a moment, from the snapshot they saw."""
         publication = self.publication(name, at)
         stale = self._stale(name, publication)
-        if publication.grain == AGGREGATE:
-            rows = self._tables.read_aggregate(publication.table, publication.snapshot_id)
-            return Answer(rows, publication, withheld=publication.withheld_rows, stale=stale)
-        found = self._tables.read_subjects(publication.table, publication.snapshot_id, publication.columns)
+        table, snapshot_id = publication.table, publication.snapshot_id
+        with on_record(publication):
+            if publication.grain == AGGREGATE:
+                rows = self._tables.read_aggregate(table, snapshot_id)
+                return Answer(rows, publication, withheld=publication.withheld_rows, stale=stale)
+            found = self._tables.read_subjects(table, snapshot_id, publication.columns)
         return Answer(found.frame.drop(SUBJECT), publication, len(found.shredded), stale=stale)
 
     def person(self, name: str, subject: SubjectId, at: datetime | None = None) -> PersonAnswer:
@@ -325,9 +332,10 @@ class Views:
         ref = self._keyring.ref_of(subject)
         if ref is None:
             return PersonAnswer((), erased, publication)
-        found = self._tables.read_subjects(
-            publication.table, publication.snapshot_id, publication.columns, [ref]
-        )
+        with on_record(publication):
+            found = self._tables.read_subjects(
+                publication.table, publication.snapshot_id, publication.columns, [ref]
+            )
         rows = tuple(found.frame.drop(SUBJECT).to_dicts())
         if not rows and ref not in found.shredded and (ref in found.held or self._keyring.is_held(ref)):
             return PersonAnswer((), None, publication, held=True)

@@ -62,7 +62,8 @@ def open_purge(
         drop_affected: views whose publications go with an erasure where they count the person; likewise.
     """
     journal, log = open_evidence(home, lake.keyring, lake.clock, lake.effects)
-    views.newest_logged = log.newest_publications
+    views.restored.newest_logged = log.newest_publications
+    views.restored.newest_settled = log.newest_attested
     steps = Steps(home, lake, views, journal, log, assurance, copy_fences, serve_stale, drop_affected)
     return Purge(home, lake, views, steps, journal, log)
 

@@ -23,6 +23,7 @@ from purge.merkle import completed_by, inclusion_proof, leaf_hash, root_of
 ORIGIN: Final = "shredlake.local/log"
 _ED25519: Final = b"\x01"
 _LOOKED_AT: Final = 100
+_RECEIPTS_LOOKED_AT: Final = 8
 """Newest leaves among which the newest fence is looked for: requests side by side end in any order."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leaves (leaf INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
@@ -103,6 +104,13 @@ class TransparencyLog:
         found = [_fence_of(data) for (data,) in self._db.read(sql, (_LOOKED_AT,))]
         epoch, chain = max(found, default=(0, None), key=lambda one: (one[0], one[1] is not None))
         return Remembered("the transparency log", epoch, chain) if epoch else None
+
+    def newest_attested(self) -> int:
+        """The highest fence sequence among the newest receipts; 0 where there is none."""
+        sql = "SELECT data FROM leaves WHERE substr(name, 1, ?) = ? ORDER BY leaf DESC LIMIT ?"
+        prefix = "receipt/"
+        found = self._db.read(sql, (len(prefix), prefix, _RECEIPTS_LOOKED_AT))
+        return max((_fence_of(data)[0] for (data,) in found), default=0)
 
     def published(self) -> Checkpoint:
         """The newest checkpoint that was signed; the custodian is asked where there is none yet.

@@ -32,7 +32,7 @@ from lake import (
 from lake.errors import TopicGap, TopicGone
 from lake.objects import ObjectStore
 from lake.offsets import offsets_of
-from projections import Alarm, ResultChanged, TableHead, Views, older_records, revealing
+from projections import Alarm, LakeBehind, ResultChanged, TableHead, Views, older_records, revealing
 from purge import Standing, Stuck, standing_of, unregistered
 from service.consumers import troubles
 from service.findings import Finding as Finding
@@ -132,7 +132,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield _open_finding(standing_of(runtime.purge.journal.all(), runtime.lake.clock()))
     yield from _aside_findings(runtime.views)
     yield from alarm_findings(runtime.views.ledger.open_alarms())
-    yield from heads_findings(runtime.views.heads.look())
+    yield from tables_findings(runtime.views)
     yield _privacy_finding(runtime.lake)
     objects = runtime.lake.warehouse.objects
     yield from (Finding("warehouse", "warning", text) for text in objects.check())
@@ -160,6 +160,17 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
         )
     free = shutil.disk_usage(home).free
     yield Finding("disk", "ok" if free > _LOW_DISK_BYTES else "warning", f"{free / 1024**3:.1f} GiB free")
+
+
+def tables_findings(views: Views) -> Iterator[Finding]:
+    """Whether the lake's tables are of one time with the record of publications, and their heads with it."""
+    try:
+        views.restored.refuse_older_lake()
+    except LakeBehind as error:
+        yield Finding("lake's tables", "error", f"{error.message}. {error.next_step}")
+        return
+    yield Finding("lake's tables", "ok", "hold what the record of publications names")
+    yield from heads_findings(views.heads.look())
 
 
 def _letters_finding(lake: Lake, letter_days: int) -> Finding:

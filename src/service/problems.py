@@ -21,7 +21,7 @@ from keys import (
 )
 from lake import IntakeFull, SnapshotGone, UnknownBatch, UnknownEventType
 from lake.errors import KeyReused
-from projections import LedgerBehind, NotPublished, PublicationDropped, UnknownView
+from projections import LakeBehind, LedgerBehind, NotPublished, PublicationDropped, UnknownView
 from purge import (
     IdempotencyConflict,
     NotCancellable,
@@ -47,6 +47,7 @@ _STATUS: Final[dict[type[ShredlakeError], int]] = {
     KeyReused: 409,
     NotCancellable: 409,
     RestoreGateClosed: 503,
+    LakeBehind: 503,
     LedgerBehind: 503,
     FenceCopyInvalid: 503,
     CustodianUnavailable: 503,

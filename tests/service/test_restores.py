@@ -20,7 +20,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from keys import RestoreGateClosed, Shredded, SubjectId
-from projections import LedgerBehind
+from projections import LakeBehind, LedgerBehind
 from service.app import create_app
 from service.cli import app
 from service.doctor import examine
@@ -264,6 +264,58 @@ def test_an_older_record_of_publications_restored_alone_is_noticed_by_whoever_re
         publish(runtime)
         runtime.purge.log_publications()  # as the command does
         assert runtime.views.as_reported(names[0]).rows["people"].to_list() == [2]
+
+
+@pytest.mark.parametrize(
+    "older",
+    [("lake",), ("views",), ("lake", "views"), ("lake", "views/states.db"), ("lake", "views/ledger.db")],
+)
+def test_an_older_lake_folder_or_older_views_show_nobody_again_and_name_the_store_to_bring(
+    home: Path, older: tuple[str, ...]
+) -> None:
+    """Whatever went back: a read is of today or an error that names a store, and that store opens it."""
+    names, now, before = ("people_per_day", "balance"), home.parent / "now", home.parent / "before"
+    with open_runtime(home) as runtime:
+        publish(runtime)
+        runtime.purge.log_publications()
+    shutil.copytree(home, before)
+    with open_runtime(home) as runtime:
+        erase(runtime, "bob")
+    shutil.copytree(home, now)
+    for name in older:
+        brought(before / name, home / name)
+    refused = set[type]()
+    for _ in range(3):
+        with open_runtime(home) as runtime:
+            try:
+                rows = runtime.views.as_reported(names[0]).rows["people"].to_list()
+                assert rows == [2], "Bob is not counted again"
+                assert {p.rows for p in [runtime.views.person("balance", SubjectId("bob"))]} == {()}
+                runtime.views.restored.refuse_older_lake()
+                break
+            except (LakeBehind, LedgerBehind) as error:
+                refused.add(type(error))
+                if isinstance(error, LakeBehind):
+                    (found,) = [one for one in examine(runtime) if one.check == "lake's tables"]
+                    assert (found.level, "the newest one" in found.text) == ("error", True)
+                    with pytest.raises(LakeBehind):
+                        publish(runtime)
+                    store = "lake"
+                else:
+                    store = "views"
+        brought(now / store, home / store)
+    else:
+        pytest.fail("it does not converge")
+    assert refused, "an older copy was noticed"
+
+
+def brought(copy: Path, to: Path) -> None:
+    """A store, in place of what is there."""
+    if copy.is_dir():
+        shutil.rmtree(to)
+        shutil.copytree(copy, to)
+    else:
+        restore(copy, to)
 
 
 PAST_THE_GATE = {

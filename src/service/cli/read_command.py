@@ -62,6 +62,7 @@ def read_events(
 ) -> None:
     """Copy events of one type into a file, duplicates decided, in bounded memory."""
     with opened(context) as (here, runtime):
+        runtime.views.restored.refuse_older_lake()
         known = runtime.lake.types.get(event_type)
         chosen = _facet(known, facet)
         names = _fields(known, chosen, fields, personal)
