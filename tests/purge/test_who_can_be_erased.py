@@ -83,10 +83,14 @@ def test_nothing_is_stored_is_said_only_after_looking_and_names_the_way_to_suppr
 
 
 def test_whoever_is_not_known_yet_is_suppressed_when_asked(world: Runtime) -> None:
-    """A receipt like everybody's; every later event is refused, through the intake too."""
+    """A receipt like everybody's; every later event is refused, through the intake too; views go on."""
+    send(world, [paid("bob", event_id="0")])
+    publish(world)
     submitted = world.purge.submit(ANN, suppress=True)
     done = world.purge.run(submitted.request.request_id)
     assert done.status is Status.COMPLETED
+    for name in world.views.registry.names():
+        assert world.views.as_reported(name).rows.height
     assert send(world, [paid(ANN.reveal(), event_id="1")]).suppressed == 1
     wait_in_intake(world, paid(ANN.reveal(), event_id="2"))
     world.lake.intake.drain()

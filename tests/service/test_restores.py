@@ -309,6 +309,33 @@ def test_an_older_lake_folder_or_older_views_show_nobody_again_and_name_the_stor
     assert refused, "an older copy was noticed"
 
 
+def test_an_erasure_over_an_older_lake_ends_and_withdraws_what_it_cannot_derive(home: Path) -> None:
+    """With the reason; no view comes back from the older lake, and the newest one opens them all."""
+    before, now = home.parent / "before", home.parent / "now"
+    with open_runtime(home) as runtime:
+        publish(runtime)
+    shutil.copytree(home / "lake", before)
+    with open_runtime(home) as runtime:
+        send(runtime, [paid("emil", event_id="later")])
+        publish(runtime)
+    shutil.copytree(home / "lake", now)
+    brought(before, home / "lake")
+    with open_runtime(home) as runtime:
+        erase(runtime, "bob")
+        withdrawn = runtime.views.ledger.aside()
+        assert "people_per_day" in withdrawn
+        assert {one.reason for one in withdrawn.values()} == {
+            "an older copy of the lake's tables was brought back, which lacks its publication"
+        }
+        with pytest.raises(LakeBehind):
+            publish(runtime)
+    brought(now, home / "lake")
+    with open_runtime(home) as runtime:
+        publish(runtime)
+        assert runtime.views.ledger.aside() == {}
+        assert runtime.views.as_reported("people_per_day").rows["people"].to_list() == [3]
+
+
 def brought(copy: Path, to: Path) -> None:
     """A store, in place of what is there."""
     if copy.is_dir():
