@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
 
 import polars as pl
@@ -90,6 +90,18 @@ class LetterRedaction(NobodysLetters):
         if letters.height == 0:
             return 0
         return int(_naming(self._nobodys(letters), holds).sum())
+
+    def keys_naming(self, holders: Mapping[str, Callable[[bytes], bool]]) -> dict[str, list[bytes]]:
+        """Handles of the keys that seal letters of nobody's which each of the named recognises.
+
+        Changes nothing. Raises as `run`.
+        """
+        letters = self._letters_in(self._table.files())
+        nobody = self._nobodys(letters) if holders and letters.height else letters.clear()
+        return {
+            name: sorted(set(nobody.filter(_naming(nobody, holds))["subject_ref"])) if nobody.height else []
+            for name, holds in holders.items()
+        }
 
     def _left_behind(self, holds: Callable[[bytes], bool]) -> set[bytes]:
         """Handles of letters that `holds` recognises in files that no snapshot refers to.

@@ -44,6 +44,7 @@ from projections.olderrecords import OlderRecord, older_records
 from projections.reconciling import Reconciled
 from projections.rederive import Rederived, bring_back, rederive
 from projections.registry import ViewRegistry
+from projections.remains import RowSeals
 from projections.source import SourceFile
 from projections.state import StateStore
 from projections.tables import ViewTables
@@ -137,6 +138,7 @@ __all__ = [
     "Release",
     "ResultChanged",
     "Revealing",
+    "RowSeals",
     "SourceFile",
     "StaleEpoch",
     "StateDamaged",

@@ -27,6 +27,7 @@ from projections.heads import Heads
 from projections.ledger import Ledger, Publication, Release
 from projections.reconciling import Reconciled, Reconciler
 from projections.registry import ViewRegistry
+from projections.remains import Remains
 from projections.restored import Restored, on_record
 from projections.state import StateStore
 from projections.tables import AGGREGATE, ViewTables
@@ -97,6 +98,7 @@ class Views:
         self.restored = Restored(lake, ledger, tables)
         self._tables = tables
         self.dropping = Dropping(ledger, tables, registry.floor_of, lake.keyring.epoch, lake.effects)
+        self.remains = Remains(ledger, tables, states)
         self._reconciler = Reconciler(lake, ledger)
 
     def build(

@@ -84,6 +84,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
             *_kept_publications(request),
             *_uncovered(request),
             "anonymous fields, kept by design",
+            "what other people's own data says of the person, sealed under them; `erase scan` counts it",
             "unreadable blocks in data files of older snapshots, until these expire",
             *(
                 f"the published view {name}, served on as stale until it builds again: {reason}"

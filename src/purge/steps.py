@@ -27,7 +27,7 @@ from purge.errors import PurgeError, UnderHold, UnknownSubject, VerificationFail
 from purge.journal import Journal, Request
 from purge.receipt import pae, receipt_file, statement
 from purge.tlog import TransparencyLog
-from purge.verification import Verification
+from purge.verification import LETTER_KEYS, STATE_KEYS, ErasedKeys, Verification
 
 SUBJECT_CONTEXT: Final = FieldContext(b"shredlake-purge\0", 0, "journal", "service", "request", 1)
 PLAN_PLACE: Final = b"erasure request"
@@ -195,6 +195,7 @@ class Steps:
             newest = max(fences, key=lambda fence: fence.epoch)
             self._journal.remember_fence(newest.epoch, newest.chain)
         copies = dict(self._copy_fences()) if fences else {}  # before anything is destroyed
+        states = self._views.remains.state_keys({_ref(r) for r, _ in free}) if free else {}
         for (request, _), fence in zip(free, fences, strict=True):
             records = self._keyring.purposes_of(_ref(request))
             doomed = len(records) if request.purpose == ALL_PURPOSES else 1
@@ -203,6 +204,7 @@ class Steps:
                 "chain": fence.chain.hex(),
                 "key_records": doomed,
                 "fence_copies": copies,
+                STATE_KEYS: [key.hex() for key in states[_ref(request)]],
             }
         return outcomes
 
@@ -223,14 +225,15 @@ class Steps:
 
     def _intake_drained(self, batch: Sequence[Request]) -> Outcomes:
         done = self._lake.intake.drain(max(self._fence(r).epoch for r in batch))
-        return _all(batch, {"batches": done.batches, "events": done.events})
+        named = self._redaction.keys_naming({one: found.names for one, found in self._needles(batch).items()})
+        return {
+            r.request_id: {"batches": done.batches, "events": done.events}
+            | ({LETTER_KEYS: [key.hex() for key in keys]} if (keys := named.get(r.request_id)) else {})
+            for r in batch
+        }
 
     def _letters_redacted(self, batch: Sequence[Request]) -> Outcomes:
-        needles = {
-            request_id: Needles(found)
-            for request_id, found in self._subjects(batch).items()
-            if isinstance(found, SubjectId)
-        }
+        needles = self._needles(batch)
         letters = {r.request_id: 0 for r in batch}
 
         def removed(lines: Sequence[bytes]) -> None:
@@ -299,7 +302,7 @@ class Steps:
 
     def _verified(self, batch: Sequence[Request]) -> Outcomes:
         stale = self._views.ledger.stale()
-        looked_at = [(r.purpose, _ref(r), self._fence(r)) for r in batch]
+        looked_at = [ErasedKeys.of(r, _ref(r), self._fence(r)) for r in batch]
         # Until now events of these people may have been sent, whatever the lake makes of them.
         open_stores = [*self._lake.topics.open_stores(self._lake.clock()), *self._torn_files()]
         outcomes: dict[str, Detail | Exception] = {}
@@ -374,6 +377,13 @@ class Steps:
             else:  # another request, of the whole person say, was first
                 found[request.request_id] = UnknownSubject("this person's keys are destroyed already")
         return found
+
+    def _needles(self, batch: Sequence[Request]) -> dict[str, Needles]:
+        return {
+            request_id: Needles(found)
+            for request_id, found in self._subjects(batch).items()
+            if isinstance(found, SubjectId)
+        }
 
     def _fence(self, request: Request) -> Fence:
         epoch = int(request.detail("fenced")["epoch"])

@@ -12,10 +12,43 @@ from attrs import frozen
 from keys import ALL_PURPOSES, DEFAULT_PURPOSE, Fence, FieldContext, GateStatus, Shredded
 from lake import Lake, block_rows
 from lake.events import SEALED_FIELD_ID
-from projections import Views
+from projections import RowSeals, Views
 from purge.inventory import unregistered
+from purge.journal import Request
 
+STATE_KEYS: Final = "state_keys"
+"""In what `fenced` found: handles of the keys of the states that a person was in at the fence."""
+LETTER_KEYS: Final = "letter_keys"
+"""In what `intake_drained` found: handles of the keys of letters of nobody's that named a person, once all
+that waited was committed. The id itself is not known any more when an erasure is verified."""
 _NEWEST: Final = 1 << 62
+
+
+@frozen
+class ErasedKeys:
+    """What an erasure destroyed, to be looked for.
+
+    Attributes:
+        purpose: or `*`.
+        state_keys: handles of the states that held the person at the fence.
+        letter_keys: handles of letters of nobody's that named the person.
+    """
+
+    purpose: str
+    ref: bytes
+    fence: Fence
+    state_keys: tuple[bytes, ...] = ()
+    letter_keys: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, request: Request, ref: bytes, fence: Fence) -> ErasedKeys:
+        """What the stages of a request have found."""
+
+        def handles(stage: str, name: str) -> tuple[bytes, ...]:
+            return tuple(bytes.fromhex(one) for one in request.detail(stage).get(name, ()))
+
+        found = handles("fenced", STATE_KEYS), handles("intake_drained", LETTER_KEYS)
+        return cls(request.purpose, ref, fence, *found)
 
 
 @frozen
@@ -50,15 +83,13 @@ class Verification:
         self._keyring = lake.keyring
         self._views = views
 
-    def checks(
-        self, erased: Sequence[tuple[str, bytes, Fence]], stale: Collection[str] = ()
-    ) -> list[dict[str, bool]]:
-        """Checks of each erased (purpose or `*`, handle, fence): name → passed.
+    def checks(self, erased: Sequence[ErasedKeys], stale: Collection[str] = ()) -> list[dict[str, bool]]:
+        """Checks of each erased: name → passed.
 
         Args:
             stale: views that are served on although they do not reflect the fence; their receipt says so.
         """
-        refs = list({ref for _, ref, _ in erased})
+        refs = list({one.ref for one in erased})
         events = self._lake.events
         old, live = (
             block_rows(events, files, None, refs).filter(pl.col("sealed").is_not_null())
@@ -68,11 +99,32 @@ class Verification:
         sealed = live.select("subject_ref", "facet").unique().rows()
         whole = self._whole(stale)
         keys = self._keys(erased)
+        rows = self._views.remains.rows({one.ref: one.fence.epoch for one in erased})
         return [
-            self._handle_checks(purpose, ref, keys[_purpose_of(purpose)][ref], readable, sealed)
-            | self._lake_checks(fence, whole)
-            for (purpose, ref, fence) in erased
+            self._handle_checks(
+                one.purpose, one.ref, keys[_purpose_of(one.purpose)][one.ref], readable, sealed
+            )
+            | self._found_checks(one, rows)
+            | self._lake_checks(one.fence, whole)
+            for one in erased
         ]
+
+    def _found_checks(self, erased: ErasedKeys, rows: Sequence[RowSeals]) -> dict[str, bool]:
+        """Of what was found before: the pages are asked, since a fence alone makes a reader refuse."""
+        left = set(self._keyring.purposes_of(erased.ref))
+
+        def opens(row: RowSeals) -> bool:
+            concerned = erased.purpose == ALL_PURPOSES or erased.purpose in row.purposes
+            return row.subject_ref == erased.ref and concerned and left.issuperset(row.purposes)
+
+        def lives(keys: Sequence[bytes]) -> bool:
+            return any(True for _ in self._keyring.tree.records_of(keys))
+
+        return {
+            "no published row of the person has all its keys": not any(map(opens, rows)),
+            "no state that held the person has its key": not lives(erased.state_keys),
+            "no dead letter of nobody's that named the person has its key": not lives(erased.letter_keys),
+        }
 
     def _handle_checks(
         self,
@@ -95,11 +147,11 @@ class Verification:
             "no live file holds sealed blocks of the person": not any(map(mine, sealed)),
         }
 
-    def _keys(self, erased: Sequence[tuple[str, bytes, Fence]]) -> dict[str, Mapping[bytes, object]]:
+    def _keys(self, erased: Sequence[ErasedKeys]) -> dict[str, Mapping[bytes, object]]:
         """Purpose → handle → what the key look-up answers, looked up for all handles together."""
         refs: dict[str, list[bytes]] = {}
-        for purpose, ref, _ in erased:
-            refs.setdefault(_purpose_of(purpose), []).append(ref)
+        for one in erased:
+            refs.setdefault(_purpose_of(one.purpose), []).append(one.ref)
         return {purpose: self._keyring.resident.deks(some, purpose) for purpose, some in refs.items()}
 
     def _whole(self, stale: Collection[str]) -> _Whole:
