@@ -46,6 +46,7 @@ from projections.exposure import shown_columns
 from projections.fingerprint import git_state, library_versions
 from projections.gates import check_conservation, check_result
 from projections.guarding import Candidate, DifferencingGuard, is_guarded, told_counts
+from projections.keptsource import bundle, digest_of
 from projections.ledger import Ledger, Publication
 from projections.rebuilds import RebuildCheck, each_finished
 from projections.registry import ViewRegistry
@@ -409,10 +410,11 @@ class Builder:
             exposes=shown_columns(plan.view, types_of(self._lake.types, plan.view), rows.columns),
             floor=plan.view.min_subjects,
             purposes=purposes,
+            source=digest_of(source := bundle(plan.view)),
+            holds_ids=plan.view.holds_ids,
         )
-        took_in = merged.get(plan.view.name, 0)
-        derived = len(plan.derive)
-        return Built(publication, derived, took_in, len(states) - derived - took_in)
+        took_in, derived = merged.get(plan.view.name, 0), len(plan.derive)
+        return Built(publication, derived, took_in, len(states) - derived - took_in, source)
 
     def _stored(self, view: View, snapshot_id: int) -> int:
         """Events of the types that a view reads, in the lake's files."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import date, timedelta
 
-from attrs import frozen
+from attrs import field, frozen
 
 from lake import Lake
 from projections.definition import View
@@ -20,12 +20,14 @@ class Built:
     Attributes:
         publication: the record it will be released with.
         derived, merged, reused: buckets by what was done to them.
+        source: of the view, to be kept with the publication.
     """
 
     publication: Publication
     derived: int
     merged: int
     reused: int
+    source: bytes = field(default=b"", repr=False)
 
 
 @frozen

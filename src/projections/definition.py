@@ -96,6 +96,8 @@ class View:
         checks: gates before publication.
         min_subjects: rows with fewer people are left out of an aggregate view; 0 keeps all.
         subjects: the measure that counts people, for `min_subjects`.
+        holds_ids: why literals of its file that look like ids of people are none, or may be kept with what is
+            published; on record.
         no_floor: why an aggregate over people has no floor although two publications of it, before and after
             an erasure, tell what the erased person did; takes the warning of it off.
         shows_personal: why columns of an aggregate view, stored in clear, may show a personal field's value:
@@ -112,6 +114,7 @@ class View:
     min_subjects: ClassVar[int] = 0
     subjects: ClassVar[str] = "subjects"
     no_floor: ClassVar[str] = ""
+    holds_ids: ClassVar[str] = ""
     shows_personal: ClassVar[str | Mapping[str, str]] = ""
     impersonal: ClassVar[Sequence[str]] = ()
 

@@ -168,6 +168,16 @@ class StaleEpoch(ProjectionError):
     default_next_step = "Build the view again: `shredlake views build VIEW`; then publish."
 
 
+class SourceUnknown(ProjectionError):
+    """The source of a publication is not to be had: never kept, dropped, or not what its digest says."""
+
+    whose_move = "operator"
+    default_next_step = (
+        "Source is kept of what this release publishes, until the publications of its version are dropped:"
+        " `shredlake views history VIEW` names the commit of each."
+    )
+
+
 class OlderBuild(ProjectionError):
     """The build reads an older input than what readers see of the view: they would lose events."""
 

@@ -20,6 +20,8 @@ from projections.alarms import ALARM_SCHEMA, Alarm, AlarmBook
 from projections.differencing import Withheld
 from projections.errors import NotPublished
 from projections.headbook import HEADS_SCHEMA, HeadBook, table_of, want
+from projections.keptsource import SCHEMA as SOURCES_SCHEMA
+from projections.keptsource import KeptSources
 from projections.switching import refuse_dropped, refuse_older, refuse_stale
 from projections.withheldrows import SCHEMA as WITHHELD_SCHEMA
 from projections.withheldrows import WithheldRows
@@ -58,6 +60,8 @@ class Publication:
         floor: the view's `min_subjects`; None in records of before it was recorded.
         purposes: whose sealed fields the view reads, which are also what the rows of single people are sealed
             under; None in records of before.
+        source: SHA-256 of the kept source in hex; empty in records of before, and of views of no file.
+        holds_ids: why the author says that literals of it which look like ids of people may be kept.
         git_sha, git_dirty: of the folder that holds the view's code; empty outside git.
     """
 
@@ -93,6 +97,8 @@ class Publication:
     exposes: tuple[Mapping[str, Any], ...] | None = None
     floor: int | None = None
     purposes: tuple[str, ...] | None = None
+    source: str = ""
+    holds_ids: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -158,9 +164,12 @@ class Ledger:
     def __init__(
         self, path: Path, clock: Callable[[], datetime], effects: Effects, keyring: Keyring | None = None
     ) -> None:
-        self._db = Database(path, f"{_SCHEMA};{ALARM_SCHEMA};{HEADS_SCHEMA};{WITHHELD_SCHEMA}")
+        self._db = Database(
+            path, f"{_SCHEMA};{ALARM_SCHEMA};{HEADS_SCHEMA};{WITHHELD_SCHEMA};{SOURCES_SCHEMA}"
+        )
         self.heads = HeadBook(self._db)
         self.kept_back = WithheldRows(self._db, keyring, effects)
+        self.sources = KeptSources(self._db, keyring, effects)
         self._clock = clock
         self._effects = effects
         self.alarms = AlarmBook(self._db, clock, effects)
@@ -349,8 +358,13 @@ class Ledger:
         return build_id
 
     def set_gone(self, publications: Collection[Publication]) -> None:
-        """Notes that the rows of dropped publications are deleted, and forgets what they kept back."""
+        """Notes that the rows of dropped publications are deleted, and forgets all else of them."""
         self.kept_back.forget([one.build_id for one in publications])
+        gone = {i for i, one in self.dropped().items() if one.is_gone} | {
+            one.publication_id for one in publications
+        }
+        kept = [one for one in self.publications() if one.publication_id not in gone]
+        self.sources.forget_all_but((one.view, one.version, one.source) for one in kept)
         with self._effects("publications-gone"), self._db.write() as db:
             ids = [(one.publication_id,) for one in publications]
             db.executemany("UPDATE dropped SET is_gone = 1 WHERE publication_id = ?", ids)

@@ -24,7 +24,9 @@ from projections.dropping import Dropping
 from projections.errors import DefinitionError, NotPublished, OlderBuild, StaleEpoch
 from projections.exposure import refuse_exposed
 from projections.heads import Heads
+from projections.keptsource import Files, other_code
 from projections.ledger import Ledger, Publication, Release
+from projections.literals import refuse_ids
 from projections.reconciling import Reconciled, Reconciler
 from projections.registry import ViewRegistry
 from projections.remains import Remains
@@ -204,6 +206,7 @@ class Views:
             seen = entries.get(view.name)
             if seen is None or self.ledger.publication(seen).version != self.builder.version_of(view):
                 refuse_exposed(view, types_of(self._lake.types, view))
+                refuse_ids(view, self._keyring)
 
     def publish(self, built: Sequence[Built], *, older: bool = False, who: str, why: str) -> Release:
         """Switches readers to built versions in one commit, then the heads of their tables, one by one.
@@ -224,7 +227,9 @@ class Views:
         ):
             self.heads.settle()
             return current  # readers see these very builds already
+        self._keep_sources(built)
         release = self.ledger.release(publications, epoch=self._keyring.epoch, older=older, who=who, why=why)
+        self._keep_sources(built)  # again: whoever dropped publications meanwhile saw no need of them
         self._tag_inputs(publications)
         self.heads.settle()
         self.dropping.settle_owed(one.view for one in publications)
@@ -347,7 +352,7 @@ class Views:
         """Same inputs and code as then, with today's keys.
 
         Raises:
-            DefinitionError: the code is not the one of then; says which commit has it.
+            DefinitionError: the code is not the one of then; says where it is to be had.
         """
         guarded, publication, _ = self._recomputed(name, at)
         return Answer(guarded.rows.drop(SUBJECT, strict=False), publication, withheld=len(guarded.withheld))
@@ -358,11 +363,7 @@ class Views:
         view = self.registry.get(name)
         version = self.builder.version_of(view)
         if version != publication.version:
-            where = f" (commit {publication.git_sha[:12]})" if publication.git_sha else ""
-            raise DefinitionError(
-                f"`{name}` was computed by version {publication.version}{where}, the code now is {version}",
-                next_step="Check that commit out and ask again.",
-            )
+            raise other_code(publication, version)
         return self.builder.recompute_guarded(view, publication), publication, view
 
     def reconcile(self, name: str, at: datetime | None = None) -> Reconciled:
@@ -373,6 +374,22 @@ class Views:
         reported = self.as_reported(name, at).rows
         guarded, _, view = self._recomputed(name, at)
         return self._reconciler.reconciled(view, publication, reported, guarded)
+
+    def source(self, name: str, publication_id: int | None = None) -> tuple[Publication, Files]:
+        """The code that made a publication, by default the one that readers see.
+
+        Raises:
+            NotPublished, PublicationDropped: there is no such publication of the view, or none any more.
+            SourceUnknown: see `KeptSources.get`.
+        """
+        if publication_id is None:
+            publication = self.publication(name)
+        else:
+            publication = self.ledger.publication(publication_id)
+            if publication.view != name:
+                raise NotPublished(f"publication {publication_id} is none of `{name}`")
+            self.dropping.refuse(publication_id)
+        return publication, self.ledger.sources.get(name, publication.version, publication.source)
 
     def close(self) -> None:
         """Closes state and ledger."""
@@ -402,6 +419,10 @@ class Views:
             yield target.snapshot_id
         finally:
             self._lake.events.set_tags({}, [tag])
+
+    def _keep_sources(self, built: Sequence[Built]) -> None:
+        for one in built:
+            self.ledger.sources.put(one.publication.view, one.publication.version, one.source)
 
     def _tag_inputs(self, publications: Sequence[Publication]) -> None:
         """Keeps the inputs of publications readable; see `lake.inputs`."""

@@ -55,7 +55,11 @@ STORES: Final = (
     Store("view states", _database("views/states.db"), "sealed per bucket; derived anew on erasure"),
     Store("build locks", ("views/locks/*",), "empty files named after views"),
     Store("view code", ("views/code/*",), "names of views whose code hung or killed a process"),
-    Store("publication ledger", _database("views/ledger.db"), "holds no personal data"),
+    Store(
+        "publication ledger",
+        _database("views/ledger.db"),
+        "holds no personal data; source of views sealed per version, gone with its publications",
+    ),
     Store(
         "request journal",
         (*_database("purge/journal.db"), "purge/locks/*"),

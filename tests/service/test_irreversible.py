@@ -52,7 +52,7 @@ HARMLESS = {
     "schema": {"check", "diff", "doctor", "import"},
     "serve": {""},
     "version": {""},
-    "views": {"list", "build", "publish", "rollback", "show", "person", "history", "runs", "heads"},
+    "views": {"list", "build", "publish", "rollback", "show", "person", "history", "runs", "heads", "source"},
 }  # fmt: skip
 """Everything else. `erase release` and `--resume` carry out what was asked for and confirmed before; sweeping
 with a short grace, accepting gaps and sending in clear have an option of their own that says so."""

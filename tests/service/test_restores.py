@@ -379,6 +379,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "views show": ["balance"],
     "views person": ["balance", "bob"],
     "views rollback": ["balance"],
+    "views source": ["balance"],
     "views drop-publications": ["balance", "--all-but-current", "--yes"],
     "lake expire": ["--yes"],
     "erase plan": ["bob"],

@@ -171,6 +171,7 @@ def show(
         p = answer.publication
         say(
             f"version {p.version}, input snapshot {p.input_snapshot}, epoch {p.epoch}, built {p.built_at}"
+            + (f", source sha256:{p.source}" if p.source else "")
             + (f", {answer.shredded} row(s) shredded" if answer.shredded else "")
         )
         _say_withheld(answer.withheld)
@@ -219,6 +220,7 @@ def history(context: typer.Context, name: Name) -> None:
                 "input snapshot": str(p.input_snapshot),
                 "epoch": p.epoch,
                 "rows": p.rows,
+                "source": p.source[:12],
                 "commit": p.git_sha[:12] + ("+changes" if p.git_dirty else ""),
                 "why": p.why,
                 "dropped": _dropped_text(dropped.get(p.publication_id)),
@@ -226,6 +228,30 @@ def history(context: typer.Context, name: Name) -> None:
             for p in runtime.views.ledger.history(name)
         ]
         emit_rows(here, rows, f"publications of {name}")
+
+
+@app.command()
+def source(
+    context: typer.Context,
+    name: Name,
+    publication: Annotated[
+        int | None, typer.Option("--publication", help="of `views history`; default: what readers see")
+    ] = None,
+) -> None:
+    """Show the code that made a publication, byte for byte, verified against the digest on record."""
+    with opened(context) as (here, runtime):
+        found, files = runtime.views.source(name, publication)
+        texts = {one.path.name: one.body.decode(errors="replace") for one in files}
+        said = {
+            "view": name,
+            "publication": found.publication_id,
+            "version": found.version,
+            "source": found.source,
+            "holds_ids": found.holds_ids,
+            "files": texts,
+        }
+        say(f"version {found.version}, source sha256:{found.source}, verified")
+        emit(here, said, "\n".join(f"# {file}\n{text}" for file, text in texts.items()))
 
 
 @app.command("drop-publications")
