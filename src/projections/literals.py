@@ -9,7 +9,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from keys import Keyring, SubjectId
@@ -26,11 +26,13 @@ _FSTRING_MIDDLE: Final = getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)
 _WORDS: Final = (tokenize.COMMENT, tokenize.STRING, _FSTRING_MIDDLE)
 
 
-def refuse_ids(view: View, keyring: Keyring) -> None:
+def refuse_ids(view: View, keyring: Keyring, names: Collection[str]) -> None:
     """Looks through the file of a view, unless its author says why ids stand in it: `holds_ids`.
 
     Args:
         keyring: knows the ids of people by blind index, and of those erased by their fences.
+        names: of event types and fields, which views have to say: whoever calls themselves like one of
+            them stops no view.
 
     Raises:
         DefinitionError: with file and line, and without the literal.
@@ -38,7 +40,7 @@ def refuse_ids(view: View, keyring: Keyring) -> None:
     source = source_of(type(view))
     if source is None or view.holds_ids.strip():
         return
-    for line, what in sorted({*_looks(source), *_known(source, keyring)}):
+    for line, what in sorted({*_looks(source), *_known(source, keyring, names)}):
         raise DefinitionError(
             f"view `{view.name}` {source.path.name}:{line}: a literal looks like {what}",
             next_step="The source is kept with what is published: take ids of people out of it. If it is"
@@ -58,11 +60,11 @@ def _looks(source: SourceFile) -> Iterator[tuple[int, str]]:
                 yield line + text.count("\n", 0, found.start()), what
 
 
-def _known(source: SourceFile, keyring: Keyring) -> Iterator[tuple[int, str]]:
+def _known(source: SourceFile, keyring: Keyring, names: Collection[str]) -> Iterator[tuple[int, str]]:
     for line, value in _constants(source):
         text = str(value).strip()
         shortest = _SHORTEST if isinstance(value, str) else _FEWEST_DIGITS
-        if len(text) >= shortest and _is_somebody(keyring, SubjectId(text)):
+        if len(text) >= shortest and text not in names and _is_somebody(keyring, SubjectId(text)):
             yield line, "the id of a person in this lake"
 
 

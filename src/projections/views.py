@@ -205,8 +205,11 @@ class Views:
         for view in views:
             seen = entries.get(view.name)
             if seen is None or self.ledger.publication(seen).version != self.builder.version_of(view):
-                refuse_exposed(view, types_of(self._lake.types, view))
-                refuse_ids(view, self._keyring)
+                types = types_of(self._lake.types, view)
+                refuse_exposed(view, types)
+                refuse_ids(
+                    view, self._keyring, {*types, *(f.name for one in types.values() for f in one.fields)}
+                )
 
     def publish(self, built: Sequence[Built], *, older: bool = False, who: str, why: str) -> Release:
         """Switches readers to built versions in one commit, then the heads of their tables, one by one.

@@ -209,6 +209,14 @@ def test_a_literal_that_looks_like_an_id_is_refused_with_its_line_and_not_quoted
     assert lake.views.publication(name).holds_ids == "an example of nobody"
 
 
+def test_whoever_calls_themselves_like_a_field_or_a_type_stops_no_view(lake: Runtime) -> None:
+    """A view has to say these words; one event could forbid every new version otherwise."""
+    send(lake, [paid(word, event_id=word) for word in ("cents", "Paid", "note")])
+    file_of(lake).write_text(view("named", more='asked = ("cents", "Paid", "note")'))
+    publish_now(lake, "named")
+    assert lake.views.as_reported("named").rows.height
+
+
 def publish_now(runtime: Runtime, name: str) -> None:
     """As the command does."""
     runtime.views.bring_up_to_date([name], who="test", why="")
@@ -250,6 +258,6 @@ def test_addresses_are_found_wherever_they_stand(local: str, host: str, around: 
     (one,) = ViewRegistry.of([source]).all()
     line = text[: text.index("@")].count("\n") + 1
     with pytest.raises(DefinitionError, match="an e-mail address") as caught:
-        refuse_ids(one, Nobody())  # type: ignore[arg-type]
+        refuse_ids(one, Nobody(), ())  # type: ignore[arg-type]
     assert f"found.py:{line}:" in str(caught.value) or around.startswith('"""')
     assert f"{local}@{host}" not in str(caught.value)
