@@ -23,7 +23,7 @@ from projections.source import SourceFile, source_of
 if TYPE_CHECKING:
     from projections.ledger import Publication
 
-SCHEMA: Final = """
+SOURCES_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS kept_sources (view TEXT NOT NULL, version TEXT NOT NULL, digest TEXT NOT NULL,
     key_ref BLOB NOT NULL, sealed BLOB NOT NULL, PRIMARY KEY (view, version, digest)) WITHOUT ROWID
 """

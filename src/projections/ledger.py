@@ -20,8 +20,7 @@ from projections.alarms import ALARM_SCHEMA, Alarm, AlarmBook
 from projections.differencing import Withheld
 from projections.errors import NotPublished
 from projections.headbook import HEADS_SCHEMA, HeadBook, table_of, want
-from projections.keptsource import SCHEMA as SOURCES_SCHEMA
-from projections.keptsource import KeptSources
+from projections.keptsource import SOURCES_SCHEMA, KeptSources
 from projections.switching import refuse_dropped, refuse_older, refuse_stale
 from projections.withheldrows import SCHEMA as WITHHELD_SCHEMA
 from projections.withheldrows import WithheldRows
@@ -34,8 +33,9 @@ CREATE TABLE IF NOT EXISTS releases (release_id INTEGER PRIMARY KEY, released_at
 CREATE TABLE IF NOT EXISTS set_aside (view TEXT PRIMARY KEY, set_aside_at TEXT NOT NULL, reason TEXT NOT NULL,
     is_served INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dropped (publication_id INTEGER PRIMARY KEY, view TEXT NOT NULL,
-    dropped_at TEXT NOT NULL, reason TEXT NOT NULL, is_gone INTEGER NOT NULL)
+    dropped_at TEXT NOT NULL, reason TEXT NOT NULL, is_gone INTEGER NOT NULL);
 """
+_OTHERS = (ALARM_SCHEMA, HEADS_SCHEMA, WITHHELD_SCHEMA, SOURCES_SCHEMA)
 
 
 @frozen
@@ -164,9 +164,7 @@ class Ledger:
     def __init__(
         self, path: Path, clock: Callable[[], datetime], effects: Effects, keyring: Keyring | None = None
     ) -> None:
-        self._db = Database(
-            path, f"{_SCHEMA};{ALARM_SCHEMA};{HEADS_SCHEMA};{WITHHELD_SCHEMA};{SOURCES_SCHEMA}"
-        )
+        self._db = Database(path, _SCHEMA + ";".join(_OTHERS))
         self.heads = HeadBook(self._db)
         self.kept_back = WithheldRows(self._db, keyring, effects)
         self.sources = KeptSources(self._db, keyring, effects)
@@ -301,17 +299,16 @@ class Ledger:
 
     def by_build(self, build_id: str) -> Publication | None:
         """The publication of a build, if it was released."""
-        rows = self._db.read(
-            "SELECT publication_id, record FROM publications WHERE build_id = ?", (build_id,)
-        )
+        sql = "SELECT publication_id, record FROM publications WHERE build_id = ?"
+        rows = self._db.read(sql, (build_id,))
         return _publication(*rows[0]) if rows else None
 
     def newest(self) -> list[Publication]:
         """The newest publication of each view that was not dropped, by view."""
         rows = self._db.read(
             "SELECT publication_id, record FROM publications WHERE publication_id IN (SELECT"
-            " MAX(publication_id) FROM publications WHERE publication_id NOT IN"
-            " (SELECT publication_id FROM dropped) GROUP BY view) ORDER BY view"
+            " MAX(publication_id) FROM publications WHERE publication_id NOT IN (SELECT publication_id"
+            " FROM dropped) GROUP BY view) ORDER BY view"
         )
         return [_publication(*row) for row in rows]
 
@@ -360,13 +357,12 @@ class Ledger:
     def set_gone(self, publications: Collection[Publication]) -> None:
         """Notes that the rows of dropped publications are deleted, and forgets all else of them."""
         self.kept_back.forget([one.build_id for one in publications])
-        gone = {i for i, one in self.dropped().items() if one.is_gone} | {
-            one.publication_id for one in publications
-        }
+        gone = {i for i, one in self.dropped().items() if one.is_gone}
+        gone.update(one.publication_id for one in publications)
         kept = [one for one in self.publications() if one.publication_id not in gone]
         self.sources.forget_all_but((one.view, one.version, one.source) for one in kept)
+        ids = [(one.publication_id,) for one in publications]
         with self._effects("publications-gone"), self._db.write() as db:
-            ids = [(one.publication_id,) for one in publications]
             db.executemany("UPDATE dropped SET is_gone = 1 WHERE publication_id = ?", ids)
 
     def unlogged(self) -> list[Publication]:

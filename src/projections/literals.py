@@ -9,10 +9,11 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from keys import Keyring, SubjectId
+from lake import EventType
 from projections.definition import View
 from projections.errors import DefinitionError
 from projections.source import SourceFile, parsed, source_of
@@ -26,13 +27,13 @@ _FSTRING_MIDDLE: Final = getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)
 _WORDS: Final = (tokenize.COMMENT, tokenize.STRING, _FSTRING_MIDDLE)
 
 
-def refuse_ids(view: View, keyring: Keyring, names: Collection[str]) -> None:
+def refuse_ids(view: View, keyring: Keyring, types: Mapping[str, EventType]) -> None:
     """Looks through the file of a view, unless its author says why ids stand in it: `holds_ids`.
 
     Args:
         keyring: knows the ids of people by blind index, and of those erased by their fences.
-        names: of event types and fields, which views have to say: whoever calls themselves like one of
-            them stops no view.
+        types: name → event type that the view reads. It has to say their names and those of their fields:
+            whoever calls themselves like one of them stops no view.
 
     Raises:
         DefinitionError: with file and line, and without the literal.
@@ -40,6 +41,7 @@ def refuse_ids(view: View, keyring: Keyring, names: Collection[str]) -> None:
     source = source_of(type(view))
     if source is None or view.holds_ids.strip():
         return
+    names = {*types, *(field.name for one in types.values() for field in one.fields)}
     for line, what in sorted({*_looks(source), *_known(source, keyring, names)}):
         raise DefinitionError(
             f"view `{view.name}` {source.path.name}:{line}: a literal looks like {what}",

@@ -207,9 +207,7 @@ class Views:
             if seen is None or self.ledger.publication(seen).version != self.builder.version_of(view):
                 types = types_of(self._lake.types, view)
                 refuse_exposed(view, types)
-                refuse_ids(
-                    view, self._keyring, {*types, *(f.name for one in types.values() for f in one.fields)}
-                )
+                refuse_ids(view, self._keyring, types)
 
     def publish(self, built: Sequence[Built], *, older: bool = False, who: str, why: str) -> Release:
         """Switches readers to built versions in one commit, then the heads of their tables, one by one.

@@ -258,6 +258,6 @@ def test_addresses_are_found_wherever_they_stand(local: str, host: str, around: 
     (one,) = ViewRegistry.of([source]).all()
     line = text[: text.index("@")].count("\n") + 1
     with pytest.raises(DefinitionError, match="an e-mail address") as caught:
-        refuse_ids(one, Nobody(), ())  # type: ignore[arg-type]
+        refuse_ids(one, Nobody(), {})  # type: ignore[arg-type]
     assert f"found.py:{line}:" in str(caught.value) or around.startswith('"""')
     assert f"{local}@{host}" not in str(caught.value)
