@@ -104,8 +104,7 @@ class Maintenance:
         done += self._letters(now, progress)
         progress("expiring")
         self._housekeeping.forward_inputs()  # to what was rewritten, so that what it replaces can go
-        gone = self._housekeeping.forget_rewritten()
-        gone += self._housekeeping.expire(policy.keep_snapshots, policy.keep_seconds)
+        gone = self._housekeeping.expire(policy.keep_snapshots, policy.keep_seconds)
         if gone:
             done.append(Step("expire", before=len(gone)))
         progress("sweeping")
