@@ -6,6 +6,7 @@ The number of marketplace events is BENCH_EVENTS (default 2,000,000).
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import importlib.util
 import json
@@ -21,6 +22,7 @@ import orjson
 import polars as pl
 from pyiceberg.catalog.sql import SqlCatalog
 
+from bench import erasures
 from bench.measure import Figure, at_least, at_most, median_seconds, seconds
 from keys import FieldContext, SubjectId
 from lake import (
@@ -53,7 +55,25 @@ def run() -> list[Figure]:
         figures += _stream(Path(folder) / "stream")
         figures += _cdnow(Path(folder) / "cdnow")
         figures += _marketplace(Path(folder) / "market")
+        figures += erasures_alone(Path(folder) / "erasures")
     return figures
+
+
+def erasures_alone(folder: Path) -> list[Figure]:
+    """The n-th erasure beside the 2nd; see `bench.erasures`."""
+    folder.mkdir()
+    raw = folder / "purchases.csv"
+    _purchases(raw, erasures.EVENTS, erasures.EVENTS // 10, "2026-01-01")
+
+    def ingest(runtime: Runtime) -> None:
+        runtime.lake.ingestor().run(MappedFile(raw, _purchase_mapping(runtime.lake.types)))
+
+    with contextlib.ExitStack() as lakes:
+        four = [
+            erasures.prepared(lakes.enter_context(_open(folder / name, "cdnow")), ingest)
+            for name in ("late", "early", "alone", "together")
+        ]
+        return erasures.figures(*four)
 
 
 def _open(home: Path, example: str) -> Runtime:
