@@ -6,6 +6,7 @@ for what all the others said. What a rewrite leaves out is searched for in what 
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -215,7 +216,7 @@ DOORS: dict[str, Callable[[Lake], list[Part]]] = {
     "messages in clear": opened_messages,
     "sealed messages": sealed_messages,
 }
-KNOWN_CLASSES = {"intake", "personal", "view", "state", "journal"}
+KNOWN_CLASSES = {"intake", "personal", "view", "state", "journal", "ledger"}
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -234,6 +235,17 @@ def test_a_part_of_something_larger_holds_nothing_of_the_other_parts(lake: Lake,
 def test_whatever_is_sealed_has_a_door_in_the_table(lake: Lake) -> None:
     """A new class of sealed values needs a door of its own."""
     assert {row[0] for row in lake.sealed.bodies} <= KNOWN_CLASSES
+
+
+def test_the_sources_that_are_kept_hold_no_word_of_anybody(lake: Lake) -> None:
+    """They are code: sealed as the rest of the ledger, and nobody's part."""
+    kept = [
+        base64.b64decode(file)
+        for *_, body in lake.sealed.of("ledger")
+        for file in json.loads(body)["files"].values()
+    ]
+    assert any(b"class Notes" in body for body in kept)
+    assert not [body for body in kept for one in PEOPLE if one.encode() in body]
 
 
 def everything_in(path: Path) -> bytes:
