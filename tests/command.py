@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import sys
 import threading
 import warnings
@@ -32,13 +31,10 @@ def command(home: Path, *arguments: str, stdin: str = "") -> Done:
     What it does to its process (hooks, the factory of log records) is taken back.
     """
     hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook, warnings.showwarning)
-    mask = os.umask(0o022)
-    os.umask(mask)
     factory, raises = logging.getLogRecordFactory(), logging.raiseExceptions
     try:
         return _run(home, arguments, stdin)
     finally:
-        os.umask(mask)
         sys.excepthook, threading.excepthook, sys.unraisablehook, warnings.showwarning = hooks
         logging.setLogRecordFactory(factory)
         logging.raiseExceptions = raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from infra.__main__ import main
 from infra.cache import cache_folder, cached
 from infra.errors import InfraError, NotAvailable
+from infra.postgres import make_reachable
 from infra.process import ServerProcess, _start_time
 from infra.servers import SERVERS
 from infra.vault import VERSION, Vault, find_binary
@@ -46,6 +48,16 @@ def test_a_failed_start_leaves_no_process(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(SERVERS, "never", NeverReady)
     assert main(["up", "never", "--data", str(tmp_path)]) == 1
     assert not (tmp_path / "never" / "pid").exists()
+
+
+def test_a_folder_for_another_user_is_reached_under_the_strictest_umask(tmp_path: Path) -> None:
+    """The user of PostgreSQL goes through every folder that is made for it."""
+    os.umask(0o077)
+    folder = tmp_path / "new" / "below" / "postgres"
+    make_reachable(folder)
+    for one in (folder, folder.parent, folder.parent.parent):
+        assert one.stat().st_mode & 0o777 == 0o711
+    assert tmp_path.stat().st_mode & 0o777 == 0o700, "what stands there already is its owner's to open"
 
 
 def test_a_program_that_is_no_vault_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ class Postgres:
             InfraError: it does not come up.
         """
         programs = find_programs()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_reachable(self.folder)
         if not self._facts.exists():
             self._facts.touch(mode=0o600)
             facts = {"port": free_port(), "password": secrets.token_urlsafe(16)}
@@ -106,6 +106,14 @@ class Postgres:
                 f"initdb failed in {self.folder}; as root the folder must be reachable for the system user "
                 f"{owner.pw_name if owner else ''}:\n{done.stderr[-800:]}"
             )
+
+
+def make_reachable(folder: Path) -> None:
+    """Makes a folder and those missing above it, so that another user gets through under any umask."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        one.chmod(0o711)
 
 
 def find_programs() -> Path:

@@ -27,7 +27,7 @@ SOURCES_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS kept_sources (view TEXT NOT NULL, version TEXT NOT NULL, digest TEXT NOT NULL,
     key_ref BLOB NOT NULL, sealed BLOB NOT NULL, PRIMARY KEY (view, version, digest)) WITHOUT ROWID
 """
-_CONTEXT: Final = FieldContext(b"shredlake-source", 0, "ledger", "system", "source", 1)
+SOURCE_CONTEXT: Final = FieldContext(b"shredlake-source", 0, "ledger", "system", "source", 1)
 _FORMAT: Final = "shredlake-source/1"
 Place = tuple[str, str, str]
 """(view, version, digest)."""
@@ -91,7 +91,7 @@ class KeptSources:
             self.get(*place)
             return place[2]
         ref = self._keys().mint(1)[0].ref
-        (sealed,) = self._keys().session().seal(_CONTEXT, [ref], [_bound(place)], [body])
+        (sealed,) = self._keys().session().seal(SOURCE_CONTEXT, [ref], [source_place(place)], [body])
         assert isinstance(sealed, bytes), "a minted key is never fenced"
         with self._effects("keep-source"), self._db.write() as db:
             db.execute("INSERT OR REPLACE INTO kept_sources VALUES (?, ?, ?, ?, ?)", (*place, ref, sealed))
@@ -111,14 +111,18 @@ class KeptSources:
             raise SourceUnknown(f"the source of version {version} of `{view}` is not kept")
         body: object = None
         with suppress(KeyRecordMissing, EnvelopeError):
-            (body,) = self._keys().opener().open(_CONTEXT, [found[0][0]], [_bound(place)], [found[0][1]])
+            (body,) = (
+                self._keys()
+                .opener()
+                .open(SOURCE_CONTEXT, [found[0][0]], [source_place(place)], [found[0][1]])
+            )
         if not isinstance(body, bytes) or isinstance(body, Shredded):
             raise SourceUnknown(
                 f"the source of version {version} of `{view}` does not open: its key is gone or it changed"
             )
         if digest_of(body) != digest:
             raise SourceUnknown(f"the source of version {version} of `{view}` is not what its digest says")
-        return _files(body)
+        return files_of(body)
 
     def forget_all_but(self, kept: Iterable[Place]) -> int:
         """Deletes what no kept publication was made by, and destroys its keys; returns how many."""
@@ -143,12 +147,13 @@ class KeptSources:
         return self._keyring
 
 
-def _bound(place: Place) -> bytes:
+def source_place(place: Place) -> bytes:
     """What the seal is bound to: no body opens in the place of another."""
     return json.dumps(place).encode()
 
 
-def _files(body: bytes) -> Files:
+def files_of(body: bytes) -> Files:
+    """The files of a bundle, each byte as it was read."""
     files = {name: base64.b64decode(text) for name, text in json.loads(body)["files"].items()}
     return tuple(
         SourceFile(Path(name), one, hashlib.sha256(one).hexdigest()) for name, one in sorted(files.items())

@@ -24,6 +24,7 @@ from lake.intake import INTAKE_CONTEXT
 from lake.objects import scan_parquet
 from lake.selection import WHOLE_COLUMNS, Selection, stored_in, whole_rows
 from projections.headbook import table_of
+from projections.keptsource import SOURCE_CONTEXT, files_of, source_place
 from projections.state import STATE_CONTEXT, state_of, state_place
 from projections.tables import row_schema
 from projections.viewrows import parse_row
@@ -150,6 +151,7 @@ class SealedFiles:
             "intake.db": self._waiting,
             "states.db": self._states,
             "journal.db": self._requests,
+            "ledger.db": self._sources,
         }
         if name in known:
             yield from known[name](db)
@@ -229,6 +231,17 @@ class SealedFiles:
             for _, body in self._keys.open(SUBJECT_CONTEXT, [(ref, PLAN_PLACE, sealed)]):
                 said = text_of(body)
                 yield OpenedValues(self._whose(said), 1, body, said)
+
+    def _sources(self, db: sqlite3.Connection) -> Iterator[OpenedValues]:
+        """Code of views. What rows are withheld stands there in digests, which no value is told from."""
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'kept_sources'").fetchone():
+            return  # of a release that kept none
+        rows = db.execute("SELECT view, version, digest, key_ref, sealed FROM kept_sources")
+        for view, version, digest, ref, sealed in rows:
+            cells = [(ref, source_place((view, version, digest)), sealed)]
+            for _, body in self._keys.open(SOURCE_CONTEXT, cells):
+                raw = b"\0".join(one.body for one in files_of(body))
+                yield OpenedValues("nobody", 1, raw, text_of(raw))
 
     def _columns_of(self, table: str, folder: str) -> dict[str, str]:
         """Name → type of the rows in a folder of a view's table, as its newest publication says.

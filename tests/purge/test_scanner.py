@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -91,11 +93,19 @@ def in_the_journal(world: Runtime) -> None:
     world.purge.submit(ANN)
 
 
+def in_the_ledger(world: Runtime) -> None:
+    """A remark in the code of a view that is published."""
+    code = f"pass  # {ANN.reveal()} asked for it\n".encode()
+    files = {"told.py": base64.b64encode(code).decode()}
+    world.views.ledger.sources.put("told", "1" * 8, json.dumps({"files": files}).encode())
+
+
 SEALED: dict[str, tuple[str, list[Callable[[Runtime], None]]]] = {
     "events table": ("lake/warehouse/lake/", [in_events, in_a_letter]),
     "view tables": ("lake/warehouse/views/", [in_view_rows]),
     "intake": ("lake/intake.db", [in_the_intake]),
     "view states": ("views/states.db", [in_states]),
+    "publication ledger": ("views/ledger.db", [in_the_ledger]),
     "request journal": ("purge/journal.db", [in_the_journal]),
 }
 """Where the stores with sealed values are, and what puts a person there."""

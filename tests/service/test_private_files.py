@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,10 @@ from tests.world import PAID, VIEWS, compact_all, erase, paid, publish, send
 
 
 @pytest.fixture
-def open_mask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def open_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator's process that lets everybody in, as some containers and init systems do."""
     monkeypatch.setattr(privatefiles, "_given_mask", [])
-    before = os.umask(0)
-    yield
-    os.umask(before)
+    os.umask(0)
 
 
 @pytest.mark.usefixtures("open_mask")
