@@ -39,6 +39,10 @@ class _DoesNotEnd(BaseException):
     """Raised from outside in the thread that runs an author's code."""
 
 
+class _Received(BaseException):
+    """What was on its way has come."""
+
+
 class Watched:
     """One build that is watched: one call of an author's code at a time, in the thread that made this.
 
@@ -106,7 +110,7 @@ class Watched:
             self._began_at = None
             if self._is_fired:
                 self._is_fired = False
-                _raise_in(self._thread, None)  # what has not come yet comes no more
+                _take_back()
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
 
@@ -219,8 +223,19 @@ class CodeWatch:
         return found
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+def _raise_in(thread: int, error: type[BaseException]) -> None:
     """Raises in another thread, at its next step of Python (docs.python.org, PyThreadState_SetAsyncExc)."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
-    )
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+
+
+def _take_back() -> None:
+    """What has not come to this thread yet comes no more.
+
+    Sending nothing in its place would do that, and tell the interpreter for ever that something is on its
+    way: it then looks at every step, and the first step under a debugger has no end (CPython 3.11,
+    Python/ceval.c). So something else is sent in its place, and received here.
+    """
+    with contextlib.suppress(_Received):
+        _raise_in(threading.get_ident(), _Received)
+        while True:
+            time.sleep(0)

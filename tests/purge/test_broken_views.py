@@ -253,6 +253,32 @@ def die(folder: Path, version: str, how: str) -> int:
     return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode
 
 
+_TRACED = """
+    import sys
+    from projections.codewatch import CodeWatch
+    from projections.errors import ViewHangs
+    def hangs():
+        while True:
+            pass
+    with CodeWatch(None, 0.05).on() as watched:
+        for _ in range(3):
+            try:
+                watched.call("bands", hangs)
+            except ViewHangs:
+                sys.settrace(lambda *_: None)
+                assert (lambda: 1)() == 1
+                sys.settrace(None)
+    print("to the end")
+"""
+
+
+def test_a_debugger_goes_on_where_code_that_did_not_end_was_ended() -> None:
+    """The interpreter waits for nothing more: in CPython 3.11 a traced step would look for it for ever."""
+    command = [sys.executable, "-c", textwrap.dedent(_TRACED)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "to the end\n"
+
+
 def test_code_that_catches_what_ends_it_or_never_looks_up_ends_its_process(tmp_path: Path) -> None:
     """The first is known at once; of the second a file tells whose code ran, as of any death."""
     caught, native = CodeWatch(tmp_path / "caught"), CodeWatch(tmp_path / "native")
