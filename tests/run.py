@@ -60,6 +60,8 @@ def main() -> int:
         "--dist",
         "loadfile",
         "--no-loadscope-reorder",
+        # One that dies leaves its file with nobody, and the others wait for it without end.
+        "--max-worker-restart=0",
     ]
     tests = subprocess.run([sys.executable, "-m", "pytest", *lanes, *sys.argv[1:]], cwd=ROOT, check=False)
     if failed:
