@@ -54,8 +54,8 @@ class Restored:
         if release is None or release.entries.get(name) != publication.publication_id:
             return  # an erasure ended since it was looked up
         raise LedgerBehind(
-            f"on record `{name}` is of before fence {settled}, whose erasure has a receipt: the record lacks"
-            " what was published or withdrawn since"
+            f"on record `{name}` is of before fence {settled}, which no open request waits for: the record"
+            " lacks what was published or withdrawn since"
         )
 
     def refuse_older_lake(self, names: Iterable[str] | None = None, *, events: bool = True) -> None:

@@ -30,6 +30,7 @@ from purge.mending import Supplement, Supplements, settle_retired_states
 from purge.receipt import payload_of
 from purge.saga import MAX_TOGETHER, OPEN_STATUSES, Purge, Submitted
 from purge.scanner import Failure, Finding, Scanned, scan
+from purge.settled import newest_settled
 from purge.stages import STAGES, Standing, Status
 from purge.steps import Plan, Steps
 from purge.tlog import Checkpoint, TransparencyLog, verifier_key, verifier_keys
@@ -63,7 +64,7 @@ def open_purge(
     """
     journal, log = open_evidence(home, lake.keyring, lake.clock, lake.effects)
     views.restored.newest_logged = log.newest_publications
-    views.restored.newest_settled = log.newest_attested
+    views.restored.newest_settled = lambda: newest_settled(lake.keyring.fences, journal, log)
     steps = Steps(home, lake, views, journal, log, assurance, copy_fences, serve_stale, drop_affected)
     return Purge(home, lake, views, steps, journal, log)
 

@@ -30,6 +30,8 @@ CREATE TABLE IF NOT EXISTS requests (request_id TEXT PRIMARY KEY, received_at TE
     idempotency_key TEXT UNIQUE) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS one_open_request ON requests (subject_tag, purpose)
     WHERE status != 'cancelled';
+CREATE INDEX IF NOT EXISTS without_receipt ON requests (subject_tag)
+    WHERE receipt IS NULL AND status != 'cancelled';
 CREATE TABLE IF NOT EXISTS holds (subject_tag BLOB PRIMARY KEY, ref BLOB NOT NULL, placed_at TEXT NOT NULL,
     why TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS newest_fence (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL,
@@ -217,6 +219,11 @@ class Journal:
         sql = "SELECT request_id, stage, due_at FROM requests WHERE status = ? ORDER BY due_at, request_id"
         rows = self._db.read(sql, (Status.INCOMPLETE.value,))
         return [Stuck(row[0], row[1], datetime.fromisoformat(row[2])) for row in rows]
+
+    def without_receipt(self) -> list[tuple[str, bytes]]:
+        """(request, keyed hash of the person) of those that are neither carried through nor taken back."""
+        sql = "SELECT request_id, subject_tag FROM requests WHERE receipt IS NULL AND status != 'cancelled'"
+        return [(request_id, tag) for request_id, tag in self._db.read(sql)]
 
     def begin(self, request_ids: Sequence[str], stage: str) -> list[str]:
         """Writes the intent of a stage before its effect; returns those that nobody has cancelled."""

@@ -24,6 +24,7 @@ ORIGIN: Final = "shredlake.local/log"
 _ED25519: Final = b"\x01"
 _LOOKED_AT: Final = 100
 _RECEIPTS_LOOKED_AT: Final = 8
+_RECEIPT: Final = "receipt/"
 """Newest leaves among which the newest fence is looked for: requests side by side end in any order."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leaves (leaf INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
@@ -89,6 +90,11 @@ class TransparencyLog:
         sql = "SELECT leaf, name, data FROM leaves WHERE substr(name, 1, ?) = ? ORDER BY leaf"
         return [(int(leaf), name, data) for leaf, name, data in self._db.read(sql, (len(prefix), prefix))]
 
+    def attested(self) -> list[str]:
+        """Requests whose receipt is a leaf."""
+        sql = "SELECT substr(name, ?) FROM leaves WHERE substr(name, 1, ?) = ?"
+        return [name for (name,) in self._db.read(sql, (len(_RECEIPT) + 1, len(_RECEIPT), _RECEIPT))]
+
     def newest_publications(self) -> dict[str, str]:
         """View → build of its newest publication, of those among the newest leaves: what readers ask."""
         sql = "SELECT data FROM leaves WHERE substr(name, 1, ?) = ? ORDER BY leaf DESC LIMIT ?"
@@ -108,8 +114,7 @@ class TransparencyLog:
     def newest_attested(self) -> int:
         """The highest fence sequence among the newest receipts; 0 where there is none."""
         sql = "SELECT data FROM leaves WHERE substr(name, 1, ?) = ? ORDER BY leaf DESC LIMIT ?"
-        prefix = "receipt/"
-        found = self._db.read(sql, (len(prefix), prefix, _RECEIPTS_LOOKED_AT))
+        found = self._db.read(sql, (len(_RECEIPT), _RECEIPT, _RECEIPTS_LOOKED_AT))
         return max((_fence_of(data)[0] for (data,) in found), default=0)
 
     def published(self) -> Checkpoint:

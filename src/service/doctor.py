@@ -36,7 +36,7 @@ from projections import Alarm, LakeBehind, ResultChanged, TableHead, Views, olde
 from purge import Standing, Stuck, standing_of, unregistered
 from service.consumers import troubles
 from service.findings import Finding as Finding
-from service.findings import consumer_findings, folder_finding, future_finding, modes_finding
+from service.findings import consumer_findings, folder_finding, future_finding, log_finding, modes_finding
 from service.firstlook import look_first
 from service.kafka import standing
 from service.keyplaces import vault_session
@@ -114,7 +114,9 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     for copy in runtime.fence_copies.look():
         yield Finding(f"fence copy {copy.place}", copy.level, copy.text)
     yield states_finding(runtime.views.states.retired(), len(runtime.supplements.all()))
-    yield _tried("transparency log", lambda: f"{runtime.purge.log.verify()} leaves, hashes hold")
+    requests = runtime.purge.journal.all()
+    attested = [one.request_id for one in requests if one.receipt is not None]
+    yield log_finding(runtime.purge.log.verify, attested, runtime.purge.log.attested())
     checked = verify(runtime.lake)
     yield Finding(
         "exactly once",
@@ -129,7 +131,7 @@ def _lake_checks(runtime: Runtime) -> Iterator[Finding]:
     yield intake_finding(runtime.lake.intake.queue(), time.time(), trouble, oldest)
     yield from consumer_findings(troubles(runtime.lake.consumers.all(), time.time()))
     yield stuck_finding(runtime.purge.journal.stuck(), runtime.lake.clock())
-    yield _open_finding(standing_of(runtime.purge.journal.all(), runtime.lake.clock()))
+    yield _open_finding(standing_of(requests, runtime.lake.clock()))
     yield from _aside_findings(runtime.views)
     yield from alarm_findings(runtime.views.ledger.open_alarms())
     yield from tables_findings(runtime.views)

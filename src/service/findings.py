@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 from attrs import frozen
 
+from keys import ShredlakeError
 from lake import Verified
 from service.consumers import ConsumerTrouble
 from service.privatefiles import open_to_others
@@ -60,3 +61,26 @@ def consumer_findings(found: Sequence[ConsumerTrouble]) -> Iterator[Finding]:
     """Consumers of topics that bring nothing, by what they wrote down."""
     for one in found:
         yield Finding("consumers of topics", "warning" if one.kind == "waits" else "error", one.text())
+
+
+def log_finding(verify: Callable[[], int], attested: Collection[str], logged: Collection[str]) -> Finding:
+    """The transparency log, whose leaves auditors keep checkpoints of.
+
+    Args:
+        verify: counts its leaves. Raises ValueError where their hashes do not hold.
+        attested: requests that the journal has a receipt of.
+        logged: requests whose receipt is a leaf.
+    """
+    check = "transparency log"
+    try:
+        leaves = verify()
+    except (ValueError, ShredlakeError) as error:
+        return Finding(check, "error", str(error))
+    if missing := len(set(attested) - set(logged)):
+        text = (
+            f"{missing:,} receipts of the request journal are no leaves: an older copy was brought back, and"
+            " what is appended to it parts from the checkpoints that auditors hold. Restore the newest"
+            " evidence/tlog.db before the next erasure or publication"
+        )
+        return Finding(check, "error", text)
+    return Finding(check, "ok", f"{leaves} leaves, hashes hold")
