@@ -266,10 +266,7 @@ def test_an_older_record_of_publications_restored_alone_is_noticed_by_whoever_re
         assert runtime.views.as_reported(names[0]).rows["people"].to_list() == [2]
 
 
-@pytest.mark.parametrize(
-    "older",
-    [("lake",), ("views",), ("lake", "views"), ("lake", "views/states.db"), ("lake", "views/ledger.db")],
-)
+@pytest.mark.parametrize("older", [("lake",), ("lake", "views")])
 def test_an_older_lake_folder_or_older_views_show_nobody_again_and_name_the_store_to_bring(
     home: Path, older: tuple[str, ...]
 ) -> None:
