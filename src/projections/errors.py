@@ -162,7 +162,7 @@ class HeadAhead(ProjectionError):
 
 
 class StaleEpoch(ProjectionError):
-    """The version was built before an erasure and would bring a person back."""
+    """The version was built before an erasure and would bring a person back, or its rows are dropped."""
 
     retry_helps = True
     default_next_step = "Build the view again: `shredlake views build VIEW`; then publish."

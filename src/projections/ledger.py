@@ -21,7 +21,7 @@ from projections.differencing import Withheld
 from projections.errors import NotPublished
 from projections.headbook import HEADS_SCHEMA, HeadBook, table_of, want
 from projections.keptsource import SOURCES_SCHEMA, KeptSources
-from projections.switching import refuse_dropped, refuse_older, refuse_stale
+from projections.switching import refuse_dropped, refuse_gone, refuse_older, refuse_stale
 from projections.withheldrows import SCHEMA as WITHHELD_SCHEMA
 from projections.withheldrows import WithheldRows
 
@@ -198,18 +198,17 @@ class Ledger:
             older: an older input may take the place of a newer one.
 
         Raises:
-            StaleEpoch: a personal version is behind the fence log.
+            StaleEpoch: a personal version is behind the fence log, or was dropped since it was built.
             OlderBuild: one reads an older input than what readers see of its view.
         """
         with self._effects("release"), self._db.write() as db:
             refuse_stale(publications, fence := epoch())
-            entries = self._newest_entries(db)
+            entries, dropped = self._newest_entries(db), self._dropped(db)
             for one in publications:
                 if not older:
                     refuse_older(one, self._at(db, entries.get(one.view)))
-                found = db.execute(
-                    "SELECT publication_id FROM publications WHERE build_id = ?", (one.build_id,)
-                ).fetchone()
+                sql = "SELECT publication_id FROM publications WHERE build_id = ?"
+                found = db.execute(sql, (one.build_id,)).fetchone()
                 if found is None:
                     body = json.dumps(one.as_dict())  # the order of `columns` is that of the rows
                     found = db.execute(
@@ -217,6 +216,7 @@ class Ledger:
                         "RETURNING publication_id",
                         (one.build_id, one.view, body),
                     ).fetchone()
+                refuse_gone(one, found[0], dropped)
                 entries[one.view] = int(found[0])
                 db.execute("DELETE FROM set_aside WHERE view = ?", (one.view,))
             release = self._insert(db, entries, "publish", who, why)

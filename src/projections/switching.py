@@ -35,6 +35,12 @@ def refuse_older(one: Publication, seen: Publication | None) -> None:
         )
 
 
+def refuse_gone(one: Publication, recorded: int, dropped: Mapping[int, Dropped]) -> None:
+    """Raises `StaleEpoch` where the record of this very build was dropped since it was built."""
+    if recorded in dropped:
+        raise StaleEpoch(f"`{one.view}`: {dropped[recorded].words()}, since it was built")
+
+
 def refuse_dropped(publications: list[Publication], dropped: Mapping[int, Dropped]) -> None:
     """Raises `PublicationDropped` where one of them is not kept."""
     for one in publications:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from keys import Effects, SubjectId
-from projections import Ledger, Publication, PublicationDropped
+from projections import Ledger, Publication, PublicationDropped, StaleEpoch
 from projections.dropping import Dropping
 from projections.tables import ViewTables
 from purge import Status, payload_of
@@ -97,6 +97,22 @@ def test_of_a_dropped_publication_no_row_is_stored_and_every_answer_names_the_re
         views.roll_back(VIEW, who="test", why="")
     published(world)
     assert views.as_reported(VIEW).rows["cents"].to_list() == [1110], "a dropped build is built again"
+
+
+def test_a_build_whose_publication_was_dropped_meanwhile_is_built_again_and_not_published(
+    world: Runtime,
+) -> None:
+    """Between the end of a build and its publication somebody drops the publication that it was before."""
+    views = world.views
+    send(world, [paid("bob", 10, event_id="1")])
+    built = views.build([VIEW], who="a test", why="a test")
+    views.publish(built, who="a test", why="a test")
+    send(world, [paid("bob", 100, event_id="2")])
+    publish(world, VIEW)
+    views.dropping.drop(views.dropping.choose(VIEW).publications, why="a test")
+    with pytest.raises(StaleEpoch, match="dropped"):
+        views.publish(built, older=True, who="a test", why="a test")
+    assert views.as_reported(VIEW).rows["cents"].to_list() == [110]
 
 
 def test_an_erasure_drops_the_publications_that_count_the_person_and_no_other(
