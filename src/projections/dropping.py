@@ -108,14 +108,14 @@ class Dropping:
     ) -> list[Publication]:
         """Drops publications; those that are served or compared with go later. Repeating it is success.
 
-        Returns those whose rows are gone.
+        What a killed process has noted and left goes as well. Returns those whose rows are gone.
 
         Raises:
             StorageFailed, CommitConflict: see `lake.drop_snapshots`; `settle` goes on.
         """
         if publications:
             self._ledger.drop(publications, why=why)
-        return self.settle({one.view for one in publications}, step)
+        return self.settle({one.view for one in (*publications, *self.owed())}, step)
 
     def affected(self, views: Collection[str], contribution: Contribution, epoch: int) -> list[Publication]:
         """Publications of aggregate views that count a person, dropped ones included, by view and id.

@@ -264,7 +264,8 @@ class Purge:
     def bring_views_back(self) -> list[str]:
         """Publishes the views that erasures had to set aside and that build again; returns them.
 
-        Heads of tables that a publication had still to move are moved as well.
+        Heads of tables that a publication had still to move are moved as well, and rows of dropped
+        publications deleted that a killed process left.
 
         Raises:
             KeysError, LakeError, OSError: keys or lake do not answer.
@@ -272,6 +273,7 @@ class Purge:
         if self._views.heads.is_due():
             with contextlib.suppress(StaleEpoch):  # whoever erased somebody meanwhile publishes
                 self._views.heads.settle()
+        self._views.dropping.settle_owed(one.view for one in self._views.dropping.owed())
         if not self._views.ledger.aside():
             return []
         found = bring_back(self._views, who="erasure", why="builds again")
@@ -305,7 +307,7 @@ class Purge:
     # -- evidence ----------------------------------------------------------------------------------
 
     def log_publications(self) -> int:
-        """Makes every publication a leaf of the transparency log. Returns how many were added."""
+        """Makes every publication, and every drop of one, a leaf of the log. Returns how many were added."""
         return self._steps.log_publications()
 
     # -- inner -------------------------------------------------------------------------------------

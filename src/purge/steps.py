@@ -23,6 +23,7 @@ from lake.upkeeprules import SWEEP_GRACE_SECONDS
 from projections import Views, older_records, rederive, revealing
 from purge.affected import Erased, drop_affected
 from purge.attestation import Assurance, predicate_of
+from purge.droppedleaves import log_drops
 from purge.errors import PurgeError, UnderHold, UnknownSubject, VerificationFailed
 from purge.journal import Journal, Request
 from purge.receipt import pae, receipt_file, statement
@@ -267,6 +268,7 @@ class Steps:
         }
         erased = [Erased(_ref(r), r.purpose, self._fence(r).epoch) for r in batch]
         gone = drop_affected(self._lake, self._views, self._drop_affected, erased)
+        log_drops(self._views.ledger, self._log)
         return {r.request_id: found | more for r, more in zip(batch, gone, strict=True)}
 
     def _states_unreadable(self, batch: Sequence[Request]) -> Outcomes:
@@ -345,7 +347,7 @@ class Steps:
         return {one: {"leaf": leaf} for one, leaf in leaves.items()}
 
     def log_publications(self) -> int:
-        """Makes every publication a leaf of the transparency log. Returns how many were added.
+        """Makes every publication, and every drop of one, a leaf. Returns how many were added.
 
         They are signed for at once, so that each is proven to readers while the custodian does not answer.
         """
@@ -355,6 +357,7 @@ class Steps:
             leaf = self._log.append(f"publication/{one.build_id}", data)
             self._views.ledger.mark_logged(one.publication_id, leaf)
             added += 1
+        added += log_drops(self._views.ledger, self._log)
         if added:
             with contextlib.suppress(KeysError):  # else the first reader has it signed
                 self._log.checkpoint()

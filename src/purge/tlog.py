@@ -92,8 +92,12 @@ class TransparencyLog:
 
     def attested(self) -> list[str]:
         """Requests whose receipt is a leaf."""
+        return self.names_below(_RECEIPT)
+
+    def names_below(self, prefix: str) -> list[str]:
+        """What follows a prefix in the names that begin with it."""
         sql = "SELECT substr(name, ?) FROM leaves WHERE substr(name, 1, ?) = ?"
-        return [name for (name,) in self._db.read(sql, (len(_RECEIPT) + 1, len(_RECEIPT), _RECEIPT))]
+        return [name for (name,) in self._db.read(sql, (len(prefix) + 1, len(prefix), prefix))]
 
     def newest_publications(self) -> dict[str, str]:
         """View → build of its newest publication, of those among the newest leaves: what readers ask."""

@@ -15,6 +15,8 @@ from service.runtime import open_runtime
 from tests.world import compact_all
 
 SECRET = SubjectId("customer-ann-0001")
+DROPPED = "people_per_day"
+"""The view whose old publication is dropped."""
 PRELOAD = ["tests.crash.crashing"]
 
 
@@ -68,6 +70,10 @@ def run(home: str, job: str, kill_at: int | None, when: str, said: Any) -> None:
                 body = waiting_batch()
                 runtime.lake.intake.put(body, 3, "waiting")
             runtime.purge.run(request.request_id)
+        elif job == "drop":
+            chosen = runtime.views.dropping.choose(DROPPED).publications
+            runtime.views.dropping.drop(chosen, why="crash")
+            runtime.purge.log_publications()
         elif job == "close":
             runtime.keyring.close_epoch()
         said.put(killer.count)

@@ -19,7 +19,7 @@ from lake import EventRead, Housekeeping, dead_letters, verify
 from purge import Status, scan
 from service.runtime import Runtime, open_runtime
 from tests.crash import crashing
-from tests.world import make_world, publish
+from tests.world import make_world, paid, publish, send
 
 LANES = min(len(os.sched_getaffinity(0)), 4)
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -48,7 +48,7 @@ def _restore(base: Path) -> None:
     shutil.copytree(base.with_name("pristine"), base)
 
 
-def _base(folder: Path, *, ingested: bool, published: bool) -> Path:
+def _base(folder: Path, *, ingested: bool, publications: int) -> Path:
     """A lake before the job, and a copy of it beside; tables know their place, so each lane has its own."""
     base = folder / "base"
     base.mkdir(parents=True)
@@ -59,8 +59,9 @@ def _base(folder: Path, *, ingested: bool, published: bool) -> Path:
     config.write_text(config.read_text().replace("files = ", "bucket_bits = 3\nfiles = "))
     if ingested:
         assert attempt(base / "lake", "ingest", None, "") is not None
-    if published:
-        with open_runtime(base / "lake") as again:
+    with open_runtime(base / "lake") as again:
+        for n in range(publications):
+            send(again, [paid("p0", n, event_id=f"more {n}")] if n else [])
             publish(again)
     shutil.copytree(base, folder / "pristine")
     return base
@@ -156,28 +157,43 @@ def still_readable(runtime: Runtime) -> None:
     assert runtime.keyring.stats()["oldest_root_version"] == runtime.keyring.stats()["root_version"]
 
 
+def one_publication_is_gone(runtime: Runtime) -> None:
+    """Noted once, a leaf once, no row of it in any file; what readers see is as it was."""
+    (dropped,) = runtime.views.ledger.dropped().values()
+    assert dropped.is_gone
+    assert len(runtime.purge.log.named("dropped/")) == 1
+    rows = runtime.views.as_reported(crashing.DROPPED).rows
+    folder = runtime.home / "lake" / "warehouse" / "views" / crashing.DROPPED / "data"
+    stored = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in folder.rglob("*.parquet")])
+    assert sorted(stored["cents"].to_list()) == sorted(rows["cents"].to_list())
+    heads_as_published(runtime)
+
+
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    ("job", "ingested", "published", "check"),
+    ("job", "ingested", "publications", "check"),
     [
-        ("ingest", False, False, everything_once),
-        ("intake", False, False, nothing_waits),
-        ("erase_waiting", True, False, one_receipt_of_who_waited),
-        ("compact", True, False, everything_once),
-        ("upkeep", True, False, one_sorted_file),
-        ("publish", True, False, one_release),
-        ("close", True, False, still_readable),
-        ("erase", True, True, one_receipt),
+        ("ingest", False, 0, everything_once),
+        ("intake", False, 0, nothing_waits),
+        ("erase_waiting", True, 0, one_receipt_of_who_waited),
+        ("compact", True, 0, everything_once),
+        ("upkeep", True, 0, one_sorted_file),
+        ("publish", True, 0, one_release),
+        ("close", True, 0, still_readable),
+        ("erase", True, 1, one_receipt),
+        ("drop", True, 2, one_publication_is_gone),
     ],
 )
 def test_a_kill_at_any_effect_changes_nothing_in_the_end(
-    tmp_path: Path, job: str, ingested: bool, published: bool, check: Callable[[Runtime], None]
+    tmp_path: Path, job: str, ingested: bool, publications: int, check: Callable[[Runtime], None]
 ) -> None:
     """Killed before the n-th effect, for all n, and after the last, and resumed.
 
     What is durable after one effect is what is durable before the next.
     """
-    homes = [_base(tmp_path / str(lane), ingested=ingested, published=published) for lane in range(LANES)]
+    homes = [
+        _base(tmp_path / str(lane), ingested=ingested, publications=publications) for lane in range(LANES)
+    ]
     effects = attempt(homes[0] / "lake", job, None, "")
     assert effects, "the job has durable effects"
     with open_runtime(homes[0] / "lake") as runtime:

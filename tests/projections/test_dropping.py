@@ -352,4 +352,8 @@ def test_the_command_lists_counts_drops_and_the_history_tells(world: Runtime) ->
     assert stored_cents(world) == {6}
     told = [one["dropped"].partition(": ")[2] for one in json.loads(run("history", VIEW).stdout)]
     assert told == ["", "too old", "too old"]
+    log = world.purge.log
+    leaves = [json.loads(data) for _, _, data in log.named("dropped/")]
+    assert [(one["view"], one["dropped"]) for one in leaves] == [(VIEW, 1), (VIEW, 2)], "auditors see it"
+    assert not any(b"too old" in data for *_, data in log.named("")), "free text may name somebody"
     assert run("drop-publications", VIEW, "--all-but-current", "--yes").exit_code == 0

@@ -292,6 +292,7 @@ def drop_publications(
         ask_first(f"Drop {len(rows):,} publication(s) of {name}?", yes)
         with progress_bar(here, "dropping", len(rows)) as update:
             gone = dropping.drop(chosen.publications, why=why or "asked for", step=update)
+        runtime.purge.log_publications()
         emit_rows(here, rows, f"dropped publications of {name}")
         say(f"{len(gone):,} publication(s) dropped")
 
