@@ -102,6 +102,16 @@ class PublicationDropped(NotPublished):
     default_next_step = "Ask for a moment of a publication that is kept: `shredlake views history VIEW`."
 
 
+class PublicationExpired(NotPublished):
+    """The publication asked for is on record, and another engine has expired the snapshot with its rows."""
+
+    default_next_step = (
+        "Ask for a moment of a publication that is kept (`shredlake views history VIEW`), or have it computed"
+        " again from its inputs: `shredlake views show VIEW --as-of TIME --mode as_recomputed`. Keep other"
+        " engines from expiring snapshots of the tables of views."
+    )
+
+
 class GateClosed(ProjectionError):
     """A check before publication failed; the published version stays."""
 

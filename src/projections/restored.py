@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from lake import Lake, SnapshotGone
-from projections.errors import LakeBehind, LedgerBehind
+from projections.errors import LakeBehind, LedgerBehind, PublicationExpired
 from projections.ledger import Ledger, Publication
 from projections.switching import is_behind
 from projections.tables import ViewTables
@@ -83,6 +83,27 @@ class Restored:
                     f" {newest.input_sequence})"
                 )
 
+    @contextmanager
+    def on_record(self, publication: Publication) -> Iterator[None]:
+        """Reads rows that are on record; says why where they are missing.
+
+        Raises:
+            LakeBehind: the lake's tables are older than the record.
+            PublicationExpired: a later publication is in the same table: somebody has expired this one.
+        """
+        try:
+            yield
+        except SnapshotGone:
+            for later in self._ledger.history(publication.view):
+                if later.publication_id <= publication.publication_id or later.table != publication.table:
+                    continue
+                if self._tables.has(later.table, later.snapshot_id):
+                    raise PublicationExpired(
+                        f"the rows of publication {publication.publication_id} of `{publication.view}` are"
+                        f" gone: its snapshot in {publication.table} was expired, and not by Shredlake"
+                    ) from None
+            raise lake_behind([publication.view]) from None
+
     def _parted(self, publication: Publication) -> bool:
         """Whether the table of events went back behind a publication's input, however far it grew again."""
         metadata = self._lake.events.metadata()
@@ -94,15 +115,6 @@ class Restored:
             and one.snapshot_id != publication.input_snapshot
             for one in metadata.snapshots
         )
-
-
-@contextmanager
-def on_record(publication: Publication) -> Iterator[None]:
-    """Reads rows that are on record: where they are missing, the lake's tables are older than the record."""
-    try:
-        yield
-    except SnapshotGone:
-        raise lake_behind([publication.view]) from None
 
 
 def lake_behind(views: Iterable[str]) -> LakeBehind:

@@ -30,7 +30,7 @@ from projections.literals import refuse_ids
 from projections.reconciling import Reconciled, Reconciler
 from projections.registry import ViewRegistry
 from projections.remains import Remains
-from projections.restored import Restored, on_record
+from projections.restored import Restored
 from projections.state import StateStore
 from projections.tables import AGGREGATE, ViewTables
 
@@ -320,7 +320,7 @@ class Views:
         publication = self.publication(name, at)
         stale = self._stale(name, publication)
         table, snapshot_id = publication.table, publication.snapshot_id
-        with on_record(publication):
+        with self.restored.on_record(publication):
             if publication.grain == AGGREGATE:
                 rows = self._tables.read_aggregate(table, snapshot_id)
                 return Answer(rows, publication, withheld=publication.withheld_rows, stale=stale)
@@ -340,7 +340,7 @@ class Views:
         ref = self._keyring.ref_of(subject)
         if ref is None:
             return PersonAnswer((), erased, publication)
-        with on_record(publication):
+        with self.restored.on_record(publication):
             found = self._tables.read_subjects(
                 publication.table, publication.snapshot_id, publication.columns, [ref]
             )

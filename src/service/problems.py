@@ -21,7 +21,14 @@ from keys import (
 )
 from lake import IntakeFull, SnapshotGone, UnknownBatch, UnknownEventType
 from lake.errors import KeyReused
-from projections import LakeBehind, LedgerBehind, NotPublished, PublicationDropped, UnknownView
+from projections import (
+    LakeBehind,
+    LedgerBehind,
+    NotPublished,
+    PublicationDropped,
+    PublicationExpired,
+    UnknownView,
+)
 from purge import (
     IdempotencyConflict,
     NotCancellable,
@@ -39,6 +46,7 @@ _STATUS: Final[dict[type[ShredlakeError], int]] = {
     UnknownEventType: 404,
     NotPublished: 404,
     PublicationDropped: 410,
+    PublicationExpired: 410,
     SnapshotGone: 404,
     UnknownBatch: 404,
     IntakeFull: 429,

@@ -18,7 +18,7 @@ from keys import SubjectId
 from lake import IcebergTable, privacy_lint
 from lake.offsets import EPOCH, KIND
 from lake.table import summary_of
-from projections import HeadAhead, StaleEpoch, bring_back, rederive
+from projections import HeadAhead, PublicationExpired, StaleEpoch, bring_back, rederive
 from projections.tables import ViewTables
 from purge import Status, scan
 from service.doctor import examine
@@ -131,6 +131,27 @@ def test_an_erasure_moves_heads_behind_its_fence_and_empties_what_is_withdrawn(
     shows_what_is_published(anywhere)
     assert seen(anywhere, "bands")["people"].to_list() == [1]
     assert privacy_lint(anywhere.lake) == []
+
+
+def test_a_publication_that_another_engine_expired_is_not_told_as_an_older_lake(world: Runtime) -> None:
+    """Its rows are gone and the lake is the newest one: what can be done is another thing."""
+    moments = []
+    for n in range(2):
+        send(world, [paid("bob", 10, event_id=str(n))])
+        publish(world, "people_per_day")
+        moments.append(world.lake.clock())
+    first = world.views.publication("people_per_day", moments[0])
+    table = table_of(world, "people_per_day")
+    for name, ref in table.metadata.refs.items():
+        if name != "main" and ref.snapshot_id == first.snapshot_id:
+            table.manage_snapshots().remove_tag(name).commit()
+    table.maintenance.expire_snapshots().by_id(first.snapshot_id).commit()
+    with pytest.raises(PublicationExpired, match="expired") as told:
+        world.views.as_reported("people_per_day", moments[0])
+    assert "as_recomputed" in told.value.next_step
+    world.views.restored.refuse_older_lake()
+    assert world.views.as_recomputed("people_per_day", moments[0]).rows["cents"].to_list() == [10]
+    assert world.views.as_reported("people_per_day").rows["cents"].to_list() == [20]
 
 
 def test_of_a_dropped_publication_nothing_is_left_in_the_table(anywhere: Runtime) -> None:
