@@ -31,8 +31,9 @@ _ROUNDS: Final = 3  # what was escaped twice, text in a text, is found as well
 _JSON_ESCAPE: Final = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
 _HIGH: Final = re.compile("[\ud800-\udbff]")
 _JSON_MARKS: Final = dict(zip("bfnrt", "\b\f\n\r\t", strict=True))
-_PERCENT: Final = re.compile(r"(?:%[0-9a-fA-F]{2})+")
-_PRINTABLE: Final = re.compile(r"=\r?\n|((?:=[0-9A-Fa-f]{2})+)")
+# Each begins with its mark and nothing else: so the search goes from mark to mark, and not by character.
+_PERCENT: Final = re.compile(r"%[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2})*")
+_PRINTABLE: Final = re.compile(r"=(?:\r?\n|([0-9A-Fa-f]{2}(?:=[0-9A-Fa-f]{2})*))")
 _BASE64_BYTES: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 _HEX_BYTES: Final = frozenset(b"0123456789abcdefABCDEF")
 _URL_ALPHABET: Final = bytes.maketrans(b"-_", b"+/")

@@ -12,6 +12,7 @@ from keys import Effects, Keyring
 from lake import Lake
 from projections import Views
 from purge.attestation import EMBEDDED_ASSURANCE, Assurance, backups_gone_at
+from purge.batchscan import Look
 from purge.clocks import REGIMES, Regime, due_at
 from purge.errors import (
     IdempotencyConflict,
@@ -29,7 +30,7 @@ from purge.journal import Journal, Request, StageRecord, Stuck, standing_of
 from purge.mending import Supplement, Supplements, settle_retired_states
 from purge.receipt import payload_of
 from purge.saga import MAX_TOGETHER, OPEN_STATUSES, Purge, Submitted
-from purge.scanner import Failure, Finding, Scanned, scan
+from purge.scanner import Failure, Finding, Scanned, scan, scan_for
 from purge.settled import newest_settled
 from purge.stages import STAGES, Standing, Status
 from purge.steps import Plan, Steps
@@ -54,6 +55,7 @@ def open_purge(
     copy_fences: Callable[[], Mapping[str, str]] = dict,
     serve_stale: Collection[str] = (),
     drop_affected: Collection[str] = (),
+    look: Look | None = None,
 ) -> Purge:
     """Erasures of the lake in a folder: journal, transparency log and locks below it.
 
@@ -61,11 +63,12 @@ def open_purge(
         copy_fences: writes the fence log's copies; place → what came of it.
         serve_stale: views that are served on where an erasure cannot derive them anew; `*` stands for all.
         drop_affected: views whose publications go with an erasure where they count the person; likewise.
+        look: scans the lake for the people of a batch; None where receipts say nothing of it.
     """
     journal, log = open_evidence(home, lake.keyring, lake.clock, lake.effects)
     views.restored.newest_logged = log.newest_publications
     views.restored.newest_settled = lambda: newest_settled(lake.keyring.fences, journal, log)
-    steps = Steps(home, lake, views, journal, log, assurance, copy_fences, serve_stale, drop_affected)
+    steps = Steps(home, lake, views, journal, log, assurance, copy_fences, serve_stale, drop_affected, look)
     return Purge(home, lake, views, steps, journal, log)
 
 
@@ -109,6 +112,7 @@ __all__ = [
     "open_purge",
     "payload_of",
     "scan",
+    "scan_for",
     "settle_retired_states",
     "standing_of",
     "store_of",

@@ -9,6 +9,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from keys import ALL_PURPOSES
+from purge.batchscan import SCAN, in_words
 from purge.inventory import STORES
 from purge.journal import Request
 
@@ -39,6 +40,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
         if s.finished_at
     ]
     finished = {s.stage: s.finished_at for s in request.stages if s.finished_at}
+    scan = request.detail("views_rederived").get(SCAN, {})
     return {
         "receipt_id": request.request_id,
         "scope": "person" if request.purpose == ALL_PURPOSES else f"purpose {request.purpose}",
@@ -76,6 +78,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
             + plan.get("own_letters", 0),
         },
         "shown_in_clear": plan.get("shown", []),
+        **({SCAN: scan} if scan else {}),
         "stores": [store.name for store in STORES],
         "open_stores": request.detail("verified").get("open_stores", []),
         "not_addressed": [
@@ -86,6 +89,7 @@ def predicate_of(request: Request, assurance: Assurance) -> dict[str, Any]:
             "anonymous fields, kept by design",
             "what other people's own data says of the person, sealed under them; `erase scan` counts it",
             "unreadable blocks in data files of older snapshots, until these expire",
+            *in_words(scan),
             *(
                 f"the published view {name}, served on as stale until it builds again: {reason}"
                 for name, reason in _reasons(request, "stale").items()

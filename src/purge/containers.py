@@ -52,10 +52,10 @@ def _column(column: pl.Series, numbers: bool) -> Iterator[str]:
     elif dtype == pl.Binary:
         for value in column.drop_nulls().to_list():
             yield from _bytes_as_text(_unpacked(value), numbers)
-    elif dtype == pl.String:
-        yield from column.drop_nulls().to_list()
-    elif isinstance(dtype, pl.Categorical | pl.Enum) or (numbers and dtype != pl.Null):
-        yield from column.cast(pl.String).drop_nulls().to_list()
+    elif dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum) or (numbers and dtype != pl.Null):
+        texts = column.cast(pl.String).drop_nulls()
+        if len(texts):  # joined there: millions of values never become objects here
+            yield str(texts.str.join("\0").item())
 
 
 def is_database(raw: bytes) -> bool:

@@ -34,9 +34,10 @@ from purge.clocks import Regime
 from purge.errors import UnderHold, UnknownPurpose
 from purge.journal import Journal, Request
 from purge.receipt import commitment
+from purge.requestseal import PLAN_PLACE, SUBJECT_CONTEXT
 from purge.seeking import Seeking, Traces, nothing_stored
 from purge.stages import Status, first_of, next_stage
-from purge.steps import PLAN_PLACE, SUBJECT_CONTEXT, Outcomes, Plan, Steps
+from purge.steps import Outcomes, Plan, Steps
 from purge.tlog import TransparencyLog
 
 OPEN_STATUSES: Final = (Status.PENDING, Status.IN_PROGRESS, Status.INCOMPLETE)

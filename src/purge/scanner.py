@@ -40,7 +40,7 @@ from purge.containers import (
     unpacked_bytes,
 )
 from purge.inventory import elsewhere
-from purge.sealedvalues import LivingKeys, SealedFiles, Whose
+from purge.sealedvalues import LivingKeys, OpenedValues, SealedFiles
 
 _DAMAGE: Final = (
     OSError,
@@ -119,7 +119,21 @@ def scan(
     places: KeyPlaces | None = None,
     objects: ObjectStore | None = None,
 ) -> Scanned:
+    """Looks for one person; see `scan_for`."""
+    return scan_for(home, [subject], progress, places, objects)[0]
+
+
+def scan_for(
+    home: Path,
+    subjects: Sequence[SubjectId],
+    progress: Callable[[int, int], None] = lambda done, files: None,
+    places: KeyPlaces | None = None,
+    objects: ObjectStore | None = None,
+) -> list[Scanned]:
     """Scans every file below a folder, and every object of a warehouse elsewhere in all its versions.
+
+    Each file is read, and each value opened, once for all who are looked for; once more where some of their
+    ids are short and some are not. The results are in the order of the people.
 
     Args:
         home: a lake's folder, or a copy of one. Sealed values are tried with the keys in it, past every
@@ -140,7 +154,12 @@ def scan(
             folders = [home]
             if objects is not None:
                 folders.append(_copied(home, objects, Path(scratch) / "objects"))
-            return _Scan(home, subject, keyring).run(folders, progress)
+            found: dict[SubjectId, Scanned] = {}
+            for is_short in (False, True):
+                some = [one for one in dict.fromkeys(subjects) if Needles(one).is_short == is_short]
+                if some:
+                    found |= zip(some, _Scan(home, some, keyring).run(folders, progress), strict=True)
+            return [found[one] for one in subjects]
         finally:
             if keyring is not None:
                 keyring.close()
@@ -155,37 +174,94 @@ def _copied(home: Path, objects: ObjectStore, to: Path) -> Path:
     return to
 
 
-class _Scan:
-    """One scan; gathers what it finds."""
+class _Search:
+    """One person who is looked for, and what is found."""
 
-    def __init__(self, home: Path, subject: SubjectId, keyring: Keyring | None) -> None:
-        self._needles = Needles(subject)
-        self._numbers = not self._needles.is_short
-        self._found: dict[Finding, None] = {}
-        self._failures: dict[Failure, None] = {}
+    def __init__(self, subject: SubjectId) -> None:
+        self.said = subject.reveal()
+        self.needles = Needles(subject)
+        self.found: dict[Finding, None] = {}
         self._explained: dict[str, bool] = {}  # files whose values hold the id's bytes
+
+    def name(self, name: str) -> None:
+        """A path."""
+        self.note("(a path)", "raw", self.needles.in_texts(name.replace("/", "\0")))
+
+    def text(self, name: str, text: str) -> bool:
+        """Decoded values of a container in clear; whether the id's own bytes stand in them."""
+        self.note(name, "decoded", self.needles.in_texts(text))
+        return self._count(text) > 0
+
+    def container(self, name: str, raw: bytes, is_explained: bool) -> None:
+        """Its bytes. Copies in an index or in statistics are explained by values, however many there are."""
+        self._explained[name] = is_explained
+        self.note(name, "raw", self._unexplained(raw, is_explained))
+
+    def side_file(self, name: str, raw: bytes, database: str) -> None:
+        """Of a database that was looked at before: names sort so."""
+        self.note(name, "raw", self._unexplained(raw, self._explained[database]))
+
+    def opened(self, name: str, one: OpenedValues) -> None:
+        """Values behind keys, or in clear behind a container's own format."""
+        label: str = one.whose(self.said) if one.count else ""
+        how = "opened" if one.count else "decoded"
+        self.note(name, how, self.needles.in_texts(one.text), label)
+        is_explained = self.needles.count_in(one.raw) <= self._count(one.text)
+        self.note(name, how, self._unexplained(one.raw, is_explained), label)
+
+    def note(self, path: str, how: str, hits: Iterable[Hit], whose: str = "") -> None:
+        """What was found somewhere."""
+        for hit in hits:
+            self.found[Finding(path, how, hit.form, whose, hit.is_whole)] = None
+
+    def _count(self, text: str) -> int:
+        """How often the id stands in values that follow each other without a gap."""
+        return self.needles.count_in(text.replace("\0", "").encode("utf-8", "surrogateescape"))
+
+    def _unexplained(self, raw: bytes, is_explained: bool) -> Iterator[Hit]:
+        """Hits in undecoded bytes. Two values may make a word together, so nothing is asked of neighbours.
+
+        Args:
+            is_explained: where the id's own bytes stand there, they are those of decoded values.
+        """
+        for hit in self.needles.in_bytes(raw):
+            if not (is_explained and hit.form.startswith("utf-8")):
+                yield hit
+
+
+class _Scan:
+    """One look at every file, for people whose ids are all short or all not: see `values_of`."""
+
+    def __init__(self, home: Path, subjects: Sequence[SubjectId], keyring: Keyring | None) -> None:
+        self._searches = [_Search(one) for one in subjects]
+        self._numbers = not self._searches[0].needles.is_short
+        self._failures: dict[Failure, None] = {}
+        self._databases = set[str]()
         self._opened = 0
         self._sealed: SealedFiles | None = None
         if keyring is not None:
-            said, ref = subject.reveal(), keyring.ref_of(subject)
-            self._sealed = SealedFiles(LivingKeys(keyring), home, ref, said, numbers=self._numbers)
+            people = {one.reveal(): keyring.ref_of(one) for one in subjects}
+            self._sealed = SealedFiles(LivingKeys(keyring), home, people, numbers=self._numbers)
 
-    def run(self, folders: Sequence[Path], progress: Callable[[int, int], None]) -> Scanned:
-        """Every file below these folders, each once."""
+    def run(self, folders: Sequence[Path], progress: Callable[[int, int], None]) -> list[Scanned]:
+        """Every file below these folders, each once; what was found of each person."""
         paths = [(one, path) for one in folders for path in sorted(one.rglob("*")) if path.is_file()]
         size = 0
         for at, (folder, path) in enumerate(paths, start=1):
             size += self._file(path, str(path.relative_to(folder)))
             progress(at, len(paths))
-        return Scanned(
-            tuple(one for one in self._found if not one.is_apart),
-            len(paths),
-            size,
-            self._opened,
-            tuple(one for one in self._found if one.is_apart),
-            tuple(self._failures),
-            self._needles.not_searched(),
-        )
+        return [
+            Scanned(
+                tuple(one for one in search.found if not one.is_apart),
+                len(paths),
+                size,
+                self._opened,
+                tuple(one for one in search.found if one.is_apart),
+                tuple(self._failures),
+                search.needles.not_searched(),
+            )
+            for search in self._searches
+        ]
 
     def _file(self, path: Path, name: str) -> int:
         try:
@@ -195,7 +271,8 @@ class _Scan:
         except OSError as error:
             self._failures[Failure(name, type(error).__name__)] = None
             return 0
-        self._note("(a path)", "raw", self._needles.in_texts(name.replace("/", "\0")))
+        for search in self._searches:
+            search.name(name)
         try:
             if raw[:4] == b"PAR1":
                 self._table(path, name, raw)
@@ -207,70 +284,50 @@ class _Scan:
             if isinstance(error, KeysError) and error.retry_helps:
                 raise
             if path.exists():
-                self._note(name, "raw", self._needles.in_bytes(raw))
+                for search in self._searches:
+                    search.note(name, "raw", search.needles.in_bytes(raw))
                 self._failures[Failure(name, type(error).__name__)] = None
         return len(raw)
 
     def _table(self, path: Path, name: str, raw: bytes) -> None:
-        self._both(name, raw, parquet_values(path, numbers=self._numbers))
-        for one in self._sealed.in_table(path) if self._sealed is not None else ():
-            self._opened_values(name, one.whose, one.count, one.raw, one.text)
+        self._container(name, raw, parquet_values(path, numbers=self._numbers))
+        self._opened_values(name, self._sealed.in_table(path) if self._sealed is not None else ())
 
     def _database(self, path: Path, name: str, raw: bytes) -> None:
         with opened_database(path) as db:
-            self._both(name, raw, database_values(db, numbers=self._numbers))
-            for one in self._sealed.in_database(path.name, db) if self._sealed is not None else ():
-                self._opened_values(name, one.whose, one.count, one.raw, one.text)
+            self._container(name, raw, database_values(db, numbers=self._numbers))
+            self._databases.add(name)
+            self._opened_values(
+                name, self._sealed.in_database(path.name, db) if self._sealed is not None else ()
+            )
+
+    def _container(self, name: str, raw: bytes, texts: Iterable[str]) -> None:
+        explained = [False] * len(self._searches)
+        for text in texts:
+            for at, search in enumerate(self._searches):
+                explained[at] |= search.text(name, text)
+        for search, is_explained in zip(self._searches, explained, strict=True):
+            search.container(name, raw, is_explained)
+
+    def _opened_values(self, name: str, values: Iterable[OpenedValues]) -> None:
+        for one in values:
+            self._opened += one.count
+            for search in self._searches:
+                search.opened(name, one)
 
     def _plain(self, path: Path, name: str, raw: bytes) -> None:
         database = name.removesuffix("-wal").removesuffix("-journal")
-        if database in self._explained:  # looked at before: names sort so
-            self._note(name, "raw", self._unexplained(raw, self._explained[database]))
+        if database in self._databases:
+            for search in self._searches:
+                search.side_file(name, raw, database)
             return
-        is_text = b"\0" not in raw and _is_utf8(raw)
-        self._note(
-            name, "raw", self._needles.in_texts(text_of(raw)) if is_text else self._needles.in_bytes(raw)
-        )
-        for inner in unpacked_bytes(path, raw):
-            self._note(name, "decoded", self._needles.in_bytes(inner))
-
-    def _both(self, name: str, raw: bytes, texts: Iterable[str]) -> None:
-        """A container in clear: its decoded values, and its bytes.
-
-        Copies in an index or in statistics are explained by the values, however many there are.
-        """
-        is_explained = False
-        for text in texts:
-            self._note(name, "decoded", self._needles.in_texts(text))
-            is_explained = is_explained or self._count(text) > 0
-        self._explained[name] = is_explained
-        self._note(name, "raw", self._unexplained(raw, is_explained))
-
-    def _opened_values(self, name: str, whose: Whose, count: int, raw: bytes, text: str) -> None:
-        self._opened += count
-        label = whose if count else ""
-        how = "opened" if count else "decoded"
-        self._note(name, how, self._needles.in_texts(text), label)
-        is_explained = self._needles.count_in(raw) <= self._count(text)
-        self._note(name, how, self._unexplained(raw, is_explained), label)
-
-    def _count(self, text: str) -> int:
-        """How often the id stands in values that follow each other without a gap."""
-        return self._needles.count_in(text.replace("\0", "").encode("utf-8", "surrogateescape"))
-
-    def _unexplained(self, raw: bytes, is_explained: bool) -> Iterator[Hit]:
-        """Hits in undecoded bytes. Two values may make a word together, so nothing is asked of neighbours.
-
-        Args:
-            is_explained: where the id's own bytes stand there, they are those of decoded values.
-        """
-        for hit in self._needles.in_bytes(raw):
-            if not (is_explained and hit.form.startswith("utf-8")):
-                yield hit
-
-    def _note(self, path: str, how: str, hits: Iterable[Hit], whose: str = "") -> None:
-        for hit in hits:
-            self._found[Finding(path, how, hit.form, whose, hit.is_whole)] = None
+        text = text_of(raw) if b"\0" not in raw and _is_utf8(raw) else None
+        inner = list(unpacked_bytes(path, raw))
+        for search in self._searches:
+            needles = search.needles
+            search.note(name, "raw", needles.in_texts(text) if text is not None else needles.in_bytes(raw))
+            for one in inner:
+                search.note(name, "decoded", needles.in_bytes(one))
 
 
 def _is_utf8(raw: bytes) -> bool:

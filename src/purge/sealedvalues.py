@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import polars as pl
@@ -29,12 +29,13 @@ from projections.state import STATE_CONTEXT, state_of, state_place
 from projections.tables import row_schema
 from projections.viewrows import parse_row
 from purge.containers import opened_database, text_of, values_of
-from purge.steps import PLAN_PLACE, SUBJECT_CONTEXT
+from purge.requestseal import PLAN_PLACE, SUBJECT_CONTEXT
 
 _BLOCKS: Final = 8_192
 _AT_ONCE: Final = 256  # states, and batches that wait
 _SUBJECT: Final = "_subject"
 Whose = Literal["own", "nobody", "another"]
+"""Under whose key something is, of one person who is looked for."""
 
 
 @frozen
@@ -42,15 +43,21 @@ class OpenedValues:
     """Some values that were opened together.
 
     Attributes:
+        owner: whose key they were under: of those who are looked for; None: somebody else's; "": nobody's.
         raw: their bytes, as they were sealed.
         text: their decoded values; "" where no schema is known.
-        whose: under whose key they were.
     """
 
-    whose: Whose
+    owner: str | None = field(repr=False)
     count: int
     raw: bytes = field(repr=False)
     text: str = field(repr=False)
+
+    def whose(self, said: str) -> Whose:
+        """To one of those who are looked for, by id."""
+        if self.owner == "":
+            return "nobody"
+        return "own" if self.owner == said else "another"
 
 
 class LivingKeys:
@@ -96,14 +103,16 @@ class SealedFiles:
     Args:
         keys: those of the lake, or of whoever took a copy.
         home: the folder with event types and the ledger of publications.
-        ref, said: handle and id of the person who is looked for; the handle is None where nobody has it.
+        people: id → handle of those who are looked for; the handle is None where nobody has it.
         numbers: see `values_of`.
     """
 
-    def __init__(self, keys: LivingKeys, home: Path, ref: bytes | None, said: str, *, numbers: bool) -> None:
+    def __init__(
+        self, keys: LivingKeys, home: Path, people: Mapping[str, bytes | None], *, numbers: bool
+    ) -> None:
         self._keys = keys
-        self._ref = ref
-        self._said = said
+        self._people = people
+        self._said_by_ref = {ref: said for said, ref in people.items() if ref is not None}
         self._numbers = numbers
         self._types = TypeRegistry(home / "lake" / "types")
         self._ledger = home / "views" / "ledger.db"
@@ -125,10 +134,11 @@ class SealedFiles:
         for some in rows.iter_slices(_BLOCKS):
             cells = some.rows()
             opened = self._rows(cells, lambda purpose: FieldContext(uuid, 3, "view", purpose, name, 1))
-            for whose in ("own", "another"):
-                bodies = [body for at, body in opened if (cells[at][0] == self._ref) == (whose == "own")]
-                if bodies:
-                    yield self._decoded(whose, bodies, np.ones(len(bodies), dtype=np.int64), schema)
+            by_owner: dict[str | None, list[bytes]] = {}
+            for at, body in opened:
+                by_owner.setdefault(self._said_by_ref.get(cells[at][0]), []).append(body)
+            for owner, bodies in by_owner.items():
+                yield self._decoded(owner, bodies, np.ones(len(bodies), dtype=np.int64), schema)
 
     def _rows(
         self, cells: Sequence[tuple[bytes, bytes, bytes]], context_of: Callable[[str], FieldContext]
@@ -169,7 +179,7 @@ class SealedFiles:
                 event_type.open_schema,
                 list(event_type.open_schema),
             )
-            yield OpenedValues("nobody", 0, b"", values_of(opened, numbers=self._numbers))
+            yield OpenedValues("", 0, b"", values_of(opened, numbers=self._numbers))
             for some in group.filter(pl.col("sealed").is_not_null()).iter_slices(_BLOCKS):
                 yield from self._some_blocks(some, event_type, _facet(event_type, str(facet)), uuid)
 
@@ -185,25 +195,25 @@ class SealedFiles:
         bodies = [body for _, body in opened]
         frame = unpack(bodies, counts, schema, list(schema))
         subjects = frame.get_column(_SUBJECT).gather(np.cumsum(counts) - counts).to_list()
-        by_owner: dict[Whose, list[int]] = {}
+        by_owner: dict[str | None, list[int]] = {}
         for at, subject in enumerate(subjects):
-            by_owner.setdefault(self._whose(subject), []).append(at)
+            by_owner.setdefault(self._owner(subject), []).append(at)
         owners = pl.Series(np.repeat(np.arange(len(counts)), counts))
-        for whose, mine in by_owner.items():
+        for owner, mine in by_owner.items():
             part = frame if len(by_owner) == 1 else frame.filter(owners.is_in(mine))
             text = values_of(part, numbers=self._numbers)
-            yield OpenedValues(whose, len(mine), b"\0".join(bodies[at] for at in mine), text)
+            yield OpenedValues(owner, len(mine), b"\0".join(bodies[at] for at in mine), text)
 
-    def _whose(self, subject: str | None) -> Whose:
-        if not subject:
-            return "nobody"
-        return "own" if subject == self._said else "another"
+    def _owner(self, subject: str | None) -> str | None:
+        return (subject if subject in self._people else None) if subject else ""
 
-    def _decoded(self, whose: Whose, bodies: list[bytes], counts: np.ndarray, schema: dict) -> OpenedValues:  # type: ignore[type-arg]
+    def _decoded(
+        self, owner: str | None, bodies: list[bytes], counts: np.ndarray, schema: dict[str, Any]
+    ) -> OpenedValues:
         text = ""
         if schema:
             text = values_of(unpack(bodies, counts, schema, list(schema)), numbers=self._numbers)
-        return OpenedValues(whose, len(bodies), b"\0".join(bodies), text)
+        return OpenedValues(owner, len(bodies), b"\0".join(bodies), text)
 
     def _waiting(self, db: sqlite3.Connection) -> Iterator[OpenedValues]:
         rows = db.execute("SELECT key_ref, batch_id, sealed FROM waiting")
@@ -211,7 +221,7 @@ class SealedFiles:
             cells = [(ref, bytes.fromhex(batch_id), sealed) for ref, batch_id, sealed in some]
             bodies = [body for _, body in self._keys.open(INTAKE_CONTEXT, cells)]
             raw = b"\0".join(bodies)
-            yield OpenedValues("nobody", len(bodies), raw, text_of(raw))
+            yield OpenedValues("", len(bodies), raw, text_of(raw))
 
     def _states(self, db: sqlite3.Connection) -> Iterator[OpenedValues]:
         for (version,) in db.execute("SELECT DISTINCT version FROM states").fetchall():
@@ -223,14 +233,14 @@ class SealedFiles:
                     state = state_of(bodies)
                     parts = (state.rows, state.tags, state.counts)
                     text = "\0".join(values_of(frame, numbers=self._numbers) for frame in parts)
-                    yield OpenedValues("nobody", len(bodies), b"\0".join(bodies), text)
+                    yield OpenedValues("", len(bodies), b"\0".join(bodies), text)
 
     def _requests(self, db: sqlite3.Connection) -> Iterator[OpenedValues]:
         sql = "SELECT sealed_ref, sealed_subject FROM requests WHERE sealed_subject IS NOT NULL"
         for ref, sealed in db.execute(sql):
             for _, body in self._keys.open(SUBJECT_CONTEXT, [(ref, PLAN_PLACE, sealed)]):
                 said = text_of(body)
-                yield OpenedValues(self._whose(said), 1, body, said)
+                yield OpenedValues(self._owner(said), 1, body, said)
 
     def _sources(self, db: sqlite3.Connection) -> Iterator[OpenedValues]:
         """Code of views. What rows are withheld stands there in digests, which no value is told from."""
@@ -241,7 +251,7 @@ class SealedFiles:
             cells = [(ref, source_place((view, version, digest)), sealed)]
             for _, body in self._keys.open(SOURCE_CONTEXT, cells):
                 raw = b"\0".join(one.body for one in files_of(body))
-                yield OpenedValues("nobody", 1, raw, text_of(raw))
+                yield OpenedValues("", 1, raw, text_of(raw))
 
     def _columns_of(self, table: str, folder: str) -> dict[str, str]:
         """Name → type of the rows in a folder of a view's table, as its newest publication says.

@@ -17,21 +17,21 @@ from typing import Any, Final
 import polars as pl
 from attrs import asdict, frozen
 
-from keys import ALL_PURPOSES, Fence, FieldContext, Held, KeysError, SubjectId
+from keys import ALL_PURPOSES, Fence, Held, KeysError, SubjectId
 from lake import DEAD_LETTER, Housekeeping, Lake, LetterRedaction, Needles, Upkeep, block_rows
 from lake.upkeeprules import SWEEP_GRACE_SECONDS
 from projections import Views, older_records, rederive, revealing
 from purge.affected import Erased, drop_affected
 from purge.attestation import Assurance, predicate_of
+from purge.batchscan import Look, scanned
 from purge.droppedleaves import log_drops
 from purge.errors import PurgeError, UnderHold, UnknownSubject, VerificationFailed
 from purge.journal import Journal, Request
 from purge.receipt import pae, receipt_file, statement
+from purge.requestseal import PLAN_PLACE, SUBJECT_CONTEXT
 from purge.tlog import TransparencyLog
 from purge.verification import LETTER_KEYS, STATE_KEYS, ErasedKeys, Verification
 
-SUBJECT_CONTEXT: Final = FieldContext(b"shredlake-purge\0", 0, "journal", "service", "request", 1)
-PLAN_PLACE: Final = b"erasure request"
 _SECONDS_FIXED: Final = 1.0  # measured on two cores: commits, fsyncs, two views of a small lake
 _BYTES_PER_SECOND: Final = 50_000_000  # measured: the files concerned are read and written once
 _WHO: Final = "erasure"
@@ -82,6 +82,7 @@ class Steps:
         copy_fences: brings new fences to other places; returns place → what came of it, and never fails.
         serve_stale: views that are served on where they cannot be derived anew; `*` stands for all.
         drop_affected: views whose publications go with an erasure where they count the person; likewise.
+        look: scans the lake for the people of a batch; None where receipts say nothing of it.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Steps:
         copy_fences: Callable[[], Mapping[str, str]],
         serve_stale: Collection[str],
         drop_affected: Collection[str],
+        look: Look | None = None,
     ) -> None:
         self._lake = lake
         self._keyring = lake.keyring
@@ -105,6 +107,7 @@ class Steps:
         self._copy_fences = copy_fences
         self._serve_stale = serve_stale
         self._drop_affected = drop_affected
+        self._look = look
         self._upkeep = Upkeep(lake)
         self._housekeeping = Housekeeping(lake)
         self._redaction = LetterRedaction(lake)
@@ -247,9 +250,6 @@ class Steps:
 
     def _destroyed(self, batch: Sequence[Request]) -> Outcomes:
         self._keyring.destroy([_ref(r) for r in batch], [self._fence(r) for r in batch])
-        own = [r.sealed_ref for r in batch if r.sealed_ref is not None and r.sealed_ref != r.ref]
-        if own:
-            self._keyring.drop(own)
         return {r.request_id: {"key_records": r.detail("fenced")["key_records"]} for r in batch}
 
     def _unreadable(self, batch: Sequence[Request]) -> Outcomes:
@@ -269,10 +269,17 @@ class Steps:
         erased = [Erased(_ref(r), r.purpose, self._fence(r).epoch) for r in batch]
         gone = drop_affected(self._lake, self._views, self._drop_affected, erased)
         log_drops(self._views.ledger, self._log)
-        return {r.request_id: found | more for r, more in zip(batch, gone, strict=True)}
+        left = scanned(self._look, self._subjects(batch)) if self._look is not None else {}
+        return {
+            r.request_id: found | more | left.get(r.request_id, {})
+            for r, more in zip(batch, gone, strict=True)
+        }
 
     def _states_unreadable(self, batch: Sequence[Request]) -> Outcomes:
         """States, letters and the requests' own seals: a fence covers none, so their keys are kept on."""
+        own = [r.sealed_ref for r in batch if r.sealed_ref is not None and r.sealed_ref != r.ref]
+        if own:  # the last that knows the ids
+            self._keyring.drop(own)
         return _all(batch, {"waited_seconds": round(self._keyring.evict_everywhere(), 3)})
 
     def _epoch_closed(self, batch: Sequence[Request]) -> Outcomes:

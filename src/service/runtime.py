@@ -16,17 +16,19 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from keys import Effects, Keyring, LeasesElsewhere, ShredlakeError, open_keys
+from keys import Effects, Keyring, LeasesElsewhere, ShredlakeError, SubjectId, open_keys
 from keys.hardening import harden
 from lake import Lake, Replay, open_events, open_lake
 from projections import Deriver, Executor, ProcessPool, SourceFile, ViewRegistry, Views, open_views
 from purge import (
     Journal,
     Purge,
+    Scanned,
     Supplements,
     UnknownRequest,
     open_evidence,
     open_purge,
+    scan_for,
     settle_retired_states,
 )
 from service.agent import build_keys, build_lease
@@ -226,13 +228,19 @@ def open_runtime(
     )
     copies = open_fence_copies(home, settings, keyring)
     stale, drop = settings.erasure.serve_stale, settings.erasure.drop_affected
-    purge = open_purge(home, lake, views, assurance(settings.keys), copies.write, stale, drop)
+    look = functools.partial(_look, home, settings, lake) if settings.erasure.scan else None
+    purge = open_purge(home, lake, views, assurance(settings.keys), copies.write, stale, drop, look)
     token = (home / "token").read_text().strip()
     runtime = Runtime(home, settings, keyring, lake, views, purge, copies, token)
     if role == "purge":
         _settle(runtime)
         _settle_heads(runtime)
     return runtime
+
+
+def _look(home: Path, settings: Settings, lake: Lake, subjects: Sequence[SubjectId]) -> list[Scanned]:
+    places = key_places(home, settings.keys)
+    return scan_for(home, subjects, places=places, objects=lake.warehouse.objects)
 
 
 def _settle(runtime: Runtime) -> None:

@@ -194,6 +194,11 @@ class Erasure(Section):
         description="views whose earlier publications are dropped by an erasure where they count the person;"
         ' ["*"] for all; default: they are kept as reported then',
     )
+    scan: bool = Field(
+        False,
+        description="scan the whole lake once for each batch of erasures, when their keys are destroyed, and"
+        " say in receipts by store what is still found; the epoch is closed only after it",
+    )
 
 
 def five_fields(cron: str) -> str:
