@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from keys import SubjectId
 from purge.inventory import store_of
-from purge.scanner import Finding, Scanned
+from purge.scanner import PATHS, Finding, Scanned
 
 SCAN: Final = "scan"
 """In what `views_rederived` found: see `scanned`."""
@@ -42,6 +42,7 @@ def _told(found: Scanned) -> dict[str, Any]:
         "apart": _by_store(found.apart),
         "not_opened": len(found.failures),
         "not_searched": list(found.not_searched),
+        "out_of_reach": list(found.out_of_reach),
     }
 
 
@@ -52,9 +53,15 @@ def _is_the_request(one: Finding) -> bool:
 
 def _by_store(found: Iterable[Finding]) -> dict[str, int]:
     """Store → files of it, in whatever forms the id stands there."""
-    stores = [store_of(path) for path in {one.path for one in found}]
-    names = Counter(store.name if store is not None else "names of files" for store in stores)
+    names = Counter(_store(path) for path in {one.path for one in found})
     return dict(sorted(names.items()))
+
+
+def _store(path: str) -> str:
+    store = store_of(path)
+    if store is not None:
+        return store.name
+    return "names of files" if path == PATHS else "files beside the lake's folder"
 
 
 def in_words(told: Mapping[str, Any]) -> list[str]:

@@ -12,14 +12,14 @@ import json
 import sqlite3
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 import pyarrow as pa
 import zstandard
-from attrs import frozen
+from attrs import evolve, frozen
 
 from keys import (
     KeyPlaces,
@@ -56,6 +56,9 @@ _DAMAGE: Final = (
     pl.exceptions.PolarsError,
     ShredlakeError,
 )
+
+PATHS: Final = "(a path)"
+"""Where a finding is that stands in the name of a file, which is not told."""
 
 
 @frozen
@@ -100,6 +103,7 @@ class Scanned:
         apart: hits in what is sealed under another person, and in longer names; no erasure reaches them.
         failures: what could not be opened, so that nothing is said of it.
         not_searched: forms of the id that nobody looked for.
+        out_of_reach: places that nobody looked into.
         files, bytes, opened_values: how much was looked at.
     """
 
@@ -110,6 +114,7 @@ class Scanned:
     apart: tuple[Finding, ...] = ()
     failures: tuple[Failure, ...] = ()
     not_searched: tuple[str, ...] = ()
+    out_of_reach: tuple[str, ...] = ()
 
 
 def scan(
@@ -129,6 +134,9 @@ def scan_for(
     progress: Callable[[int, int], None] = lambda done, files: None,
     places: KeyPlaces | None = None,
     objects: ObjectStore | None = None,
+    *,
+    beside: Mapping[str, Path] | None = None,
+    out_of_reach: tuple[str, ...] = (),
 ) -> list[Scanned]:
     """Scans every file below a folder, and every object of a warehouse elsewhere in all its versions.
 
@@ -141,6 +149,8 @@ def scan_for(
         progress: called with files done and files in all.
         places: keys to try instead of those in the folder.
         objects: the warehouse; what lies outside the folder is copied for the time of the scan.
+        beside: further files, by the names that findings give them.
+        out_of_reach: further places, which nobody looks into; the result says so.
 
     Raises:
         StorageFailed: the warehouse cannot be read.
@@ -158,8 +168,9 @@ def scan_for(
             for is_short in (False, True):
                 some = [one for one in dict.fromkeys(subjects) if Needles(one).is_short == is_short]
                 if some:
-                    found |= zip(some, _Scan(home, some, keyring).run(folders, progress), strict=True)
-            return [found[one] for one in subjects]
+                    results = _Scan(home, some, keyring).run(folders, beside or {}, progress)
+                    found |= zip(some, results, strict=True)
+            return [evolve(found[one], out_of_reach=out_of_reach) for one in subjects]
         finally:
             if keyring is not None:
                 keyring.close()
@@ -185,7 +196,7 @@ class _Search:
 
     def name(self, name: str) -> None:
         """A path."""
-        self.note("(a path)", "raw", self.needles.in_texts(name.replace("/", "\0")))
+        self.note(PATHS, "raw", self.needles.in_texts(name.replace("/", "\0")))
 
     def text(self, name: str, text: str) -> bool:
         """Decoded values of a container in clear; whether the id's own bytes stand in them."""
@@ -243,12 +254,20 @@ class _Scan:
             people = {one.reveal(): keyring.ref_of(one) for one in subjects}
             self._sealed = SealedFiles(LivingKeys(keyring), home, people, numbers=self._numbers)
 
-    def run(self, folders: Sequence[Path], progress: Callable[[int, int], None]) -> list[Scanned]:
-        """Every file below these folders, each once; what was found of each person."""
-        paths = [(one, path) for one in folders for path in sorted(one.rglob("*")) if path.is_file()]
+    def run(
+        self, folders: Sequence[Path], beside: Mapping[str, Path], progress: Callable[[int, int], None]
+    ) -> list[Scanned]:
+        """Every file below these folders and beside them, each once; what was found of each person."""
+        paths = [
+            (str(path.relative_to(one)), path)
+            for one in folders
+            for path in sorted(one.rglob("*"))
+            if path.is_file()
+        ]
+        paths += beside.items()
         size = 0
-        for at, (folder, path) in enumerate(paths, start=1):
-            size += self._file(path, str(path.relative_to(folder)))
+        for at, (name, path) in enumerate(paths, start=1):
+            size += self._file(path, name)
             progress(at, len(paths))
         return [
             Scanned(

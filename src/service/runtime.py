@@ -16,19 +16,17 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from keys import Effects, Keyring, LeasesElsewhere, ShredlakeError, SubjectId, open_keys
+from keys import Effects, Keyring, LeasesElsewhere, ShredlakeError, open_keys
 from keys.hardening import harden
 from lake import Lake, Replay, open_events, open_lake
 from projections import Deriver, Executor, ProcessPool, SourceFile, ViewRegistry, Views, open_views
 from purge import (
     Journal,
     Purge,
-    Scanned,
     Supplements,
     UnknownRequest,
     open_evidence,
     open_purge,
-    scan_for,
     settle_retired_states,
 )
 from service.agent import build_keys, build_lease
@@ -38,6 +36,7 @@ from service.firstlook import look_first
 from service.keyplaces import VaultRole, assurance, key_places, seal_rule
 from service.lakeplace import intake_rule, lake_place
 from service.privatefiles import keep_private
+from service.scanplaces import look_for
 from service.settings import CONFIG_NAME, Settings, load_settings
 
 _log = logging.getLogger("shredlake.runtime")
@@ -228,7 +227,9 @@ def open_runtime(
     )
     copies = open_fence_copies(home, settings, keyring)
     stale, drop = settings.erasure.serve_stale, settings.erasure.drop_affected
-    look = functools.partial(_look, home, settings, lake) if settings.erasure.scan else None
+    look = None
+    if settings.erasure.scan:
+        look = functools.partial(look_for, home, settings, lake.warehouse.objects)
     purge = open_purge(home, lake, views, assurance(settings.keys), copies.write, stale, drop, look)
     token = (home / "token").read_text().strip()
     runtime = Runtime(home, settings, keyring, lake, views, purge, copies, token)
@@ -236,11 +237,6 @@ def open_runtime(
         _settle(runtime)
         _settle_heads(runtime)
     return runtime
-
-
-def _look(home: Path, settings: Settings, lake: Lake, subjects: Sequence[SubjectId]) -> list[Scanned]:
-    places = key_places(home, settings.keys)
-    return scan_for(home, subjects, places=places, objects=lake.warehouse.objects)
 
 
 def _settle(runtime: Runtime) -> None:

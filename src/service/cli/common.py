@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -40,13 +41,23 @@ class Output(StrEnum):
     JSON = "json"
 
 
+LINE_SECONDS: Final = 10.0
+"""Between two lines of progress where no bar can be drawn."""
+
+
 @frozen
 class Session:
-    """Options given before the noun."""
+    """Options given before the noun.
+
+    Attributes:
+        quiet: no bar: nobody wants one, or standard error is no terminal.
+        in_lines: in place of bars, a line now and then: standard error is a log.
+    """
 
     home: Path
     output: Output
     quiet: bool = field(default=False)
+    in_lines: bool = field(default=False)
 
     @property
     def as_json(self) -> bool:
@@ -209,13 +220,18 @@ def parse_moment(text: str | None) -> datetime | None:
 
 @contextmanager
 def progress_bar(here: Session, text: str, total: int | None) -> Iterator[Any]:
-    """A bar on stderr; yields a function that takes what is done (and the total)."""
+    """A bar on stderr, or lines in a log; yields a function that takes what is done (and the total)."""
+    told_at = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=messages, transient=True, disable=here.quiet) as bar:
         task = bar.add_task(text, total=total)
 
         def update(done: int, of: int | None = None, what: str | None = None) -> None:
+            nonlocal told_at
             bar.update(task, completed=done, total=of or total, description=what or text)
+            if here.in_lines and time.monotonic() - told_at >= LINE_SECONDS:
+                told_at = time.monotonic()
+                say(f"{what or text}: {done:,}" + (f" of {whole:,}" if (whole := of or total) else ""))
 
         yield update
 

@@ -13,7 +13,7 @@ import typer
 from attrs import asdict
 
 from keys import ALL_PURPOSES, ShredlakeError, SubjectId, unexpected
-from purge import PurgeError, Request, Scanned, Status, scan, standing_of
+from purge import PurgeError, Request, Scanned, Status, standing_of
 from service.cli.boundary import WrongUse
 from service.cli.common import (
     GROUP,
@@ -33,8 +33,8 @@ from service.cli.common import (
     session,
 )
 from service.errors import BadInput, ScanIncomplete
-from service.keyplaces import key_places
 from service.runtime import Runtime, open_journal
+from service.scanplaces import look_for
 
 app = typer.Typer(help="Erasure requests and legal holds.", **GROUP)
 Subject = Annotated[str, typer.Argument(help="the person's id; - reads it from stdin")]
@@ -288,10 +288,9 @@ def scan_files(context: typer.Context, subject: Subject) -> None:
     What is sealed under another person, and longer names that hold the id, are told apart and are no finding.
     """
     with opened(context) as (here, runtime):
-        places = key_places(here.home, runtime.settings.keys)
+        objects, person = runtime.lake.warehouse.objects, read_subject(subject)
         with progress_bar(here, "files", None) as update:
-            objects = runtime.lake.warehouse.objects
-            found = scan(here.home, read_subject(subject), update, places, objects)
+            (found,) = look_for(here.home, runtime.settings, objects, [person], update)
         _tell_scanned(here, found)
         if found.failures:
             raise ScanIncomplete(
@@ -323,6 +322,8 @@ def _tell_scanned(here: Session, found: Scanned) -> None:
         f"{found.opened_values:,} sealed values opened",
     )
     say(f"not searched: {'; '.join(found.not_searched)}")
+    if found.out_of_reach:
+        say(f"out of reach: {'; '.join(found.out_of_reach)}")
 
 
 def _row(request: Request) -> dict[str, object]:

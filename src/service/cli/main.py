@@ -73,7 +73,8 @@ def root(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars")] = False,
 ) -> None:
     """An event lake that can forget."""
-    context.obj = Session(find_home(home), output, quiet or not sys.stderr.isatty())
+    is_log = not sys.stderr.isatty()
+    context.obj = Session(find_home(home), output, quiet or is_log, is_log and not quiet)
 
 
 @app.command()
