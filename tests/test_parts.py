@@ -20,8 +20,10 @@ import pytest
 from typer.testing import CliRunner
 
 from keys import SealSession, SubjectId
+from lake import HttpBatch, LetterRedaction
 from lake.republish import Republisher
 from lake.republish import Wanted as Range
+from lake.sealingproducer import SealingProducer
 from service.cli import app
 from service.runtime import Runtime, initialise, open_runtime
 from tests.world import PAID, compact_all, erase, paid, publish
@@ -29,6 +31,8 @@ from tests.world import PAID, compact_all, erase, paid, publish
 IN_BATCH = 12
 BITS = 4
 PEOPLE = [f"customer-{number:03d}" for number in range(24)]
+QUOTED = [f"quoted-{number:03d}" for number in range(6)]
+"""People whom dead letters of nobody's quote; the last of them is redacted."""
 VIEWS = """
 import polars as pl
 from projections import Count, Distinct, Last, Projection
@@ -126,7 +130,15 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
             publish(runtime)
             if turn == 1:
                 compact_all(runtime)
+        for one in QUOTED:  # by lines that name nobody whom a reader would know
+            runtime.lake.ingestor().run(HttpBatch([letter_of(one)], one, runtime.lake.types))
+        LetterRedaction(runtime.lake).run(lambda raw: QUOTED[-1].encode() in raw)
         yield Lake(runtime, sealed)
+
+
+def letter_of(person: str) -> bytes:
+    """A broken line that quotes somebody."""
+    return json.dumps({"broken": note(person)}).encode()
 
 
 def batches(lake: Lake) -> list[Part]:
@@ -142,6 +154,25 @@ def batches(lake: Lake) -> list[Part]:
 def blocks(lake: Lake) -> list[Part]:
     """Events as they are taken in, and as days are sorted."""
     return lake.of_people("personal")
+
+
+def letters(lake: Lake) -> list[Part]:
+    """Dead letters of nobody's, under a key of their day, and sealed anew when one of them was taken out."""
+    found = [body for ref, _, body in lake.sealed.of("personal") if ref not in lake.people]
+    return [(frozenset(one for one in QUOTED if one.encode() in body), body) for body in found]
+
+
+def sent_sealed(lake: Lake) -> list[Part]:
+    """Events that a producer seals for a topic: what it seals of each, and the whole message."""
+    before, topic = len(lake.sealed.bodies), _Topic()
+    runtime = lake.runtime
+    uuid = runtime.lake.events.metadata().table_uuid.bytes
+    events = [json.dumps(said(one, 3)).encode() for one in PEOPLE]
+    SealingProducer(runtime.keyring, runtime.lake.types, uuid, topic).send(events)  # type: ignore[arg-type]
+    sealed = [(ref, body) for name, ref, _, body in lake.sealed.bodies[before:] if name == "personal"]
+    messages = [(frozenset([lake.people[key]]), value) for key, value in topic.messages]
+    assert len(messages) == len(PEOPLE)
+    return [(frozenset([lake.people[ref]]), body) for ref, body in sealed] + messages
 
 
 def rows(lake: Lake) -> list[Part]:
@@ -185,7 +216,7 @@ class _Topic:
     def last_places(self) -> list[str | None]:
         return [None]
 
-    def put(self, value: bytes, key: bytes, headers: dict[str, bytes], partition: int) -> None:
+    def put(self, value: bytes, key: bytes, headers: dict[str, bytes], partition: int = 0) -> None:
         self.messages.append((key, value))
 
     def flush(self) -> None:
@@ -210,6 +241,8 @@ def sealed_messages(lake: Lake) -> list[Part]:
 DOORS: dict[str, Callable[[Lake], list[Part]]] = {
     "batches that wait": batches,
     "blocks": blocks,
+    "letters of nobody's": letters,
+    "messages that a producer seals": sent_sealed,
     "rows of views": rows,
     "states of views": states,
     "copies": copies,
@@ -226,10 +259,16 @@ def test_a_part_of_something_larger_holds_nothing_of_the_other_parts(lake: Lake,
     assert len(parts) > 3
     saying = 0
     for whose, body in parts:
-        strangers = [one for one in PEOPLE if one not in whose]
+        strangers = [one for one in (*PEOPLE, *QUOTED) if one not in whose]
         assert not [one for one in strangers if one.encode() in body]
         saying += any(one.encode() in body for one in whose)
     assert saying > 3, "what is searched for is spelt this way in it"
+
+
+def test_what_is_sealed_anew_when_a_letter_is_taken_out_holds_nothing_of_it(lake: Lake) -> None:
+    """Nor is anything else lost."""
+    newest = [body for _, body in letters(lake)][-1]
+    assert [one for one in QUOTED if one.encode() in newest] == QUOTED[:-1]
 
 
 def test_whatever_is_sealed_has_a_door_in_the_table(lake: Lake) -> None:
