@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from attrs import evolve
 
-from tests.proofs.book import PAGE, Checked, Proof, check, promised, read_proofs, render
+from tests.proofs.book import PAGE, Checked, Proof, check, is_form, promised, read_proofs, render
 from tests.proofs.guarantees import Guarantee, guarantees
 from tests.proofs.mutants import not_green, not_red, skipped
 
@@ -49,6 +49,15 @@ def test_every_guarantee_has_tests_and_a_red_control() -> None:
     found = check(read_proofs(), promised(), PAGE.read_text())
     assert found.is_sound, str(found)
     assert "0 unmapped, 0 without a red control" in str(found)
+
+
+def test_every_test_of_the_book_is_there_with_its_parameters(request: pytest.FixtureRequest) -> None:
+    """Of the files that this run has collected: a name in brackets that changed proves nothing any more."""
+    collected = {item.nodeid for item in request.session.items}
+    files = {one.partition("::")[0] for one in collected}
+    named = {test for proof in read_proofs() for one in (proof, *proof.controls) for test in one.tests}
+    asked = {test for test in named if test.partition("::")[0] in files}
+    assert [test for test in sorted(asked) if not any(is_form(one, test) for one in collected)] == []
 
 
 def test_bullets_rows_and_issued_levels_are_guarantees_and_nothing_else_is() -> None:

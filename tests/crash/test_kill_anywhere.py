@@ -173,15 +173,15 @@ def one_publication_is_gone(runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("job", "ingested", "publications", "check"),
     [
-        ("ingest", False, 0, everything_once),
-        ("intake", False, 0, nothing_waits),
-        ("erase_waiting", True, 0, one_receipt_of_who_waited),
-        ("compact", True, 0, everything_once),
-        ("upkeep", True, 0, one_sorted_file),
-        ("publish", True, 0, one_release),
-        ("close", True, 0, still_readable),
-        ("erase", True, 1, one_receipt),
-        ("drop", True, 2, one_publication_is_gone),
+        pytest.param("ingest", False, 0, everything_once, id="ingest"),
+        pytest.param("intake", False, 0, nothing_waits, id="intake"),
+        pytest.param("erase_waiting", True, 0, one_receipt_of_who_waited, id="erase_waiting"),
+        pytest.param("compact", True, 0, everything_once, id="compact"),
+        pytest.param("upkeep", True, 0, one_sorted_file, id="upkeep"),
+        pytest.param("publish", True, 0, one_release, id="publish"),
+        pytest.param("close", True, 0, still_readable, id="close"),
+        pytest.param("erase", True, 1, one_receipt, id="erase"),
+        pytest.param("drop", True, 2, one_publication_is_gone, id="drop"),
     ],
 )
 def test_a_kill_at_any_effect_changes_nothing_in_the_end(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def home(world: Runtime) -> Path:
     send(world, [paid("ann", 5, event_id="1"), paid("bob", 7, event_id="2")])
     publish(world)
     return world.home
+
+
+def test_the_version_is_told_by_option_and_by_command(tmp_path: Path) -> None:
+    """Both are what people try."""
+    told = {shredlake(tmp_path, *asked).stdout for asked in (("--version",), ("version",))}
+    assert told == {f"{version('shredlake')}\n"}
 
 
 def test_done_is_zero_and_data_is_on_stdout_alone(home: Path) -> None:

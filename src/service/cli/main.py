@@ -61,6 +61,12 @@ for name, group in (
     app.add_typer(group, name=name)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("shredlake"))
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     context: typer.Context,
@@ -71,6 +77,10 @@ def root(
     ] = None,
     output: Annotated[Output, typer.Option(help="how data is written to stdout")] = Output.TEXT,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_tell_version, help="print the version and end"),
+    ] = False,
 ) -> None:
     """An event lake that can forget."""
     is_log = not sys.stderr.isatty()
