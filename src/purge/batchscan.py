@@ -72,4 +72,4 @@ def in_words(told: Mapping[str, Any]) -> list[str]:
     ]
     if told.get("not_opened"):
         found.append(f"{told['not_opened']} file(s) that the scan could not open")
-    return found
+    return [*found, *(f"{place}; the scan did not look there" for place in told.get("out_of_reach", ()))]

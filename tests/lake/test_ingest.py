@@ -8,6 +8,7 @@ import multiprocessing
 import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import polars as pl
@@ -204,10 +205,10 @@ def test_an_erasure_between_sealing_and_commit_is_noticed(world: Runtime) -> Non
     assert (done.events, done.suppressed) == (1, 1)
 
 
-def _ingest_in_process(home: str, path: str, start: object) -> None:
+def _ingest_in_process(home: str, path: str, both: Barrier) -> None:
     with open_runtime(Path(home)) as runtime:
-        start.wait()  # type: ignore[attr-defined]
-        runtime.lake.ingestor().run(JsonLinesFile(Path(path), runtime.lake.types), batch_events=40)
+        both.wait(120)  # before the first line: the faster one would be at the end when the other begins
+        runtime.lake.ingestor().run(JsonLinesFile(Path(path), runtime.lake.types), batch_events=20)
 
 
 def test_two_processes_with_the_same_file_store_every_event_once(world: Runtime, tmp_path: Path) -> None:
@@ -215,13 +216,12 @@ def test_two_processes_with_the_same_file_store_every_event_once(world: Runtime,
     path = tmp_path / "events.jsonl"
     path.write_bytes(b"\n".join(json.dumps(paid(f"p{n % 50}", event_id=str(n))).encode() for n in range(400)))
     context = multiprocessing.get_context("spawn")
-    start = context.Event()
+    both = context.Barrier(2)
     workers = [
-        context.Process(target=_ingest_in_process, args=(str(world.home), str(path), start)) for _ in range(2)
+        context.Process(target=_ingest_in_process, args=(str(world.home), str(path), both)) for _ in range(2)
     ]
     for worker in workers:
         worker.start()
-    start.set()
     for worker in workers:
         worker.join(120)
         assert worker.exitcode == 0

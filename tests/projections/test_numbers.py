@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from projections import Projection, Sum, ViewFailed
@@ -90,6 +90,8 @@ integers = st.sampled_from(sorted(INT)).flatmap(
 
 
 @given(integers, st.lists(st.integers(0, 12), max_size=4))
+@example(("large", [(0, 2**63 - 1), (0, 2**63 - 1)]), [])
+@example(("small", [(0, 2**31 - 1)] * 3), [1])
 def test_a_sum_of_integers_is_python_s_or_refused_however_it_is_split_and_merged(
     case: tuple[str, list[tuple[int, int | None]]], cuts: list[int]
 ) -> None:

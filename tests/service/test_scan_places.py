@@ -11,7 +11,7 @@ import tomli_w
 
 from service.cli import common
 from service.runtime import initialise, open_runtime
-from service.scanplaces import out_of_reach
+from service.scanplaces import beside, out_of_reach
 from service.settings import Settings
 from tests.command import Done, command
 from tests.world import PAID, VIEWS, paid, send
@@ -59,6 +59,32 @@ def test_a_person_in_a_file_beside_the_lake_is_found_there(home: Path, name: str
     assert {Path(one["path"].partition(" /")[2]).name for one in json.loads(done.stdout)["findings"]} == {
         name
     }
+
+
+def test_whatever_path_the_settings_name_is_looked_into_or_said_not_to_be_there(tmp_path: Path) -> None:
+    """A walk over every setting, so that a later one is not forgotten; folders with all that is in them."""
+    home, there = tmp_path / "lake", tmp_path / "there"
+    (there / "agent").mkdir(parents=True)
+    for name in ("mapping.toml", "views.py", "fences.db", "agent/token", "cert.pem"):
+        (there / name).write_text("x")
+    settings = Settings.model_validate(
+        {
+            "server": {"tls_cert": there / "cert.pem"},
+            "kafka": {"bootstrap": "b:1", "topics": ["t"], "mapping": there / "mapping.toml"},
+            "projections": {"files": [there / "views.py", there / "gone.py"]},
+            "keys": {
+                "fence_log": there / "fences.db",
+                "fence_copies": [str(there / "copy.jsonl")],
+                "agent_folder": there / "agent",
+            },
+        }
+    )
+    files, missing = beside(home, settings)
+    assert sorted(files.values()) == sorted(one for one in there.rglob("*") if one.is_file())
+    assert missing == [
+        "what `projections.files` names, which is not there",
+        "what `keys.fence_copies` names, which is not there",
+    ]
 
 
 def test_places_that_nobody_looks_into_are_named() -> None:
