@@ -35,7 +35,7 @@ def look_for(
 
 
 def beside(home: Path, settings: Settings) -> tuple[dict[str, Path], list[str]]:
-    """Files outside of the folder that settings name, by the name that findings give them; and what is missing.
+    """Files outside of the folder that settings name, by the name that findings give them; what is missing.
 
     Whatever is a path in the settings, so that none of a later release is forgotten. What is missing is named
     by its setting alone: receipts repeat it.
