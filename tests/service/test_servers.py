@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import tomli_w
 from fastapi.testclient import TestClient
+from psycopg.sql import SQL, Identifier
 from typer.testing import CliRunner
 
 from infra.postgres import Postgres
@@ -23,7 +25,7 @@ from infra.vault import Vault
 from infra.vault.setup import set_up
 from keys import KeysElsewhere, Shredded, SubjectId
 from keys.errors import CustodianDenied, CustodianUnavailable, RootShared
-from lake import EventRead
+from lake import EventRead, Needles
 from lake import verify as verify_lake
 from purge import payload_of, scan
 from purge.verifier import Refused, verify
@@ -82,6 +84,36 @@ def world(home: Path) -> Runtime:
     runtime = open_runtime(home)
     runtime.lake.types.register(PAID)
     return runtime
+
+
+def named_in(postgres: Postgres, schema: str, said: str) -> set[str]:
+    """Tables of the key pages whose rows name somebody, in any spelling that the scanner knows."""
+    needles, found = Needles(SubjectId(said)), set[str]()
+    with psycopg.connect(postgres.address()["POSTGRES_DSN"]) as db:
+        sql = "SELECT table_name FROM information_schema.tables WHERE table_schema = %s"
+        tables = [row[0] for row in db.execute(sql, (schema,)).fetchall()]
+        assert tables
+        for table in tables:
+            for row in db.execute(SQL("SELECT * FROM {}").format(Identifier(schema, table))):
+                cells = [one if isinstance(one, bytes) else str(one).encode() for one in row]
+                if any(needles.in_bytes(one) or needles.names(one) for one in cells):
+                    found.add(table)
+    return found
+
+
+def test_no_row_of_the_key_pages_names_anybody(home: Path, world: Runtime, postgres: Postgres) -> None:
+    """Why `erase scan` says so of pages on a server; a row that does is found the same way."""
+    send(world, [paid(ANN, event_id="1"), paid(BOB, event_id="2")])
+    world.purge.hold(SubjectId(BOB), "court")
+    schema = world.settings.keys.page_schema
+    assert named_in(postgres, schema, ANN) == named_in(postgres, schema, BOB) == set()
+    erase(world, ANN)
+    assert named_in(postgres, schema, ANN) == set()
+    with psycopg.connect(postgres.address()["POSTGRES_DSN"]) as db:
+        table = Identifier(schema, "planted")
+        db.execute(SQL("CREATE TABLE {} (said bytea)").format(table))
+        db.execute(SQL("INSERT INTO {} VALUES (%s)").format(table), (b"x" + ANN.encode(),))
+    assert named_in(postgres, schema, ANN) == {"planted"}
 
 
 def test_an_erasure_on_servers_is_one(home: Path, world: Runtime) -> None:
