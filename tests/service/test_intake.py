@@ -286,7 +286,7 @@ def test_while_the_catalog_is_away_events_are_taken_and_committed_when_it_is_bac
 
 def bodies_in(path: Path, runtime: Runtime) -> list[OpenedValues]:
     """What waits in a copy of the spool, as far as the keys of a lake open it."""
-    files = SealedFiles(LivingKeys(runtime.keyring), runtime.home, None, ANN, numbers=True)
+    files = SealedFiles(LivingKeys(runtime.keyring), runtime.home, {ANN: None}, numbers=True)
     with opened_database(path) as db:
         return list(files.in_database(path.name, db))
 
